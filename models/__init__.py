@@ -1,0 +1,1 @@
+"""What is served and what serves it: catalogue, engines, embedder. No HTTP, keys or tenants."""

@@ -1,0 +1,186 @@
+"""The catalogue: which models exist, where they come from and how they are run.
+
+Knows nothing of loading or serving them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}$")]
+
+_NAMED_ARGUMENTS = {
+    "model": "source",
+    "served_model_name": "id",
+    "dtype": "dtype",
+    "max_model_len": "context_tokens",
+    "max_num_seqs": "max_ongoing_requests",
+    "quantization": "quantization",
+    "revision": "revision",
+    "tensor_parallel_size": "tensor_parallel_size",
+    "pipeline_parallel_size": "pipeline_parallel_size",
+    "tool_call_parser": "tool_call_parser",
+    "enable_auto_tool_choice": "tool_call_parser",
+    "reasoning_parser": "reasoning_parser",
+    "enable_lora": "max_loras",
+    "max_loras": "max_loras",
+}
+"""Arguments of vLLM's that have a field of their own: one thing is said in one place."""
+
+_REFUSED_ARGUMENTS = {
+    "trust_remote_code": "code that comes with a model is never run",
+    "trust_request_chat_template": "a client must not choose the chat template",
+    "enable_log_requests": "prompts are never logged",
+    "enable_log_outputs": "answers are never logged",
+    "enable_log_deltas": "answers are never logged",
+    "log_error_stack": "an error's text may hold a prompt",
+    "allowed_local_media_path": "no request may read a file",
+    "allowed_media_domains": "no request may fetch anything",
+    "enable_prompt_embeds": "a client's tensors are unpickled",
+    "hf_token": "it would be stored in clear; set HF_TOKEN where weights are pulled",
+    "fingerprint_mode": "what runs inside is not shown",
+    "enable_prompt_tokens_details": "usage is always counted",
+}
+"""Arguments of vLLM's that would break a promise, and which."""
+
+_BUCKETS = ("s3://", "gs://", "abfss://", "azure://")
+
+
+class PackagedSource(BaseModel):
+    """Weights that come inside an installed Python package, so nothing is downloaded.
+
+    `file` is relative to the package: a GGUF file (converted once to bfloat16 safetensors) or a
+    directory in Hugging Face's layout.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    package: str
+    file: str
+
+
+class Simulation(BaseModel):
+    """Step-time model of a simulated engine: `step_base_ms + step_per_sequence_ms * batch`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    step_base_ms: float = Field(10.0, ge=0)
+    step_per_sequence_ms: float = Field(0.5, ge=0)
+    prefill_ms_per_token: float = Field(0.05, ge=0)
+    max_batch: int = Field(64, ge=1)
+    seed: int = 0
+    fail_every: int = Field(0, ge=0, description="Every n-th request fails mid-answer; 0: none.")
+
+
+class ModelSpec(BaseModel):
+    """One model: identity, source and the engine settings that its weights ask for.
+
+    `source` is a packaged file, a local path, or a Hugging Face id (with `revision`). Everything
+    under `engine_kwargs` goes to vLLM as it is, but for what has a field here or would break a
+    promise; the named fields exist because several parts read them. Quantities: `context_tokens`
+    in tokens, `kv_cache_gib` in GiB.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: Name
+    task: Literal["generate", "embed"] = "generate"
+    engine: Literal["vllm", "sentence-transformers", "simulated"] = "vllm"
+    source: PackagedSource | str | None = None
+    revision: str | None = None
+    licence: str = "unknown"
+    description: str = ""
+    context_tokens: int | None = Field(None, ge=16)
+    dimension: int | None = Field(None, ge=1, description="Of an embedding model's vectors.")
+
+    device: Literal["cpu", "gpu"] = "cpu"
+    accelerator_type: str | None = Field(None, description="Ray's name, such as H100 or L4.")
+    dtype: str = "bfloat16"
+    quantization: str | None = None
+    tensor_parallel_size: int = Field(1, ge=1)
+    pipeline_parallel_size: int = Field(1, ge=1)
+    kv_cache_gib: int | None = Field(None, ge=1, description="CPU only; GPUs size their own.")
+    tool_call_parser: str | None = None
+    reasoning_parser: str | None = None
+    max_loras: int = Field(0, ge=0, description="LoRA adapters held at once; 0: LoRA off.")
+    lora_path: str | None = Field(None, description="Where adapters are found (s3://, gs://, ...).")
+    engine_kwargs: Mapping[str, Any] = Field(default_factory=dict)
+    simulation: Simulation = Simulation()
+
+    replicas: int = Field(1, ge=1)
+    max_replicas: int | None = Field(None, ge=1, description="Above `replicas`: autoscaling.")
+    max_ongoing_requests: int = Field(32, ge=1, description="Running in one replica at once.")
+    max_queued_requests: int = Field(64, ge=0, description="Waiting; more are refused.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ModelSpec:
+        if (self.engine == "sentence-transformers") != (self.task == "embed"):
+            msg = "an embedding model runs on sentence-transformers, and no other does"
+            raise ValueError(msg)
+        if self.engine != "simulated" and self.source is None:
+            msg = "a model needs a source: a packaged file, a local path or a Hugging Face id"
+            raise ValueError(msg)
+        if self.device == "cpu" and self.accelerator_type:
+            msg = "accelerator_type needs device: gpu"
+            raise ValueError(msg)
+        if self.max_replicas is not None and self.max_replicas < self.replicas:
+            msg = "max_replicas is below replicas"
+            raise ValueError(msg)
+        if bool(self.max_loras) != (self.lora_path is not None):
+            msg = "max_loras and lora_path go together"
+            raise ValueError(msg)
+        if self.lora_path is not None and not self.lora_path.startswith(_BUCKETS):
+            msg = f"lora_path {self.lora_path!r} must begin with one of {', '.join(_BUCKETS)}"
+            raise ValueError(msg)
+        return self
+
+    @field_validator("engine_kwargs")
+    @classmethod
+    def _allowed_arguments(cls, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        for name in arguments:
+            if field := _NAMED_ARGUMENTS.get(name):
+                raise ValueError(f"{name!r} is set by the model's field {field!r}")
+            if reason := _REFUSED_ARGUMENTS.get(name):
+                raise ValueError(f"{name!r} cannot be set: {reason}")
+        return arguments
+
+    @property
+    def simulated(self) -> bool:
+        """Whether answers are made up. Shown wherever the model is."""
+        return self.engine == "simulated"
+
+    @property
+    def deployment_name(self) -> str:
+        """Name of the Serve deployment that runs this model."""
+        part = "Embedder" if self.task == "embed" else "Engine"
+        return f"{part}:{self.id.replace('/', '--').replace('.', '_')}"
+
+    def scaling(self, *, drain_s: float) -> dict[str, Any]:
+        """Options of a Serve deployment: replicas or autoscaling, finite queues, time to drain."""
+        options: dict[str, Any] = {
+            "max_ongoing_requests": self.max_ongoing_requests,
+            "max_queued_requests": self.max_queued_requests,
+            "graceful_shutdown_timeout_s": drain_s,
+        }
+        if self.max_replicas is None or self.max_replicas == self.replicas:
+            return options | {"num_replicas": self.replicas}
+        return options | {
+            "autoscaling_config": {
+                "min_replicas": self.replicas,
+                "max_replicas": self.max_replicas,
+                "target_ongoing_requests": max(1, self.max_ongoing_requests // 2),
+            }
+        }
+
+
+@cache
+def builtin() -> Mapping[str, ModelSpec]:
+    """The models of `catalog.yaml`, by id."""
+    rows = yaml.safe_load((Path(__file__).parent / "catalog.yaml").read_text("utf-8"))
+    return {row["id"]: ModelSpec.model_validate(row) for row in rows["models"]}

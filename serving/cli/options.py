@@ -1,0 +1,14 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", envvar="RINGFENCE_CONFIG", help="Path of ringfence.yaml."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for a script.")]

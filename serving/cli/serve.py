@@ -1,0 +1,154 @@
+"""`ringfence serve`: prepare, start, watch, stop."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from models import prepare
+from models.conversion import PreparationFailed
+from serving import cluster, config
+from serving.cli.first_key import first_key
+from serving.cli.options import ConfigOption
+from serving.cli.progress import Phases, console
+from serving.config import Settings
+
+READY_DEADLINE_S = 600.0
+DEPLOY_DEADLINE_S = 180.0
+
+
+class StartFailed(Exception):
+    """The server cannot start; the message says why and what to do."""
+
+
+def serve(
+    config_file: ConfigOption = None,
+    *,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+) -> None:
+    """Start the backend and keep it running until Ctrl-C."""
+    raw = config.read(config.config_path(config_file))
+    if host is not None:
+        raw["server"] = dict(raw.get("server") or {}) | {"host": host}
+    if port is not None:
+        config.export_environment({"RINGFENCE_PORT": str(port)})
+    settings = config.parse(raw)
+    _listen_for_signals()
+    running = cluster.Cluster(settings)
+    phases = Phases()
+    try:
+        _start(settings, raw, running, phases)
+        _listen_for_signals()  # Ray has installed its own.
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        console.print("Stopping.")
+    except (StartFailed, PreparationFailed, cluster.ApplicationFailed) as error:
+        typer.echo(f"ringfence: {error}", err=True)
+        raise typer.Exit(1) from None
+    finally:
+        _stop(running)
+
+
+def _start(
+    settings: Settings, raw: dict[str, Any], running: cluster.Cluster, phases: Phases
+) -> None:
+    _check_port(settings)
+    for spec in settings.models:
+        if isinstance(spec.source, str) or spec.source is None:
+            continue
+        if prepare.status(spec, settings.home) != "ready":
+            with phases.phase(f"Preparing {spec.id} (once)"):
+                prepare.prepare(spec, settings.home)
+    with phases.phase("Starting Ray"):
+        cluster.prepare_environment(settings)
+        address = running.start()
+    key = first_key(settings)
+    with phases.phase("Deploying the application"):
+        _deploy(address, raw)
+    with phases.phase(f"Loading {', '.join(spec.id for spec in settings.models)}"):
+        running.wait_until_running(READY_DEADLINE_S)
+    running.note_processes()
+    _greet(settings, key, phases)
+
+
+def _check_port(settings: Settings) -> None:
+    server = settings.server
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((server.host, server.port))
+        except OSError as error:
+            raise StartFailed(
+                f"cannot listen on {server.host}:{server.port}: {error.strerror}. "
+                "Choose another with --port or RINGFENCE_PORT."
+            ) from None
+
+
+def _deploy(address: str, raw: dict[str, Any]) -> None:
+    """Deploy in a process of its own; see `serving.deploying`."""
+    order = json.dumps({"address": address, "config": raw})
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "serving.deploying"],
+            input=order,
+            capture_output=True,
+            text=True,
+            timeout=DEPLOY_DEADLINE_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise StartFailed(f"the application was not deployed in {DEPLOY_DEADLINE_S:g} s") from None
+    if done.returncode != 0:
+        last = done.stderr.strip().splitlines()[-1:] or ["no reason given"]
+        raise StartFailed(f"the application could not be deployed: {last[0]}")
+
+
+def _greet(settings: Settings, key: str | None, phases: Phases) -> None:
+    """Tell where the server is and how to use it. On standard output, for whoever reads it."""
+    url = f"http://{_reachable(settings)}"
+    model = next((s.id for s in settings.models if s.task == "generate"), settings.models[0].id)
+    shown = key or "$RINGFENCE_API_KEY"
+    body = json.dumps(
+        {"model": model, "stream": True, "messages": [{"role": "user", "content": "Hello!"}]}
+    )
+    typer.echo(
+        f"\nReady after {phases.elapsed_s():.0f} s. Ctrl-C stops it.\n"
+        f"  URL  {url}/v1\n"
+        f"  Key  {shown}\n\n"
+        f"curl -N {url}/v1/chat/completions \\\n"
+        f"  -H 'Authorization: Bearer {shown}' \\\n"
+        f"  -H 'Content-Type: application/json' \\\n"
+        f"  -d '{body}'\n"
+    )
+    if any(spec.simulated for spec in settings.models):
+        typer.echo("A simulated model is served: its answers are made up.", err=True)
+
+
+def _reachable(settings: Settings) -> str:
+    host = settings.server.host
+    return f"{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{settings.server.port}"  # noqa: S104
+
+
+def _listen_for_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _stop(running: cluster.Cluster) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # One Ctrl-C is enough; a second must not cut in.
+    running.stop(lambda phase: console.print(f"... {phase}"))

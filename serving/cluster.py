@@ -1,0 +1,209 @@
+"""Ray on this machine: started, used and stopped so that nothing of it stays behind."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import random
+import re
+import secrets
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from serving.config import QUIET_ENVIRONMENT, Settings, export_environment
+
+APPLICATION = "ringfence"
+"""Name of the Serve application."""
+
+SERVE_FLAGS = {
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
+    "RAY_SERVE_HAPROXY_NBTHREAD": "1",
+    "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+    # A reload, for a new replica, must not cut streams that are older than two minutes.
+    "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "3600",
+    "RAY_worker_niceness": "0",
+    "RAYLLM_ENABLE_WORKER_PROCESS_SETUP_HOOK": "0",
+}
+"""How Ray Serve runs: HAProxy in front, gRPC between deployments, one event loop a replica."""
+
+LOCAL_FLAGS = {
+    # Ray's own switch for "this machine only": every port of it then listens on loopback.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # No balancer elsewhere has to notice that we are going.
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+    "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "1",
+}
+"""Added where Ray is started here and not joined."""
+
+REPLICA_PORTS = 32
+"""Ports for gateway replicas behind HAProxy; a replica that restarts takes the next one."""
+
+STOP_DEADLINE_S = 20.0
+
+
+def prepare_environment(settings: Settings) -> None:
+    """Set what Ray reads at import. Call before anything imports ray."""
+    runtime = Path(tempfile.mkdtemp(prefix="ringfence-"))
+    atexit.register(shutil.rmtree, runtime, ignore_errors=True)
+    metrics_port, stats_port, fallback_port = _free_ports(3)
+    first_port = _free_block(REPLICA_PORTS)
+    export_environment(
+        QUIET_ENVIRONMENT
+        | SERVE_FLAGS
+        | ({} if settings.ray.address else LOCAL_FLAGS)
+        | {
+            "RINGFENCE_HOME": str(settings.home),
+            "VLLM_RPC_BASE_PATH": str(runtime),
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics_port),
+            "RAY_SERVE_HAPROXY_STATS_PORT": str(stats_port),
+            "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback_port),
+            "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first_port),
+            "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first_port + REPLICA_PORTS - 1),
+            "RAY_SERVE_HAPROXY_BINARY_PATH": str(
+                Path(sys.executable).with_name("ringfence-haproxy")
+            ),
+            "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(runtime / "haproxy.cfg"),
+            "RAY_SERVE_HAPROXY_SOCKET_PATH": str(runtime / "admin.sock"),
+            "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(runtime / "metrics.sock"),
+            "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(runtime),
+            "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(runtime / "server-state"),
+        }
+    )
+
+
+def _why_failed(application: Any) -> str:
+    """The last error of each deployment that could not start. For the operator, not a client."""
+    told = []
+    for name, deployment in application.deployments.items():
+        if deployment.status != "DEPLOY_FAILED":
+            continue
+        errors = re.findall(r"(?m)^[\w.]*(?:Error|Exception): .*$", deployment.message)
+        told.append(f"{name} did not start: {errors[-1] if errors else 'no reason was given'}")
+    return "\n".join(told) or "the application could not be deployed"
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports of the loopback interface that nothing listens on now."""
+    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+def _free_block(count: int) -> int:
+    """First of `count` ports in a row that nothing listens on now, below the ephemeral ones."""
+    for first in random.sample(range(20_000, 30_000, count), k=100):
+        with contextlib.suppress(OSError), contextlib.ExitStack() as probes:
+            for port in range(first, first + count):
+                probes.enter_context(socket.create_server(("127.0.0.1", port)))
+            return first
+    raise ApplicationFailed(f"no {count} free ports in a row between 20000 and 30000")
+
+
+class ApplicationFailed(Exception):
+    """The application does not come up; the message says which part, why, and where logs are."""
+
+
+class Cluster:
+    """The Ray cluster of one `ringfence serve`.
+
+    Args:
+        settings: where to listen and how much to reserve.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._started: dict[int, psutil.Process] = {}
+        self._log_directory: Path | None = None
+
+    def start(self) -> str:
+        """Start Ray (or join the configured cluster) and Serve's controller and proxy.
+
+        Returns:
+            The cluster's address, for another process to join.
+        """
+        import ray  # noqa: PLC0415  After the environment is set.
+        from ray import serve  # noqa: PLC0415
+        from ray._private import worker  # noqa: PLC0415
+
+        # Ray prints its own retries at shutdown as errors; what matters is in its logs.
+        worker.print_to_stdstream = lambda *_, **__: None
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+        if self._settings.ray.address:
+            context = ray.init(address=self._settings.ray.address, **options)
+        else:
+            context = ray.init(
+                num_cpus=self._logical_cpus(),
+                include_dashboard=False,
+                object_store_memory=self._settings.ray.object_store_bytes,
+                **options,
+            )
+        self._log_directory = Path(context.address_info["session_dir"]) / "logs" / "serve"
+        server = self._settings.server
+        serve.start(http_options={"host": server.host, "port": server.port})
+        self.note_processes()
+        return str(context.address_info["address"])
+
+    def wait_until_running(self, deadline_s: float) -> None:
+        """Wait until every deployment of the application has a replica that answers.
+
+        Raises:
+            ApplicationFailed: a deployment could not start, or not in time.
+        """
+        from ray import serve  # noqa: PLC0415
+
+        deadline = time.monotonic() + deadline_s
+        while time.monotonic() < deadline:
+            application = serve.status().applications.get(APPLICATION)
+            if application is not None and application.status == "RUNNING":
+                return
+            if application is not None and application.status == "DEPLOY_FAILED":
+                raise ApplicationFailed(
+                    f"{_why_failed(application)}\nThe logs are in {self._log_directory}"
+                )
+            time.sleep(0.25)
+        raise ApplicationFailed(f"the models were not ready in {deadline_s:g} s")
+
+    def note_processes(self) -> None:
+        """Remember our descendants, for `stop`: some lose their parent when it dies."""
+        for process in psutil.Process().children(recursive=True):
+            self._started[process.pid] = process
+
+    def stop(self, on_phase: Callable[[str], None]) -> None:
+        """Drain the application, stop Ray, and end what is left of the processes we started."""
+        import ray  # noqa: PLC0415
+        from ray import serve  # noqa: PLC0415
+
+        self.note_processes()
+        if ray.is_initialized():
+            on_phase("Ending open streams")
+            serve.shutdown()
+            on_phase("Stopping Ray")
+            ray.shutdown()
+        _, alive = psutil.wait_procs(self._started.values(), timeout=STOP_DEADLINE_S / 2)
+        for process in alive:
+            process.terminate()
+        _, alive = psutil.wait_procs(alive, timeout=STOP_DEADLINE_S / 2)
+        for process in alive:
+            process.kill()
+
+    def _logical_cpus(self) -> int:
+        """Ray's bookkeeping, not real cores: an engine's placement group asks for two."""
+        settings = self._settings
+        engines = sum(3 * (spec.max_replicas or spec.replicas) for spec in settings.models)
+        return settings.ray.logical_cpus or engines + settings.server.gateway_replicas + 1

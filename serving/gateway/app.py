@@ -1,0 +1,62 @@
+"""The FastAPI application: routes by resource, and our errors on every path."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from models.engine import EngineError
+from serving.config import LimitSettings, ServerSettings
+from serving.errors import InvalidRequest, RingfenceError, Unexpected, UnknownUrl, WrongMethod
+from serving.gateway import embeddings, generation, health, model_list, tokens
+from serving.gateway.boundary import Boundary
+from serving.gateway.health import Readiness
+from serving.gateway.responses import error_response
+from serving.pipeline import Pipeline
+from serving.telemetry.meter import Meter
+
+
+def build_app(
+    pipeline: Pipeline,
+    *,
+    readiness: Readiness,
+    meter: Meter,
+    server: ServerSettings,
+    limits: LimitSettings,
+) -> ASGIApp:
+    """The HTTP edge over a pipeline. No path of it imports torch or vllm."""
+    app = FastAPI(openapi_url=None, redirect_slashes=False)
+    app.include_router(generation.router(pipeline, server=server, limits=limits))
+    app.include_router(embeddings.router(pipeline, server=server, limits=limits))
+    app.include_router(tokens.router(pipeline, server=server, limits=limits))
+    app.include_router(model_list.router(pipeline))
+    app.include_router(health.router(readiness, meter))
+    app.add_exception_handler(RingfenceError, _told)
+    app.add_exception_handler(EngineError, _told)
+    app.add_exception_handler(HTTPException, _framework)
+    app.add_exception_handler(Exception, _unexpected)
+    return Boundary(app)
+
+
+async def _told(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RingfenceError | EngineError)  # noqa: S101  As registered.
+    return error_response(error)
+
+
+async def _framework(request: Request, error: Exception) -> Response:
+    """Starlette's own refusals: unknown path, wrong method, unreadable request."""
+    assert isinstance(error, HTTPException)  # noqa: S101  As registered.
+    if error.status_code == 404:
+        return error_response(UnknownUrl("No such path. GET /v1/models is a good start."))
+    if error.status_code == 405:
+        response = error_response(WrongMethod(f"{request.method} is not offered on this path."))
+        response.headers.update(error.headers or {})
+        return response
+    return error_response(InvalidRequest("The request cannot be read."))
+
+
+async def _unexpected(_: Request, __: Exception) -> Response:
+    return error_response(Unexpected())

@@ -1,0 +1,170 @@
+"""A request's body: read within a deadline and a size, parsed, and validated with our errors."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any, TypeVar
+
+import orjson
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError
+from pydantic import ValidationError
+from starlette.requests import ClientDisconnect, Request
+
+from serving.config import LimitSettings, ServerSettings
+from serving.errors import BodyTimeout, BodyTooLarge, InvalidRequest
+from serving.gateway.wire import Wire
+
+Body = TypeVar("Body", bound=Wire)
+
+
+async def read(
+    request: Request, kind: type[Body], *, server: ServerSettings, limits: LimitSettings
+) -> Body:
+    """The body as a wire model.
+
+    Raises:
+        BodyTooLarge: more bytes than allowed, announced or sent.
+        BodyTimeout: not all of it came in time.
+        InvalidRequest: not JSON, nested too deeply, or not what `kind` takes.
+    """
+    try:
+        async with asyncio.timeout(server.body_timeout_s):
+            raw = await _receive(request, server.max_body_bytes)
+    except TimeoutError:
+        raise BodyTimeout(f"The body did not arrive within {server.body_timeout_s:g} s.") from None
+    return parse(raw, kind, max_depth=limits.max_depth)
+
+
+def parse(raw: bytes, kind: type[Body], *, max_depth: int) -> Body:
+    """A wire model from JSON. Raises `InvalidRequest`."""
+    try:
+        value = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise InvalidRequest(f"The body is not valid JSON ({where}).") from None
+    if not isinstance(value, dict):
+        raise InvalidRequest("The body must be a JSON object.")
+    if _deeper_than(value, max_depth):
+        raise InvalidRequest(f"The body is nested more than {max_depth} levels deep.")
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        raise _invalid(error, value) from None
+
+
+def check_schemas(schemas: dict[str, dict[str, Any]], *, max_bytes: int) -> None:
+    """Refuse a JSON schema that is none, points outside itself, or makes all of them too large.
+
+    Takes up to 40 s for a MB: call it off the event loop.
+
+    Raises:
+        InvalidRequest: `param` is the field the schema stands in.
+    """
+    left = max_bytes
+    for param, schema in schemas.items():
+        left -= len(orjson.dumps(schema))
+        if left < 0:
+            raise InvalidRequest(
+                f"The schemas of a request may have {max_bytes} bytes together.", param=param
+            )
+        try:
+            Draft202012Validator.check_schema(schema)
+        except (SchemaError, RecursionError, OverflowError):  # The last two: of a `pattern`.
+            raise InvalidRequest("Not a valid JSON schema.", param=param) from None
+        if any(not ref.startswith("#") for ref in _references(schema)):
+            raise InvalidRequest("A schema's $ref may only point into itself.", param=param)
+
+
+async def _receive(request: Request, max_bytes: int) -> bytes:
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and (len(announced) > 18 or int(announced) > max_bytes):
+        raise _too_large(max_bytes)
+    pieces: list[bytes] = []
+    size = 0
+    try:
+        async for piece in request.stream():
+            size += len(piece)
+            if size > max_bytes:
+                raise _too_large(max_bytes)
+            pieces.append(piece)
+    except ClientDisconnect:
+        raise InvalidRequest("The client went away before the body was complete.") from None
+    return b"".join(pieces)
+
+
+def _too_large(max_bytes: int) -> BodyTooLarge:
+    return BodyTooLarge(f"The body is larger than {max_bytes} bytes.")
+
+
+def _deeper_than(value: Any, max_depth: int) -> bool:
+    level = [value]
+    for _ in range(max_depth):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return False
+    return True
+
+
+def _references(schema: Any) -> list[str]:
+    if isinstance(schema, list):
+        return [ref for item in schema for ref in _references(item)]
+    if not isinstance(schema, dict):
+        return []
+    own = [v for k, v in schema.items() if k in ("$ref", "$dynamicRef") and isinstance(v, str)]
+    return own + [ref for item in schema.values() for ref in _references(item)]
+
+
+def _invalid(error: ValidationError, body: dict[str, Any]) -> InvalidRequest:
+    """The first problem that lies deepest in the body, told without any of the body's text."""
+    rows = error.errors(include_url=False, include_context=False, include_input=False)
+    paths = [_path(row["loc"], body, missing=row["type"] == "missing") for row in rows]
+    row, path = max(zip(rows, paths, strict=True), key=lambda pair: len(pair[1]))
+    param = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    param = param.lstrip(".")
+    message = _MESSAGES.get(row["type"]) or _AFTER.split(row["msg"])[0]
+    message = _SUBJECT.sub(lambda found: _SUBJECTS[found[0]], message)
+    return InvalidRequest(f"{param}: {message}" if param else message, param=param or None)
+
+
+_MESSAGES = {
+    "missing": "is required",
+    "model_type": "must be an object",
+    "model_attributes_type": "must be an object",
+    "dict_type": "must be an object",
+    "list_type": "must be an array",
+    "union_tag_invalid": "is of no type that is known here",
+    "union_tag_not_found": "has no type that is known here",
+}
+"""Where pydantic's own words would name a class of ours, or a value of the client's."""
+
+_SUBJECTS = {
+    "Value error, ": "",
+    "List should": "must",
+    "Input should": "must",
+    "String should": "must",
+}
+_SUBJECT = re.compile("^(" + "|".join(_SUBJECTS) + ")")
+_AFTER = re.compile(" after validation")
+
+
+def _path(loc: tuple[int | str, ...], body: dict[str, Any], *, missing: bool) -> list[int | str]:
+    """`loc` without the names of union members that pydantic puts in it."""
+    path: list[int | str] = []
+    value: Any = body
+    for at, part in enumerate(loc):
+        if isinstance(value, dict) and isinstance(part, str):
+            if part not in value and not (missing and at == len(loc) - 1):
+                continue
+            path.append(part)
+            value = value.get(part)
+        elif isinstance(value, list) and isinstance(part, int):
+            path.append(part)
+            value = value[part] if part < len(value) else None
+    return path

@@ -1,0 +1,78 @@
+"""`/v1/embeddings`."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter
+from numpy.typing import NDArray
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Send
+
+from models.embedder import Embeddings
+from serving.config import LimitSettings, ServerSettings
+from serving.gateway import body
+from serving.gateway.headers import LOCAL
+from serving.gateway.responses import Deferred, send_json
+from serving.gateway.wire import EmbeddingRequest
+from serving.pipeline import EmbeddingCall, Pipeline
+
+
+def router(pipeline: Pipeline, *, server: ServerSettings, limits: LimitSettings) -> APIRouter:
+    """Routes over a pipeline."""
+    routes = APIRouter(prefix="/v1")
+
+    @routes.post("/embeddings")
+    async def create_embeddings(request: Request) -> Response:
+        principal = await pipeline.authenticate(request.headers.get("authorization"))
+        wire = await body.read(request, EmbeddingRequest, server=server, limits=limits)
+        wire.check(limits)
+        call = EmbeddingCall(
+            request_id=request.scope["request_id"],
+            principal=principal,
+            model=wire.model,
+            inputs=wire.inputs(),
+            dimensions=wire.dimensions,
+        )
+
+        async def produce(send: Send) -> None:
+            answer = render(await pipeline.embed(call), wire)
+            await send_json(send, answer, headers=LOCAL)
+
+        return Deferred(produce)
+
+    return routes
+
+
+def render(embeddings: Embeddings, wire: EmbeddingRequest) -> dict[str, Any]:
+    """OpenAI's list of embeddings, in the order of the input."""
+    vectors = shortened(embeddings.vectors, wire.dimensions)
+    tokens = sum(embeddings.token_counts)
+    return {
+        "object": "list",
+        "model": wire.model,
+        "data": [
+            {"object": "embedding", "index": index, "embedding": _encoded(vector, wire)}
+            for index, vector in enumerate(vectors)
+        ],
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }
+
+
+def shortened(vectors: NDArray[np.float32], dimensions: int | None) -> NDArray[np.float32]:
+    """The first `dimensions` of each vector, scaled to length 1 again: `(n, dimensions)`."""
+    if dimensions is None or dimensions == vectors.shape[1]:
+        return vectors
+    cut = vectors[:, :dimensions]
+    lengths = np.linalg.norm(cut, axis=1, keepdims=True)
+    return np.asarray(cut / np.maximum(lengths, 1e-12), dtype=np.float32)
+
+
+def _encoded(vector: NDArray[np.float32], wire: EmbeddingRequest) -> list[float] | str:
+    if wire.encoding_format == "base64":
+        return base64.b64encode(vector.astype("<f4").tobytes()).decode()
+    floats: list[float] = vector.tolist()
+    return floats

@@ -1,0 +1,194 @@
+"""A request's path, top to bottom. Policy is ordinary calls here, not middleware."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from pydantic import SecretStr
+
+from models.catalog import ModelSpec
+from models.embedder import Embedder, Embeddings
+from models.engine import Delta, Engine, EngineFailed, GenerationRequest, Kind, Usage
+from serving.access.authenticator import Authenticator
+from serving.access.principal import Principal
+from serving.errors import InvalidRequest, NotPermitted, UnknownModel
+from serving.telemetry.meter import Meter, Record
+
+COLLECTED_STREAM_INTERVAL = 64
+"""Tokens in a delta of an answer that is collected anyway."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationCall:
+    """A validated generation. `body` holds only fields an engine may see."""
+
+    request_id: str
+    principal: Principal
+    kind: Kind
+    model: str
+    body: dict[str, Any]
+    stream: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingCall:
+    """A validated embedding request: texts, or token ids of each text."""
+
+    request_id: str
+    principal: Principal
+    model: str
+    inputs: list[str] | list[list[int]]
+    dimensions: int | None
+
+
+class Pipeline:
+    """Everything between the parsed request and the rendered answer.
+
+    Args:
+        authenticator: turns a key into a principal.
+        specs: the served models, by id.
+        engines: of the models that generate.
+        embedders: of the models that embed.
+        meter: counts every request once.
+        secret: salts the prefix cache, so that no tenant can probe another's prompts.
+    """
+
+    def __init__(
+        self,
+        *,
+        authenticator: Authenticator,
+        specs: Mapping[str, ModelSpec],
+        engines: Mapping[str, Engine],
+        embedders: Mapping[str, Embedder],
+        meter: Meter,
+        secret: SecretStr,
+    ) -> None:
+        self._authenticator = authenticator
+        self._specs = specs
+        self._engines = engines
+        self._embedders = embedders
+        self._meter = meter
+        self._secret = secret.get_secret_value().encode()
+
+    async def authenticate(self, authorization: str | None) -> Principal:
+        """The caller behind an `Authorization` header.
+
+        Raises:
+            AccessError: no key, a wrong one, or one that cannot be checked now.
+        """
+        principal = await self._authenticator.authenticate(authorization)
+        if principal.role != "inference":
+            raise NotPermitted("An admin key does not run models; use an inference key.")
+        return principal
+
+    def models(self, principal: Principal) -> list[ModelSpec]:
+        """The models this caller may use, in the order of the configuration."""
+        return [spec for spec in self._specs.values() if principal.may_use(spec.id)]
+
+    def model(self, principal: Principal, model: str, *, task: str | None = None) -> ModelSpec:
+        """The model of that name, if this caller may use it, for that task.
+
+        Raises:
+            UnknownModel: not served, or not to this caller; the two are told alike.
+            InvalidRequest: served, but for another task.
+        """
+        spec = self._specs.get(model)
+        if spec is None or not principal.may_use(model):
+            raise UnknownModel(model)
+        if task is not None and spec.task != task:
+            raise InvalidRequest(f"The model {model!r} does not {task}.", param="model")
+        return spec
+
+    def engine(self, principal: Principal, model: str) -> Engine:
+        """The engine of a model that generates. Raises as `model` does."""
+        return self._engines[self.model(principal, model, task="generate").id]
+
+    @asynccontextmanager
+    async def generate(self, call: GenerationCall) -> AsyncIterator[AsyncGenerator[Delta, None]]:
+        """Run one generation: the scope owns the engine's slot and the meter's record.
+
+        The first delta has arrived when the scope is entered, so a failure up to then has a
+        status of its own. Leaving the scope, however, stops the engine and settles the record.
+
+        Raises:
+            RingfenceError: the model cannot be used.
+            EngineError: the engine refused or failed.
+        """
+        engine = self.engine(call.principal, call.model)
+        request = GenerationRequest(
+            request_id=uuid4().hex,
+            kind=call.kind,
+            body=call.body | {"model": call.model, "cache_salt": self._salt(call.principal)},
+            stream_interval=1 if call.stream else COLLECTED_STREAM_INTERVAL,
+        )
+        record = Record(
+            request_id=call.request_id,
+            endpoint=call.kind,
+            tenant=call.principal.tenant,
+            key_id=call.principal.key_id,
+            model=call.model,
+            streamed=call.stream,
+        )
+        with self._meter.record(record):
+            async with aclosing(engine.generate(request)) as items:
+                first = await anext(items, None)
+                if not isinstance(first, bytes):
+                    raise EngineFailed("The model's engine sent no answer.")
+                async with aclosing(_metered(first, items, record)) as deltas:
+                    yield deltas
+
+    async def embed(self, call: EmbeddingCall) -> Embeddings:
+        """Vectors of a request's texts, in their order.
+
+        Raises:
+            RingfenceError: the model cannot be used, or has fewer dimensions than asked for.
+            EngineError: the embedder refused or failed.
+        """
+        spec = self.model(call.principal, call.model, task="embed")
+        _check_dimensions(call.dimensions, spec.dimension)
+        record = Record(
+            request_id=call.request_id,
+            endpoint="embedding",
+            tenant=call.principal.tenant,
+            key_id=call.principal.key_id,
+            model=call.model,
+            streamed=False,
+        )
+        with self._meter.record(record):
+            embeddings = await self._embedders[spec.id].embed(call.inputs)
+            record.usage = Usage(sum(embeddings.token_counts), 0)
+            _check_dimensions(call.dimensions, embeddings.vectors.shape[1])
+        return embeddings
+
+    def _salt(self, principal: Principal) -> str:
+        tenant = f"prefix-cache:{principal.tenant}".encode()
+        return hmac.new(self._secret, tenant, hashlib.sha256).hexdigest()
+
+
+def _check_dimensions(asked: int | None, dimension: int | None) -> None:
+    if asked is not None and dimension is not None and asked > dimension:
+        raise InvalidRequest(
+            f"dimensions is at most {dimension} for this model.", param="dimensions"
+        )
+
+
+async def _metered(
+    first: Delta, items: AsyncGenerator[Delta | Usage, None], record: Record
+) -> AsyncGenerator[Delta, None]:
+    """The deltas of `items`; the usage record goes to the meter."""
+    record.delta()
+    yield first
+    async for item in items:
+        if isinstance(item, Usage):
+            record.usage = item
+        else:
+            record.delta()
+            yield item
+    if record.usage is None:
+        raise EngineFailed("The answer ended without a usage record.")

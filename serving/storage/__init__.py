@@ -1,0 +1,1 @@
+"""What outlives a process: the SQL database, its tables and its migrations."""

@@ -1,0 +1,15 @@
+"""Runs migrations on the connection it is given, inside that connection's transaction."""
+
+from __future__ import annotations
+
+from alembic import context
+
+from serving.storage.schema import Base
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=Base.metadata,
+    render_as_batch=True,  # SQLite changes a table by rebuilding it.
+)
+with context.begin_transaction():
+    context.run_migrations()

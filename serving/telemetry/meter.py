@@ -1,0 +1,118 @@
+"""Prometheus metrics and one log line for every request, written on every outcome, once.
+
+Knows models, outcomes and counts; never text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import orjson
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from models.engine import EngineError, Usage
+from serving.errors import RingfenceError, outcome
+
+logger = logging.getLogger("ringfence.requests")
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+
+@dataclass(slots=True)
+class Record:
+    """What is known of one request so far. Written to metrics and log when its scope ends."""
+
+    request_id: str
+    endpoint: str
+    tenant: str
+    key_id: str
+    model: str
+    streamed: bool
+    started: float = field(default_factory=time.perf_counter)
+    first_delta_s: float | None = None
+    deltas: int = 0
+    usage: Usage | None = None
+
+    def delta(self) -> None:
+        """Count one delta; the first one sets the time to first token."""
+        if self.first_delta_s is None:
+            self.first_delta_s = time.perf_counter() - self.started
+        self.deltas += 1
+
+
+class Meter:
+    """Counts requests, tokens and times. One per gateway process."""
+
+    def __init__(self) -> None:
+        self._registry = registry = CollectorRegistry()
+        self._requests = Counter(
+            "ringfence_requests", "Requests by outcome.", ["endpoint", "model", "outcome"],
+            registry=registry,
+        )  # fmt: skip
+        self._tokens = Counter(
+            "ringfence_tokens", "Tokens, as the engine counts them.", ["model", "kind"],
+            registry=registry,
+        )  # fmt: skip
+        self._running = Gauge(
+            "ringfence_running_requests", "Requests in progress.", ["model"], registry=registry
+        )
+        self._first_delta = Histogram(
+            "ringfence_time_to_first_token_seconds", "From admission to the first delta.",
+            ["model"], buckets=_SECONDS, registry=registry,
+        )  # fmt: skip
+        self._duration = Histogram(
+            "ringfence_request_duration_seconds", "From admission to the last byte.",
+            ["endpoint", "model"], buckets=_SECONDS, registry=registry,
+        )  # fmt: skip
+
+    @contextmanager
+    def record(self, record: Record) -> Iterator[Record]:
+        """Settle `record` when the scope ends, whatever the outcome."""
+        self._running.labels(record.model).inc()
+        told = "error"
+        try:
+            yield record
+            told = "ok"
+        except (asyncio.CancelledError, GeneratorExit):
+            told = "cancelled"
+            raise
+        except (RingfenceError, EngineError) as error:
+            told = outcome(error).code or "invalid_request"
+            raise
+        finally:
+            self._running.labels(record.model).dec()
+            self._settle(record, told)
+
+    def render(self) -> bytes:
+        """Everything in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+    def _settle(self, record: Record, told: str) -> None:
+        duration_s = time.perf_counter() - record.started
+        self._requests.labels(record.endpoint, record.model, told).inc()
+        self._duration.labels(record.endpoint, record.model).observe(duration_s)
+        if record.first_delta_s is not None:
+            self._first_delta.labels(record.model).observe(record.first_delta_s)
+        # A request that was cut short has no usage record: its deltas are a lower bound.
+        usage = record.usage or Usage(prompt_tokens=0, completion_tokens=record.deltas)
+        self._tokens.labels(record.model, "prompt").inc(usage.prompt_tokens)
+        self._tokens.labels(record.model, "completion").inc(usage.completion_tokens)
+        line = {
+            "event": "request",
+            "request_id": record.request_id,
+            "endpoint": record.endpoint,
+            "tenant": record.tenant,
+            "key_id": record.key_id,
+            "model": record.model,
+            "streamed": record.streamed,
+            "outcome": told,
+            "duration_ms": round(duration_s * 1000, 1),
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
+        }
+        logger.info("%s", orjson.dumps(line).decode())

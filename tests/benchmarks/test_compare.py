@@ -1,0 +1,72 @@
+from dataclasses import replace
+
+import orjson
+import pytest
+
+from benchmarks.arms import BUILDERS, ENGINE_ARGUMENTS
+from benchmarks.ceiling import token_stream
+from benchmarks.compare import compare, main
+from benchmarks.report import append_log, markdown, write_json
+
+
+@pytest.fixture(scope="module")
+def run():
+    """A whole comparison, of two real servers that make their tokens up."""
+    arms = [replace(token_stream(), name="other"), replace(token_stream(), name="base")]
+    return compare(arms, baseline="base", streams=[2], rounds=1)
+
+
+def test_every_arm_is_measured_and_the_baseline_twice(run):
+    assert [line.label for line in run.lines] == ["base", "base again", "other"]
+    assert {m.failure for m in run.measurements} == {None}
+    assert {m.output_tokens for m in run.measurements} == {12 * 64}
+
+
+def test_every_server_has_a_footprint(run):
+    assert {f.arm for f in run.footprints} == {"base", "other"}
+    assert all(f.pss_bytes > 2**20 for f in run.footprints)
+    assert all(f.idle_cpu_share < 0.5 for f in run.footprints)
+
+
+def test_a_result_says_what_it_must_be_read_with(run, tmp_path):
+    document = orjson.loads(write_json(run, tmp_path / "results").read_bytes())
+    assert {"began", "command", "machine", "drop_rule", "measurements", "lines"} <= document.keys()
+    assert {"commit", "versions", "cpu_model", "load_average"} <= document["machine"].keys()
+    first = document["measurements"][0]
+    assert first["tokens_per_s"] > 0
+    assert first["itl_s"]["count"] == 12 * 63
+
+
+def test_the_tables_have_a_row_for_each_line_and_server(run):
+    rows = [row for row in markdown(run).splitlines() if row.startswith("| ")]
+    assert len(rows) == 2 + len(run.lines) + 2 + len(run.footprints)
+    assert len({row.count("|") for row in rows[: 2 + len(run.lines)]}) == 1
+
+
+def test_the_log_grows_by_dated_sections(run, tmp_path):
+    log = tmp_path / "LOG.md"
+    log.write_text("# Log\n")
+    append_log(log, date=run.began, title="First", body="text\n")
+    assert log.read_text() == f"# Log\n\n## {run.began:%Y-%m-%d} First\n\ntext\n"
+
+
+@pytest.mark.parametrize(
+    ("arms", "reason"),
+    [("bare-vllm,nobody", "unknown: nobody"), ("ringfence", "bare-vllm is what the others are")],
+)
+def test_an_unknown_arm_or_none_to_compare_with_is_refused(arms, reason, capsys):
+    with pytest.raises(SystemExit):
+        main(["--arms", arms])
+    assert reason in capsys.readouterr().err
+
+
+def test_missing_weights_are_named_before_anything_starts(tmp_path, capsys):
+    assert main(["--arms", "bare-vllm", "--model-dir", str(tmp_path)]) == 2
+    assert str(tmp_path) in capsys.readouterr().err
+
+
+def test_bare_vllm_is_given_the_shared_engine_arguments(tmp_path):
+    command = BUILDERS["bare-vllm"](tmp_path).command
+    assert "--enforce-eager" in command
+    assert command[command.index("--max-model-len") + 1] == str(ENGINE_ARGUMENTS["max_model_len"])
+    assert command[command.index("--host") + 1] == "127.0.0.1"

@@ -1,0 +1,119 @@
+"""A client that goes away frees the engine's slot within half a second, in every phase.
+
+The engine runs four requests at once (see `backend.CONFIGURATION`). When all four slots are taken
+by clients that then hang up, a new request can only start once a slot is free: its time to first
+token is the proof, taken from the real engine.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+
+import httpx
+import pytest
+
+from tests.end_to_end.backend import MODEL, SLOTS, Backend
+
+pytestmark = pytest.mark.engine
+
+BOUND_S = 0.5
+
+
+def send(backend: Backend, body: dict[str, object]) -> socket.socket:
+    """Post a chat request on a socket of its own, and do not read."""
+    content = json.dumps({"model": MODEL, "temperature": 0, "ignore_eos": True} | body).encode()
+    connection = socket.create_connection(backend.address, timeout=60)
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {backend.key}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+    )
+    connection.sendall(head.encode() + content)
+    return connection
+
+
+def long_answer(**more: object) -> dict[str, object]:
+    return {"messages": [{"role": "user", "content": "Go on."}], "max_tokens": 1500} | more
+
+
+def first_token_s(backend: Backend) -> float:
+    """Time to first token of a short request on the engine as it is now."""
+    started = time.monotonic()
+    body = {"model": MODEL, "max_tokens": 1, "messages": [{"role": "user", "content": "Hi"}]}
+    answer = httpx.post(
+        f"{backend.url}/v1/chat/completions", json=body, headers=backend.headers, timeout=60
+    )
+    assert answer.status_code == 200, answer.text
+    return time.monotonic() - started
+
+
+def settle(backend: Backend) -> float:
+    """The idle engine's time to first token: best of three, after whatever ran before."""
+    return min(first_token_s(backend) for _ in range(3))
+
+
+def hang_up_and_measure(backend: Backend, connections: list[socket.socket]) -> float:
+    for connection in connections:
+        connection.close()
+    return first_token_s(backend)
+
+
+def test_hang_up_mid_stream_frees_the_slot(backend: Backend) -> None:
+    idle_s = settle(backend)
+    taken = [send(backend, long_answer(stream=True)) for _ in range(SLOTS)]
+    for connection in taken:
+        assert b"200 OK" in connection.recv(4096)
+    assert hang_up_and_measure(backend, taken) < idle_s + BOUND_S
+
+
+def test_hang_up_of_an_unstreamed_request_frees_the_slot(backend: Backend) -> None:
+    idle_s = settle(backend)
+    taken = [send(backend, long_answer()) for _ in range(SLOTS)]
+    time.sleep(1)
+    assert hang_up_and_measure(backend, taken) < idle_s + BOUND_S
+
+
+def test_hang_up_during_prefill_frees_the_slot(backend: Backend) -> None:
+    idle_s = settle(backend)
+    prompts = [f"{i} " + "word " * 1800 for i in range(SLOTS)]
+    taken = [
+        send(
+            backend,
+            long_answer(stream=True, max_tokens=100, messages=[{"role": "user", "content": p}]),
+        )
+        for p in prompts
+    ]
+    time.sleep(0.1)  # Prefill of 7,000 tokens takes seconds here.
+    assert hang_up_and_measure(backend, taken) < idle_s + BOUND_S
+
+
+def test_hang_up_in_the_queue_never_reaches_the_engine(backend: Backend) -> None:
+    idle_s = settle(backend)
+    taken = [send(backend, long_answer(stream=True)) for _ in range(SLOTS)]
+    for connection in taken:
+        assert b"200 OK" in connection.recv(4096)
+    queued = [send(backend, long_answer(stream=True)) for _ in range(SLOTS)]
+    time.sleep(0.5)
+    for connection in queued:
+        connection.close()
+    time.sleep(0.2)
+    # Were the four still queued, they would take the slots that are freed now.
+    assert hang_up_and_measure(backend, taken) < idle_s + BOUND_S
+
+
+def test_full_queue_is_refused_with_503_and_when_to_retry(backend: Backend) -> None:
+    taken = [send(backend, long_answer(stream=True)) for _ in range(SLOTS)]
+    for connection in taken:
+        assert b"200 OK" in connection.recv(4096)
+    waiting = [send(backend, long_answer(stream=True)) for _ in range(8)]
+    time.sleep(1)
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}
+    refused = httpx.post(
+        f"{backend.url}/v1/chat/completions", json=body, headers=backend.headers, timeout=60
+    )
+    for connection in taken + waiting:
+        connection.close()
+    assert refused.status_code == 503
+    assert refused.json()["error"]["code"] == "overloaded"
+    assert refused.headers["retry-after"] == "1"

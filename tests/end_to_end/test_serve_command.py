@@ -1,0 +1,142 @@
+"""`ringfence serve` as a newcomer meets it: first key, what it prints, Ctrl-C, a dying engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.end_to_end.backend import Backend, free_port, stop, wait_until_ready
+
+CONFIGURATION = """
+models:
+  - id: simulated
+    simulation: {step_base_ms: 50}
+"""
+
+
+def command(home: Path, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
+    own = {k: v for k, v in os.environ.items() if not k.startswith("RINGFENCE_")}
+    return subprocess.Popen(
+        [sys.executable, "-m", "serving.cli", *arguments],
+        env=own | {"RINGFENCE_HOME": str(home)} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
+    """A backend with the simulated engine only, and no key from the environment."""
+    home = tmp_path_factory.mktemp("small")
+    file = home / "ringfence.yaml"
+    file.write_text(CONFIGURATION)
+    port, log = free_port(), home / "serve.log"
+    own = {k: v for k, v in os.environ.items() if not k.startswith("RINGFENCE_")}
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "serving.cli", "serve", "-c", str(file), "--port", str(port)],
+            env=own | {"RINGFENCE_HOME": str(home)},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        wait_until_ready(process, url, log)
+        deadline = time.monotonic() + 10
+        while "curl" not in log.read_text() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        key = (home / "first-key").read_text().strip()
+        yield Backend(url, key, home, process, log)
+    finally:
+        if process.poll() is None:
+            stop(process)
+
+
+def test_serve_prints_url_key_and_a_curl_line(small: Backend) -> None:
+    shown = small.log.read_text()
+    assert f"{small.url}/v1" in shown
+    assert small.key in shown
+    assert f"curl -N {small.url}/v1/chat/completions" in shown
+
+
+def test_serve_keeps_the_first_key_in_a_private_file(small: Backend) -> None:
+    for name in ("first-key", "secret", "ringfence.db"):
+        assert (small.home / name).stat().st_mode & 0o777 == 0o600
+
+
+def test_serve_shows_phases_with_their_time(small: Backend) -> None:
+    shown = small.log.read_text()
+    for phase in ("Starting Ray", "Deploying the application", "Loading simulated"):
+        assert any(
+            line.startswith("ok ") and phase in line and line.endswith(" s")
+            for line in shown.splitlines()
+        )
+
+
+def test_printed_curl_line_works_as_it_is(small: Backend) -> None:
+    line = small.log.read_text().split("\ncurl", 1)[1].split("\n\n", 1)[0]
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"curl -s{line}"], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.endswith("data: [DONE]\n\n")
+
+
+def test_chat_command_streams_an_answer(small: Backend) -> None:
+    port = small.url.rsplit(":", 1)[1]
+    file = str(small.home / "ringfence.yaml")
+    asked = command(small.home, "chat", "Hi", "--max-tokens", "40", "-c", file, RINGFENCE_PORT=port)
+    output, _ = asked.communicate(timeout=60)
+    assert asked.returncode == 0, output
+    assert output.startswith(b"[simulated]")
+
+
+def test_second_server_on_the_same_port_says_so(small: Backend) -> None:
+    port = small.url.rsplit(":", 1)[1]
+    second = command(small.home, "serve", "--port", port)
+    output, _ = second.communicate(timeout=60)
+    assert second.returncode == 1
+    assert b"cannot listen on 127.0.0.1:" + port.encode() in output
+
+
+def test_engine_killed_mid_stream_ends_in_an_error_event(small: Backend) -> None:
+    body = {
+        "model": "simulated",
+        "messages": [{"role": "user", "content": "Hi"}],
+        "max_tokens": 400,
+        "stream": True,
+        "ignore_eos": True,
+    }
+    engine = next(
+        process
+        for process in psutil.Process(small.process.pid).children(recursive=True)
+        if "ServeReplica:ringfence:Engine" in " ".join(process.cmdline())
+    )
+    headers = {"authorization": f"Bearer {small.key}"}
+    with httpx.stream(
+        "POST", f"{small.url}/v1/chat/completions", json=body, headers=headers, timeout=60
+    ) as answer:
+        events = answer.iter_lines()
+        assert next(events).startswith("data: {")
+        engine.kill()
+        rest = [line for line in events if line]
+    assert "[DONE]" not in rest[-1]
+    assert json.loads(rest[-1].removeprefix("data: "))["error"]["code"] == "model_unavailable"
+
+
+def test_ctrl_c_stops_every_process_that_was_started(small: Backend) -> None:
+    started = psutil.Process(small.process.pid).children(recursive=True)
+    assert len(started) > 5
+    small.process.send_signal(signal.SIGINT)
+    assert small.process.wait(60) == 0
+    _, alive = psutil.wait_procs(started, timeout=5)
+    assert alive == []

@@ -1,0 +1,302 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from pydantic import ValidationError
+
+from models.catalog import ModelSpec, builtin
+
+if TYPE_CHECKING:
+    from ray.serve.llm import LLMConfig
+
+ENVIRONMENT = {"HF_HUB_OFFLINE": "1"}
+SMOLLM2 = builtin()["smollm2-135m-instruct"]
+DIRECTORY = Path("/models/m")
+
+LLAMA = ModelSpec(
+    id="llama-3.3-70b",
+    source="meta-llama/Llama-3.3-70B-Instruct",
+    revision="6f6073b423013f6a7d4d9f39144961bfbfbc386b",
+    device="gpu",
+    accelerator_type="H100",
+    tensor_parallel_size=4,
+    pipeline_parallel_size=2,
+    quantization="fp8",
+    context_tokens=32768,
+    tool_call_parser="llama3_json",
+    reasoning_parser="deepseek_r1",
+    max_loras=4,
+    lora_path="s3://adapters/llama",
+    engine_kwargs={"gpu_memory_utilization": 0.92, "max_lora_rank": 32},
+    replicas=1,
+    max_replicas=3,
+    max_ongoing_requests=128,
+    max_queued_requests=256,
+)
+
+
+def generated(spec: ModelSpec, source: str | Path = DIRECTORY) -> LLMConfig:
+    """Ray's configuration of a model. Importing vLLM takes ten seconds, so only tests do."""
+    from models.vllm_engine import llm_config
+
+    return llm_config(spec, source, environment=ENVIRONMENT, drain_s=30)
+
+
+def gpu(**fields: Any) -> ModelSpec:
+    return ModelSpec(id="m", source="org/m", device="gpu", **fields)
+
+
+def known_arguments() -> set[str]:
+    """The names that Ray accepts: it splits them over these two classes and refuses the rest."""
+    import dataclasses
+
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.entrypoints.launchers.cli_args import FrontendArgs
+
+    return {f.name for cls in (AsyncEngineArgs, FrontendArgs) for f in dataclasses.fields(cls)}
+
+
+def test_cpu_model_is_configured_in_full() -> None:
+    from models.vllm_engine import WeightsInPlace
+
+    config = generated(SMOLLM2)
+    assert config.model_dump(exclude_unset=True, exclude={"callback_config"}) == {
+        "model_loading_config": {
+            "model_id": "smollm2-135m-instruct",
+            "model_source": "/models/m",
+        },
+        "accelerator_config": {"kind": "cpu"},
+        "engine_kwargs": {
+            "dtype": "bfloat16",
+            "max_model_len": 2048,
+            "tensor_parallel_size": 1,
+            "pipeline_parallel_size": 1,
+            "tool_call_parser": "hermes",
+            "max_num_seqs": 32,
+            "enable_auto_tool_choice": True,
+            "enforce_eager": True,
+            "max_num_batched_tokens": 256,
+            "enable_prompt_tokens_details": True,
+            "enable_log_requests": False,
+            "fingerprint_mode": "none",
+            "trust_remote_code": False,
+        },
+        "deployment_config": {
+            "num_replicas": 1,
+            "max_ongoing_requests": 32,
+            "max_queued_requests": 64,
+            "graceful_shutdown_timeout_s": 30,
+        },
+        "experimental_configs": {"stream_batching_interval_ms": 0},
+        "runtime_env": {
+            "env_vars": {
+                "HF_HUB_OFFLINE": "1",
+                "TORCHDYNAMO_DISABLE": "1",
+                "VLLM_CPU_KVCACHE_SPACE": "1",
+            }
+        },
+        "log_engine_metrics": True,
+    }
+    assert config.callback_config.callback_class is WeightsInPlace
+    assert config.accelerator_type is None
+
+
+def test_gpu_model_is_configured_in_full() -> None:
+    config = generated(LLAMA, str(LLAMA.source))
+    assert config.model_dump(exclude_unset=True) == {
+        "model_loading_config": {
+            "model_id": "llama-3.3-70b",
+            "model_source": "meta-llama/Llama-3.3-70B-Instruct",
+        },
+        "accelerator_type": "H100",
+        "accelerator_config": {"kind": "gpu"},
+        "engine_kwargs": {
+            "dtype": "bfloat16",
+            "max_model_len": 32768,
+            "quantization": "fp8",
+            "revision": "6f6073b423013f6a7d4d9f39144961bfbfbc386b",
+            "tensor_parallel_size": 4,
+            "pipeline_parallel_size": 2,
+            "tool_call_parser": "llama3_json",
+            "reasoning_parser": "deepseek_r1",
+            "max_num_seqs": 128,
+            "enable_auto_tool_choice": True,
+            "enable_lora": True,
+            "max_loras": 4,
+            "gpu_memory_utilization": 0.92,
+            "max_lora_rank": 32,
+            "enable_prompt_tokens_details": True,
+            "enable_log_requests": False,
+            "fingerprint_mode": "none",
+            "trust_remote_code": False,
+        },
+        "lora_config": {
+            "dynamic_lora_loading_path": "s3://adapters/llama",
+            "max_num_adapters_per_replica": 4,
+        },
+        "deployment_config": {
+            "autoscaling_config": {
+                "min_replicas": 1,
+                "max_replicas": 3,
+                "target_ongoing_requests": 64,
+            },
+            "max_ongoing_requests": 128,
+            "max_queued_requests": 256,
+            "graceful_shutdown_timeout_s": 30,
+        },
+        "experimental_configs": {"stream_batching_interval_ms": 0},
+        "runtime_env": {"env_vars": {"HF_HUB_OFFLINE": "1"}},
+        "log_engine_metrics": True,
+    }
+
+
+def test_kv_cache_size_of_a_gpu_is_left_to_vllm() -> None:
+    env = generated(gpu(kv_cache_gib=4)).runtime_env["env_vars"]
+    assert "VLLM_CPU_KVCACHE_SPACE" not in env
+
+
+def test_model_without_a_tool_parser_offers_no_automatic_tools() -> None:
+    kwargs = generated(gpu()).engine_kwargs
+    assert kwargs["enable_auto_tool_choice"] is False
+    assert "tool_call_parser" not in kwargs
+
+
+@pytest.mark.parametrize("spec", [SMOLLM2, LLAMA], ids=["cpu", "gpu"])
+def test_every_generated_argument_is_one_of_vllms(spec: ModelSpec) -> None:
+    assert set(generated(spec).engine_kwargs) - known_arguments() == set()
+
+
+@pytest.mark.parametrize("spec", [SMOLLM2, LLAMA], ids=["cpu", "gpu"])
+def test_ray_splits_the_arguments_without_losing_one(spec: ModelSpec) -> None:
+    config = generated(spec)
+    split = config.get_engine_config()
+    assert split.engine_kwargs | split.frontend_kwargs == config.engine_kwargs
+    assert set(split.frontend_kwargs) == {
+        *("enable_auto_tool_choice", "tool_call_parser"),
+        *("enable_prompt_tokens_details", "fingerprint_mode"),
+    }
+
+
+def test_vllm_gets_the_source_as_model_under_our_name() -> None:
+    split = generated(LLAMA, str(LLAMA.source)).get_engine_config()
+    arguments = split.get_initialization_kwargs()
+    assert arguments["model"] == "meta-llama/Llama-3.3-70B-Instruct"
+    assert arguments["served_model_name"] == ["llama-3.3-70b"]
+    assert arguments["distributed_executor_backend"] == "ray"
+
+
+def test_each_card_of_a_parallel_model_is_a_bundle() -> None:
+    spec = gpu(tensor_parallel_size=4, accelerator_type="H100")
+    bundles = generated(spec).get_engine_config().placement_bundles
+    assert bundles == [{"GPU": 1, "accelerator_type:H100": 0.001}] * 4
+
+
+def test_pipeline_stages_multiply_the_cards() -> None:
+    spec = gpu(tensor_parallel_size=4, pipeline_parallel_size=2)
+    assert generated(spec).get_engine_config().placement_bundles == [{"GPU": 1}] * 8
+
+
+def test_cpu_model_asks_for_no_card() -> None:
+    assert generated(SMOLLM2).get_engine_config().placement_bundles == [{"CPU": 1}]
+
+
+def test_unknown_argument_names_the_model_and_a_near_one() -> None:
+    from models.vllm_engine import UnknownArgument
+
+    spec = gpu(engine_kwargs={"gpu_memory_utilisation": 0.9})
+    message = "m: vLLM has no engine argument 'gpu_memory_utilisation'; did you mean"
+    with pytest.raises(UnknownArgument, match=message) as caught:
+        generated(spec)
+    assert str(caught.value).endswith("'gpu_memory_utilization'?")
+
+
+def test_unknown_accelerator_is_refused() -> None:
+    with pytest.raises(ValidationError, match="Unsupported accelerator type: H1000"):
+        generated(gpu(accelerator_type="H1000"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("trust_remote_code", True, "code that comes with a model is never run"),
+        ("trust_remote_code", False, "code that comes with a model is never run"),
+        ("trust_request_chat_template", True, "a client must not choose the chat template"),
+        ("enable_log_requests", True, "prompts are never logged"),
+        ("enable_log_outputs", True, "answers are never logged"),
+        ("enable_log_deltas", True, "answers are never logged"),
+        ("log_error_stack", True, "an error's text may hold a prompt"),
+        ("allowed_local_media_path", "/", "no request may read a file"),
+        ("allowed_media_domains", ["a"], "no request may fetch anything"),
+        ("enable_prompt_embeds", True, "a client's tensors are unpickled"),
+        ("hf_token", "hf_1", "it would be stored in clear"),
+        ("fingerprint_mode", "full", "what runs inside is not shown"),
+        ("enable_prompt_tokens_details", False, "usage is always counted"),
+    ],
+)
+def test_argument_that_breaks_a_promise_is_refused(name: str, value: Any, reason: str) -> None:
+    with pytest.raises(ValidationError, match=f"'{name}' cannot be set: {reason}"):
+        gpu(engine_kwargs={name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        ("model", "source"),
+        ("served_model_name", "id"),
+        ("max_model_len", "context_tokens"),
+        ("max_num_seqs", "max_ongoing_requests"),
+        ("enable_lora", "max_loras"),
+        ("quantization", "quantization"),
+    ],
+)
+def test_argument_that_has_a_field_is_set_there(name: str, field: str) -> None:
+    with pytest.raises(ValidationError, match=f"'{name}' is set by the model's field '{field}'"):
+        gpu(engine_kwargs={name: "x"})
+
+
+def test_names_that_are_refused_are_vllms() -> None:
+    from models import catalog
+
+    guarded = catalog._NAMED_ARGUMENTS.keys() | catalog._REFUSED_ARGUMENTS.keys()
+    assert guarded - known_arguments() == set()
+    assert set(catalog._NAMED_ARGUMENTS.values()) <= set(ModelSpec.model_fields)
+
+
+def test_promises_hold_for_a_specification_that_was_not_validated() -> None:
+    spec = gpu().model_copy(
+        update={"engine_kwargs": {"trust_remote_code": True, "enable_log_requests": True}}
+    )
+    kwargs = generated(spec).engine_kwargs
+    assert kwargs["trust_remote_code"] is False
+    assert kwargs["enable_log_requests"] is False
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"max_loras": 2}, "max_loras and lora_path go together"),
+        ({"lora_path": "s3://a"}, "max_loras and lora_path go together"),
+        ({"max_loras": 2, "lora_path": "/adapters"}, "'/adapters' must begin with one of s3://"),
+    ],
+)
+def test_adapters_need_a_number_and_a_bucket(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        gpu(**fields)
+
+
+def test_parsers_of_the_catalogue_and_the_example_are_vllms() -> None:
+    import yaml
+    from vllm.reasoning import ReasoningParserManager
+    from vllm.tool_parsers import ToolParserManager
+
+    example = Path(__file__).parents[2] / "deploy" / "gpu" / "ringfence.yaml"
+    rows = yaml.safe_load(example.read_text("utf-8"))["models"]
+    rows += [spec.model_dump() for spec in builtin().values()]
+    tools = {row.get("tool_call_parser") for row in rows} - {None}
+    reasoning = {row.get("reasoning_parser") for row in rows} - {None}
+    assert tools == {"hermes", "llama3_json"}
+    assert tools <= set(ToolParserManager.list_registered())
+    assert reasoning == {"qwen3"}
+    assert reasoning <= set(ReasoningParserManager.list_registered())

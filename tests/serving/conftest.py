@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+from pydantic import SecretStr
+from starlette.types import ASGIApp
+
+from models.catalog import ModelSpec, Simulation
+from models.embedder import Embedder
+from models.engine import Engine
+from models.simulated_engine import SimulatedEngine
+from serving.access.authenticator import Authenticator
+from serving.access.keys import KeyStore
+from serving.config import LimitSettings, ServerSettings
+from serving.gateway.app import build_app
+from serving.gateway.health import ModelState
+from serving.pipeline import Pipeline
+from serving.storage.database import Database
+from serving.storage.migrate import upgrade
+from serving.telemetry.meter import Meter
+from tests.serving.fakes import DIMENSION, FakeEmbedder
+
+SECRET = SecretStr("server-secret-of-the-tests-0123456789")
+FIXED_KEY = "fixed-key-of-the-tests"
+INSTANT = Simulation(step_base_ms=0, step_per_sequence_ms=0, prefill_ms_per_token=0)
+SPECS = (
+    ModelSpec(id="chat", engine="simulated", context_tokens=1000, simulation=INSTANT),
+    ModelSpec(id="other", engine="simulated", context_tokens=1000, simulation=INSTANT),
+    ModelSpec(
+        id="embed",
+        task="embed",
+        engine="sentence-transformers",
+        source="/nowhere",
+        dimension=DIMENSION,
+        context_tokens=64,
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Keys of two tenants, of an administrator, and one that may use `other` and `embed` only."""
+
+    acme: str
+    globex: str
+    admin: str
+    limited: str
+
+
+@dataclass(slots=True)
+class Backend:
+    """A gateway over fakes, and a client that calls it with the fixed key."""
+
+    app: ASGIApp
+    meter: Meter
+    client: httpx.AsyncClient
+
+    async def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
+        raw = body if isinstance(body, bytes) else orjson.dumps(body)
+        return await self.client.post(path, content=raw, headers=headers)
+
+    async def chat(self, *, key: str = FIXED_KEY, **fields: Any) -> httpx.Response:
+        body = {"model": "chat", "messages": [{"role": "user", "content": "Hi"}]} | fields
+        return await self.post("/v1/chat/completions", body, authorization=f"Bearer {key}")
+
+    async def complete(self, **fields: Any) -> httpx.Response:
+        return await self.post("/v1/completions", {"model": "chat", "prompt": "Hi"} | fields)
+
+    async def metric(self, sample: str) -> float:
+        """One sample of `/metrics`, by its name and labels; 0 while it has none."""
+        text = (await self.client.get("/metrics")).text
+        found = [line for line in text.splitlines() if line.startswith(sample + " ")]
+        return float(found[0].rpartition(" ")[2]) if found else 0.0
+
+
+class FixedReadiness:
+    """States that were given."""
+
+    def __init__(self, states: dict[str, ModelState]) -> None:
+        self.states = states
+
+    async def __call__(self) -> dict[str, ModelState]:
+        return self.states
+
+
+Make = Callable[..., Backend]
+
+
+@pytest.fixture(scope="session")
+def store_url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    url = f"sqlite:///{tmp_path_factory.mktemp('serving')}/ringfence.db"
+    upgrade(url)
+    return url
+
+
+@pytest.fixture(scope="session")
+def keys(store_url: str) -> Keys:
+    async def create() -> Keys:
+        database = Database.open(store_url)
+        store = KeyStore(database, SECRET)
+        try:
+            issued = [
+                await store.create("acme", "ci"),
+                await store.create("globex", "ci"),
+                await store.create("acme", "boss", role="admin"),
+                await store.create("acme", "limited", allowed_models=["other", "embed"]),
+            ]
+        finally:
+            await database.close()
+        return Keys(*(one.key.get_secret_value() for one in issued))
+
+    return asyncio.run(create())
+
+
+@pytest.fixture
+async def database(store_url: str) -> AsyncIterator[Database]:
+    opened = Database.open(store_url)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def make(database: Database) -> AsyncIterator[Make]:
+    """Makes gateways: `make(engine, embedder=..., server={...}, limits={...}, states={...})`."""
+    clients: list[httpx.AsyncClient] = []
+
+    def build(
+        engine: Engine | None = None,
+        *,
+        embedder: Embedder | None = None,
+        server: dict[str, Any] | None = None,
+        limits: dict[str, Any] | None = None,
+        states: dict[str, ModelState] | None = None,
+        specs: tuple[ModelSpec, ...] = SPECS,
+    ) -> Backend:
+        meter = Meter()
+        store = KeyStore(database, SECRET)
+        engines: dict[str, Engine] = {
+            spec.id: SimulatedEngine(spec) for spec in specs if spec.task == "generate"
+        }
+        if engine is not None:
+            engines["chat"] = engine
+        pipeline = Pipeline(
+            authenticator=Authenticator(store, SECRET, fixed_key=SecretStr(FIXED_KEY)),
+            specs={spec.id: spec for spec in specs},
+            engines=engines,
+            embedders={"embed": embedder or FakeEmbedder()},
+            meter=meter,
+            secret=SECRET,
+        )
+        app = build_app(
+            pipeline,
+            readiness=FixedReadiness(states or {}),
+            meter=meter,
+            server=ServerSettings.model_validate(server or {}),
+            limits=LimitSettings.model_validate(limits or {}),
+        )
+        client = httpx.AsyncClient(
+            transport=httpx.ASGITransport(app),
+            base_url="http://ringfence",
+            headers={"Authorization": f"Bearer {FIXED_KEY}"},
+        )
+        clients.append(client)
+        return Backend(app, meter, client)
+
+    yield build
+    for client in clients:
+        await client.aclose()
+
+
+@pytest.fixture
+def backend(make: Make) -> Backend:
+    """A gateway over simulated engines that take no time."""
+    return make()

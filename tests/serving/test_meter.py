@@ -1,0 +1,109 @@
+"""Metrics and the log line: once for every request, on every outcome, without text."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import orjson
+import pytest
+
+from models.engine import ContextLengthExceeded, EngineFailed, RequestRejected, Usage
+from serving.errors import InvalidRequest
+from serving.telemetry.meter import Meter, Record
+
+
+def record(**fields: Any) -> Record:
+    given = {"request_id": "r1", "endpoint": "chat", "tenant": "acme", "key_id": "k1",
+             "model": "m", "streamed": True}  # fmt: skip
+    return Record(**given | fields)
+
+
+def samples(meter: Meter) -> dict[str, float]:
+    lines = meter.render().decode().splitlines()
+    pairs = [line.rpartition(" ") for line in lines if not line.startswith("#")]
+    return {name: float(value) for name, _, value in pairs}
+
+
+OUTCOMES = [
+    (None, "ok"),
+    (asyncio.CancelledError(), "cancelled"),
+    (GeneratorExit(), "cancelled"),
+    (EngineFailed("canary"), "engine_failed"),
+    (ContextLengthExceeded("canary"), "context_length_exceeded"),
+    (RequestRejected("canary"), "invalid_request"),
+    (InvalidRequest("canary"), "invalid_request"),
+    (ValueError("canary"), "error"),
+    (KeyboardInterrupt(), "error"),
+]
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"), OUTCOMES, ids=[type(row[0]).__name__ for row in OUTCOMES]
+)
+def test_request_is_counted_and_logged_once_on_every_outcome(
+    caplog: pytest.LogCaptureFixture, error: BaseException | None, outcome: str
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    meter = Meter()
+    try:
+        with meter.record(record()):
+            if error is not None:
+                raise error
+    except BaseException as raised:  # noqa: BLE001  Whatever was raised comes out.
+        assert raised is error  # noqa: PT017
+    counted = samples(meter)
+    total = f'ringfence_requests_total{{endpoint="chat",model="m",outcome="{outcome}"}}'
+    assert counted[total] == 1
+    assert counted['ringfence_running_requests{model="m"}'] == 0
+    assert counted['ringfence_request_duration_seconds_count{endpoint="chat",model="m"}'] == 1
+    [line] = [orjson.loads(logged.getMessage()) for logged in caplog.records]
+    assert line["outcome"] == outcome
+    assert "canary" not in caplog.text + meter.render().decode()
+
+
+def test_log_line_has_names_and_counts(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with Meter().record(record()) as running:
+        running.usage = Usage(3, 2, cached_tokens=1)
+    line = orjson.loads(caplog.records[0].getMessage())
+    assert line.pop("duration_ms") >= 0
+    assert line == {
+        "event": "request", "request_id": "r1", "endpoint": "chat", "tenant": "acme",
+        "key_id": "k1", "model": "m", "streamed": True, "outcome": "ok",
+        "prompt_tokens": 3, "completion_tokens": 2,
+    }  # fmt: skip
+
+
+def test_running_requests_are_counted_while_they_run() -> None:
+    meter = Meter()
+    with meter.record(record()), meter.record(record()):
+        assert samples(meter)['ringfence_running_requests{model="m"}'] == 2
+
+
+def test_time_to_first_token_is_that_of_the_first_delta() -> None:
+    meter = Meter()
+    with meter.record(record(started=0.0)) as running:
+        running.delta()
+        first_s = running.first_delta_s
+        running.delta()
+    assert running.first_delta_s == first_s
+    assert samples(meter)['ringfence_time_to_first_token_seconds_count{model="m"}'] == 1
+    assert samples(meter)['ringfence_time_to_first_token_seconds_sum{model="m"}'] == first_s
+
+
+def test_request_without_a_delta_has_no_time_to_first_token() -> None:
+    meter = Meter()
+    with meter.record(record()):
+        pass
+    assert 'ringfence_time_to_first_token_seconds_count{model="m"}' not in samples(meter)
+
+
+def test_request_that_was_cut_short_counts_its_deltas() -> None:
+    meter = Meter()
+    with pytest.raises(asyncio.CancelledError), meter.record(record()) as running:  # noqa: PT012
+        running.delta()
+        running.delta()
+        raise asyncio.CancelledError
+    assert samples(meter)['ringfence_tokens_total{kind="completion",model="m"}'] == 2
