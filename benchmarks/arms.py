@@ -23,10 +23,12 @@ ENGINE_ARGUMENTS: Mapping[str, str | int | bool] = {
     "enforce_eager": True,
     "max_model_len": 2048,
     "max_num_seqs": 32,
+    "max_num_batched_tokens": 256,
 }
 SHARED_ENVIRONMENT: Mapping[str, str] = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "auto",
+    "TORCHDYNAMO_DISABLE": "1",
     "VLLM_NO_USAGE_STATS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "DO_NOT_TRACK": "1",

@@ -52,6 +52,10 @@ _REFUSED_ARGUMENTS = {
 _BUCKETS = ("s3://", "gs://", "abfss://", "azure://")
 
 
+HEALTH_CHECK_PERIOD_S = 2.0
+"""Ray replaces a replica after three failed checks: at its default of 10 s, half a minute late."""
+
+
 class PackagedSource(BaseModel):
     """Weights that come inside an installed Python package, so nothing is downloaded.
 
@@ -167,6 +171,7 @@ class ModelSpec(BaseModel):
             "max_ongoing_requests": self.max_ongoing_requests,
             "max_queued_requests": self.max_queued_requests,
             "graceful_shutdown_timeout_s": drain_s,
+            "health_check_period_s": HEALTH_CHECK_PERIOD_S,
         }
         if self.max_replicas is None or self.max_replicas == self.replicas:
             return options | {"num_replicas": self.replicas}

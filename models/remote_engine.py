@@ -87,6 +87,9 @@ class RemoteEngine:
         except TimeoutError:
             response.cancel()
             raise EngineTimeout(f"No answer within {self._stall_timeout_s:g} s.") from None
+        except asyncio.CancelledError:
+            response.cancel()
+            raise
         except UNREACHABLE as error:
             raise engine_error(error) from None
         if isinstance(answer, Failure):

@@ -33,18 +33,9 @@ def chat(
 ) -> None:
     """Talk to a running server; answers stream in. Ctrl-D or Ctrl-C ends."""
     settings = config.load(config_file)
-    base = (url or settings.server.local_url).rstrip("/")
-    key = key or _first_key(settings)
-    if not (key.isascii() and key.isprintable()):
-        raise typer.BadParameter("the key has characters that no key has")
     model = model or _first_model(settings)
     messages: list[dict[str, str]] = []
-    with httpx.Client(
-        base_url=base,
-        headers={"Authorization": f"Bearer {key}"},
-        timeout=httpx.Timeout(330, connect=5),
-        trust_env=url is not None,  # A proxy of the environment must not see what stays here.
-    ) as http:
+    with _client(settings, url=url, key=key or _first_key(settings)) as http:
         try:
             for question in [prompt] if prompt else _questions():
                 messages.append({"role": "user", "content": question})
@@ -61,6 +52,21 @@ def chat(
         except CallFailed as error:
             typer.echo(f"ringfence: {error}", err=True)
             raise typer.Exit(1) from None
+
+
+def _client(settings: Settings, *, url: str | None, key: str) -> httpx.Client:
+    if not (key.isascii() and key.isprintable()):
+        raise typer.BadParameter("the key has characters that no key has")
+    base = (url or settings.server.local_url).rstrip("/")
+    try:
+        return httpx.Client(
+            base_url=base,
+            headers={"Authorization": f"Bearer {key}"},
+            timeout=httpx.Timeout(330, connect=5),
+            trust_env=url is not None,  # A proxy of the environment must not see what stays here.
+        )
+    except httpx.InvalidURL:
+        raise typer.BadParameter(f"{base!r} is not a URL") from None
 
 
 def _questions() -> Iterator[str]:
@@ -84,7 +90,7 @@ def _stream(http: httpx.Client, body: dict[str, Any]) -> Iterator[str]:
                 answer.read()
                 raise CallFailed(_told(answer))
             yield from _pieces(answer)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+    except httpx.HTTPError as error:
         raise CallFailed(
             f"no server answers at {http.base_url} ({type(error).__name__}). "
             "Start one with `ringfence serve`."

@@ -402,8 +402,8 @@ class EmbeddingRequest(Wire):
         if isinstance(self.input, str):
             return [self.input]
         if isinstance(self.input[0], int):
-            return [self.input]  # type: ignore[list-item]
-        return self.input  # type: ignore[return-value]
+            return [self.input]
+        return self.input
 
     def check(self, limits: LimitSettings) -> None:
         """Refuse an empty text, or more texts than the limit.

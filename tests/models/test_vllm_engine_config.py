@@ -88,6 +88,7 @@ def test_cpu_model_is_configured_in_full() -> None:
             "max_ongoing_requests": 32,
             "max_queued_requests": 64,
             "graceful_shutdown_timeout_s": 30,
+            "health_check_period_s": 2.0,
         },
         "experimental_configs": {"stream_batching_interval_ms": 0},
         "runtime_env": {
@@ -145,6 +146,7 @@ def test_gpu_model_is_configured_in_full() -> None:
             "max_ongoing_requests": 128,
             "max_queued_requests": 256,
             "graceful_shutdown_timeout_s": 30,
+            "health_check_period_s": 2.0,
         },
         "experimental_configs": {"stream_batching_interval_ms": 0},
         "runtime_env": {"env_vars": {"HF_HUB_OFFLINE": "1"}},

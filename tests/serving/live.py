@@ -28,7 +28,7 @@ async def listening(
         )  # fmt: skip
         server = uvicorn.Server(config)
         running = asyncio.create_task(server.serve(sockets=[listener]))
-        while not server.started:
+        while not server.started:  # noqa: ASYNC110  It has no event.
             await asyncio.sleep(0.005)
         try:
             yield listener.getsockname()[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def test_example_is_read() -> None:
         ({"server": {"hots": "a"}}, "server.hots: unknown key; did you mean 'host'?"),
         ({"access": {"databse": "a"}}, "access.databse: unknown key; did you mean 'database'?"),
         ({"limits": {"max_tool": 1}}, "limits.max_tool: unknown key; did you mean 'max_tools'?"),
-        ({"ray": {"cpus": 1}}, "ray.cpus: unknown key; did you mean 'logical_cpus'?"),
+        ({"ray": {"adress": "a"}}, "ray.adress: unknown key; did you mean 'address'?"),
         (
             {"models": ["simulated", {"id": "simulated", "replica": 1}]},
             "models[1].replica: unknown key; did you mean 'replicas'?",
@@ -137,10 +138,8 @@ JSON = st.recursive(
 
 @given(st.dictionaries(st.sampled_from([*Settings.model_fields, "x"]), JSON))
 def test_arbitrary_configuration_is_read_or_refused(raw: dict[str, Any]) -> None:
-    try:
-        assert isinstance(parse(raw, {"RINGFENCE_PORT": "9000"}), Settings)
-    except ConfigError as error:
-        assert error.problems
+    with suppress(ConfigError):
+        assert parse(raw, {"RINGFENCE_PORT": "9000"}).server.port == 9000
 
 
 def test_variables_are_filled_from_the_environment_at_any_depth() -> None:

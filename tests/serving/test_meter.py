@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import nullcontext
 from typing import Any
 
 import orjson
@@ -15,8 +16,10 @@ from serving.telemetry.meter import Meter, Record
 
 
 def record(**fields: Any) -> Record:
-    given = {"request_id": "r1", "endpoint": "chat", "tenant": "acme", "key_id": "k1",
-             "model": "m", "streamed": True}  # fmt: skip
+    given: dict[str, Any] = {
+        "request_id": "r1", "endpoint": "chat", "tenant": "acme", "key_id": "k1", "model": "m",
+        "streamed": True,
+    }  # fmt: skip
     return Record(**given | fields)
 
 
@@ -24,6 +27,11 @@ def samples(meter: Meter) -> dict[str, float]:
     lines = meter.render().decode().splitlines()
     pairs = [line.rpartition(" ") for line in lines if not line.startswith("#")]
     return {name: float(value) for name, _, value in pairs}
+
+
+def end_with(error: BaseException | None) -> None:
+    if error is not None:
+        raise error
 
 
 OUTCOMES = [
@@ -47,12 +55,9 @@ def test_request_is_counted_and_logged_once_on_every_outcome(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     meter = Meter()
-    try:
-        with meter.record(record()):
-            if error is not None:
-                raise error
-    except BaseException as raised:  # noqa: BLE001  Whatever was raised comes out.
-        assert raised is error  # noqa: PT017
+    expected = nullcontext() if error is None else pytest.raises(type(error))
+    with expected, meter.record(record()):
+        end_with(error)
     counted = samples(meter)
     total = f'ringfence_requests_total{{endpoint="chat",model="m",outcome="{outcome}"}}'
     assert counted[total] == 1

@@ -113,7 +113,7 @@ async def test_leaving_the_scope_early_stops_the_engine(bench: Start) -> None:
 
 async def test_exception_in_the_scope_stops_the_engine_and_is_counted(bench: Start) -> None:
     running = bench(*WHOLE)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ZeroDivisionError):  # noqa: PT012  What follows the raise is the test.
         async with running.generate() as deltas:
             await anext(deltas)
             raise ZeroDivisionError

@@ -27,7 +27,7 @@ def status(state: DeploymentStatus, *, running: int = 0, name: str = "Engine:m")
     deployment = DeploymentStatusOverview(
         status=state,
         status_trigger=DeploymentStatusTrigger.UNSPECIFIED,
-        replica_states={"RUNNING": running},  # type: ignore[dict-item]
+        replica_states={"RUNNING": running},
         message="Traceback: /secret/path canary",
     )
     application = ApplicationStatusOverview(

@@ -279,7 +279,7 @@ ACCEPTED: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("fields", ACCEPTED, ids=lambda fields: "_".join(fields))
+@pytest.mark.parametrize("fields", ACCEPTED, ids="_".join)
 async def test_body_that_openai_takes_is_accepted(backend: Backend, fields: dict[str, Any]) -> None:
     assert (await backend.chat(max_tokens=1, **fields)).status_code == 200
 

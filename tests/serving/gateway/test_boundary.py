@@ -36,11 +36,11 @@ async def test_request_id_of_the_client_is_kept(backend: Backend, given_id: str)
     assert answer.headers.get_list("x-request-id") == [given_id]
 
 
-@pytest.mark.parametrize("given_id", ["", "a" * 129, "a b", "a\tb", "é".encode(), "a,b", "<a>"])
-async def test_request_id_that_is_malformed_is_replaced(
-    backend: Backend, given_id: str | bytes
-) -> None:
-    answer = await backend.client.get("/health", headers={"x-request-id": given_id})
+@pytest.mark.parametrize(
+    "given_id", [b"", b"a" * 129, b"a b", b"a\tb", b"\xc3\xa9", b"a,b", b"<a>"]
+)
+async def test_request_id_that_is_malformed_is_replaced(backend: Backend, given_id: bytes) -> None:
+    answer = await backend.client.get("/health", headers={b"x-request-id": given_id})
     assert MADE.fullmatch(answer.headers["x-request-id"])
 
 

@@ -110,9 +110,9 @@ async def test_comment_is_sent_after_each_stretch_of_silence(make: Make) -> None
 
 
 async def test_comment_is_not_sent_while_deltas_come(make: Make) -> None:
-    steps = [step for _ in range(10) for step in (HELLO, 0.01)]
+    steps = [step for _ in range(40) for step in (HELLO, 0.01)]  # Longer than the interval.
     engine = ScriptedEngine(ROLE, *steps, STOP, USAGE)
-    async with asked(make, engine, BODY | {"stream": True}, keep_alive_s=0.3) as (_, client):
+    async with asked(make, engine, BODY | {"stream": True}, keep_alive_s=0.2) as (_, client):
         answer = await client.until(b"\r\n0\r\n\r\n")
     assert KEEP_ALIVE not in answer
 

@@ -1,0 +1,103 @@
+"""Catalogue entries: what they must say, and what a deployment is given of them."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from models.catalog import ModelSpec, PackagedSource, builtin
+
+
+def spec(**fields: Any) -> ModelSpec:
+    return ModelSpec.model_validate({"id": "m", "engine": "simulated"} | fields)
+
+
+def test_built_in_models_need_no_download() -> None:
+    sources = {name: type(entry.source) for name, entry in builtin().items()}
+    assert sources == {
+        "smollm2-135m-instruct": PackagedSource,
+        "all-minilm-l6-v2": PackagedSource,
+        "simulated": type(None),
+    }
+
+
+def test_built_in_models_name_their_licence_and_context() -> None:
+    assert all(entry.licence != "unknown" for entry in builtin().values())
+    assert all(entry.context_tokens for entry in builtin().values())
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"task": "embed"}, "sentence-transformers"),
+        ({"engine": "sentence-transformers", "source": "a"}, "sentence-transformers"),
+        ({"engine": "vllm"}, "needs a source"),
+        ({"accelerator_type": "H100"}, "needs device: gpu"),
+        ({"replicas": 3, "max_replicas": 2}, "below replicas"),
+        ({"unknown": 1}, "Extra inputs"),
+        ({"id": ""}, "pattern"),
+        ({"id": "a b"}, "pattern"),
+        ({"id": "../a"}, "pattern"),
+        ({"id": "a" * 129}, "pattern"),
+        ({"context_tokens": 5}, "16"),
+        ({"max_ongoing_requests": 0}, "1"),
+        ({"simulation": {"max_batch": 0}}, "1"),
+        ({"source": {"package": "a"}}, "file"),
+    ],
+)
+def test_entry_that_makes_no_sense_is_refused(fields: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ValidationError, match=problem):
+        spec(**fields)
+
+
+@pytest.mark.parametrize("model", ["org/Model-7B.v1", "a", "m:latest", "x_y"])
+def test_names_as_clients_know_them_are_taken(model: str) -> None:
+    assert spec(id=model).id == model
+
+
+def test_deployments_are_named_after_task_and_model() -> None:
+    embedding = {"task": "embed", "engine": "sentence-transformers", "source": "a"}
+    assert spec().deployment_name == "Engine:m"
+    assert spec(**embedding).deployment_name == "Embedder:m"
+    assert "/" not in spec(id="org/name").deployment_name
+
+
+def test_only_the_simulated_engine_is_simulated() -> None:
+    assert spec().simulated
+    assert not spec(engine="vllm", source="a").simulated
+
+
+@pytest.mark.parametrize("fields", [{}, {"max_replicas": 1}])
+def test_replicas_are_fixed_unless_a_higher_bound_is_given(fields: dict[str, Any]) -> None:
+    scaling = spec(**fields).scaling(drain_s=7)
+    assert scaling["num_replicas"] == 1
+    assert "autoscaling_config" not in scaling
+
+
+def test_autoscaling_follows_running_requests() -> None:
+    scaling = spec(replicas=2, max_replicas=5, max_ongoing_requests=10).scaling(drain_s=7)
+    assert "num_replicas" not in scaling
+    assert scaling["autoscaling_config"] == {
+        "min_replicas": 2, "max_replicas": 5, "target_ongoing_requests": 5
+    }  # fmt: skip
+
+
+def test_replicas_are_given_time_to_drain() -> None:
+    assert spec().scaling(drain_s=7)["graceful_shutdown_timeout_s"] == 7
+
+
+@pytest.mark.parametrize("name", ["smollm2-135m-instruct", "all-minilm-l6-v2", "simulated"])
+def test_queues_are_finite(name: str) -> None:
+    scaling = builtin()[name].scaling(drain_s=7)
+    assert 0 < scaling["max_ongoing_requests"] <= 1000
+    assert 0 <= scaling["max_queued_requests"] <= 1000
+
+
+def test_entry_is_frozen_and_travels_between_processes() -> None:
+    entry = spec(engine_kwargs={"a": [1]})
+    assert pickle.loads(pickle.dumps(entry)) == entry  # noqa: S301  Our own bytes.
+    with pytest.raises(ValidationError, match="frozen"):
+        entry.id = "n"  # type: ignore[misc]

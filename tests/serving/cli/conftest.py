@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from serving.cli.root import app
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A state directory of its own, and nothing else from the environment."""
+    for name in [name for name in os.environ if name.startswith("RINGFENCE_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("RINGFENCE_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def config_file(tmp_path: Path, home: Path) -> Callable[[str], str]:  # noqa: ARG001  Sets it up.
+    def write(text: str) -> str:
+        file = tmp_path / "ringfence.yaml"
+        file.write_text(text)
+        return str(file)
+
+    return write
+
+
+@pytest.fixture
+def run(home: Path) -> Run:  # noqa: ARG001  Sets it up.
+    """Runs `ringfence` with arguments; `code` is the exit code it must have."""
+
+    def invoke(*arguments: str, code: int = 0, text: str | None = None) -> Result:
+        result = CliRunner().invoke(app, list(arguments), input=text)
+        assert result.exit_code == code, (result.output, result.exception)
+        assert "Traceback" not in result.output
+        return result
+
+    return invoke

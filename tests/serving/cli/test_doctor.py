@@ -1,0 +1,123 @@
+"""`ringfence doctor`."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.serving.cli.conftest import Run
+
+Write = Callable[[str], str]
+
+
+@pytest.fixture
+def findings(run: Run, config_file: Write) -> Callable[..., dict[str, Any]]:
+    def look(text: str, *, code: int = 0) -> dict[str, Any]:
+        shown = run("doctor", "--json", "-c", config_file(text), code=code).stdout
+        return {row["check"]: row for row in json.loads(shown)}
+
+    return look
+
+
+Look = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        yield taken.getsockname()[1]
+
+
+def simulated(**server: Any) -> str:
+    return json.dumps({"server": server, "models": ["simulated"]})
+
+
+def test_machine_is_looked_at(findings: Look, free_port: int) -> None:
+    found = findings(simulated(port=free_port))
+    assert {"Python", "package ray", "package torch", "memory", "cores", "GPUs", "disk", "port",
+            "reachable", "leaves the machine", "model simulated"} == found.keys()  # fmt: skip
+    assert {row["state"] for row in found.values()} <= {"ok", "warn"}
+
+
+def test_each_finding_is_a_line(run: Run, config_file: Write, free_port: int) -> None:
+    lines = run("doctor", "-c", config_file(simulated(port=free_port))).stdout.splitlines()
+    assert len(lines) == 11
+    assert {line.split()[0] for line in lines} <= {"ok", "warn"}
+
+
+def test_port_that_is_taken_is_a_failure(findings: Look, taken_port: int) -> None:
+    port = findings(simulated(port=taken_port), code=1)["port"]
+    assert (port["state"], str(taken_port) in port["detail"]) == ("fail", True)
+
+
+def test_host_that_is_not_ours_is_a_failure(findings: Look) -> None:
+    assert findings(simulated(host="192.0.2.1"), code=1)["port"]["state"] == "fail"
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+def test_port_of_an_ipv6_host_is_looked_at(findings: Look, free_port: int) -> None:
+    assert findings(simulated(host="::1", port=free_port))["port"]["state"] == "ok"
+
+
+def test_simulated_model_is_pointed_out(findings: Look, free_port: int) -> None:
+    assert findings(simulated(port=free_port))["model simulated"] == {
+        "check": "model simulated", "state": "warn", "detail": "simulated: answers are made up"
+    }  # fmt: skip
+
+
+def test_missing_weights_are_a_failure_with_a_remedy(findings: Look, free_port: int) -> None:
+    text = json.dumps(
+        {"server": {"port": free_port}, "models": [{"id": "far", "source": "/nowhere"}]}
+    )
+    found = findings(text, code=1)["model far"]
+    assert (found["state"], "ringfence models pull far" in found["detail"]) == ("fail", True)
+
+
+def test_missing_gpus_are_a_failure(findings: Look, free_port: int) -> None:
+    model = {"base": "simulated", "device": "gpu", "tensor_parallel_size": 64}
+    text = json.dumps({"server": {"port": free_port}, "models": [model]})
+    assert findings(text, code=1)["GPUs"]["state"] == "fail"
+
+
+def test_nothing_leaves_by_default(findings: Look, free_port: int) -> None:
+    found = findings(simulated(port=free_port))
+    assert found["leaves the machine"] == {
+        "check": "leaves the machine",
+        "state": "ok",
+        "detail": "nothing: no provider, telemetry or download is on",
+    }
+    assert found["reachable"]["state"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("group", "words"),
+    [
+        ({"ray": {"address": "10.0.0.5:6379"}}, "the Ray cluster 10.0.0.5:6379"),
+        ({"access": {"database": "postgresql://u:canary@db/x"}}, "the PostgreSQL server"),
+    ],
+)
+def test_what_leaves_to_our_own_machines_is_told(
+    findings: Look, free_port: int, group: dict[str, Any], words: str
+) -> None:
+    text = json.dumps({"server": {"port": free_port}, "models": ["simulated"]} | group)
+    found = findings(text)["leaves the machine"]
+    assert (found["state"], words in found["detail"]) == ("warn", True)
+    assert "canary" not in found["detail"]
+
+
+def test_listening_on_every_interface_is_pointed_out(findings: Look, free_port: int) -> None:
+    found = findings(simulated(host="0.0.0.0", port=free_port))  # noqa: S104
+    assert found["reachable"] == {
+        "check": "reachable", "state": "warn", "detail": "listens on 0.0.0.0"
+    }  # fmt: skip
