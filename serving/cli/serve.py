@@ -37,6 +37,7 @@ def serve(
 ) -> None:
     """Start the backend and keep it running until Ctrl-C."""
     raw = config.read(config.config_path(config_file))
+    config.parse(raw)  # Mistakes in the file are told before options are laid over it.
     if host is not None:
         raw["server"] = dict(raw.get("server") or {}) | {"host": host}
     if port is not None:
@@ -115,7 +116,7 @@ def _deploy(address: str, raw: dict[str, Any]) -> None:
 
 def _greet(settings: Settings, key: str | None, phases: Phases) -> None:
     """Tell where the server is and how to use it. On standard output, for whoever reads it."""
-    url = f"http://{_reachable(settings)}"
+    url = settings.server.local_url
     model = next((s.id for s in settings.models if s.task == "generate"), settings.models[0].id)
     shown = key or "$RINGFENCE_API_KEY"
     body = json.dumps(
@@ -132,11 +133,6 @@ def _greet(settings: Settings, key: str | None, phases: Phases) -> None:
     )
     if any(spec.simulated for spec in settings.models):
         typer.echo("A simulated model is served: its answers are made up.", err=True)
-
-
-def _reachable(settings: Settings) -> str:
-    host = settings.server.host
-    return f"{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{settings.server.port}"  # noqa: S104
 
 
 def _listen_for_signals() -> None:

@@ -34,7 +34,9 @@ OPTIONS = EmbedderOptions(token_budget=64, max_batch_size=8, batch_wait_timeout_
 
 def deploy(name: str, **limits: int) -> Any:
     directory = prepare(SPEC, Path(tempfile.gettempdir()))
-    application = build_embedder(SPEC.model_copy(update=limits), directory, options=OPTIONS)
+    application = build_embedder(
+        SPEC.model_copy(update=limits), directory, drain_s=1, options=OPTIONS
+    )
     return serve.run(application, name=name, route_prefix=None)
 
 

@@ -101,19 +101,19 @@ def test_build_applies_the_catalogues_limits() -> None:
         update={"id": "org/name", "max_ongoing_requests": 7, "max_queued_requests": 9}
         | {"replicas": 2}
     )
-    deployment = build_embedder(spec, Path("/models/m"))._bound_deployment
+    deployment = build_embedder(spec, Path("/models/m"), drain_s=30)._bound_deployment
     assert deployment.name == "Embedder:org--name"
     assert deployment.num_replicas == 2
     assert (deployment.max_ongoing_requests, deployment.max_queued_requests) == (7, 9)
     assert deployment.ray_actor_options["num_cpus"] == EmbedderOptions().cpus
-    assert deployment.init_args == (spec, "/models/m", EmbedderOptions())
+    assert deployment.init_args == (spec, Path("/models/m"), EmbedderOptions())
 
 
 def test_build_for_gpus_that_scale() -> None:
     spec = SPEC.model_copy(
         update={"device": "gpu", "accelerator_type": "L4", "replicas": 1, "max_replicas": 4}
     )
-    deployment = build_embedder(spec, Path("/models/m"))._bound_deployment
+    deployment = build_embedder(spec, Path("/models/m"), drain_s=30)._bound_deployment
     assert deployment.ray_actor_options["num_gpus"] == 1
     assert deployment.ray_actor_options["accelerator_type"] == "L4"
     scaling = deployment._deployment_config.autoscaling_config
