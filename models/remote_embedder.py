@@ -6,13 +6,10 @@ request. Imports neither torch nor sentence-transformers.
 
 from __future__ import annotations
 
-import asyncio
-
 from ray.serve.handle import DeploymentHandle
 
 from models.embedder import Embeddings, Inputs
-from models.engine import EngineTimeout, Failure
-from models.remote_engine import UNREACHABLE, engine_error
+from models.remote_engine import answer_of
 
 
 class RemoteEmbedder:
@@ -29,19 +26,7 @@ class RemoteEmbedder:
 
     async def embed(self, inputs: Inputs) -> Embeddings:
         """See `Embedder.embed`; what the deployment cannot do is told as in `RemoteEngine`."""
-        response = self._handle.embed.remote(inputs)
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                answer: Embeddings | Failure = await response
-        except TimeoutError:
-            response.cancel()
-            message = f"The embedding model did not answer within {self._timeout_s:g} s."
-            raise EngineTimeout(message) from None
-        except asyncio.CancelledError:
-            response.cancel()
-            raise
-        except UNREACHABLE as error:
-            raise engine_error(error) from None
-        if isinstance(answer, Failure):
-            raise answer.exception()
+        answer: Embeddings = await answer_of(
+            self._handle.embed.remote(inputs), timeout_s=self._timeout_s
+        )
         return answer

@@ -74,27 +74,37 @@ class RemoteEngine:
 
     async def tokenize(self, request: TokenizeRequest) -> Tokens:
         """See `Engine.tokenize`."""
-        return await self._call(self._unary.tokenize.remote(request))
+        return await answer_of(
+            self._unary.tokenize.remote(request), timeout_s=self._stall_timeout_s
+        )
 
     async def detokenize(self, token_ids: list[int]) -> str:
         """See `Engine.detokenize`."""
-        return await self._call(self._unary.detokenize.remote(token_ids))
+        return await answer_of(
+            self._unary.detokenize.remote(token_ids), timeout_s=self._stall_timeout_s
+        )
 
-    async def _call(self, response: DeploymentResponse[T | Failure]) -> T:
-        try:
-            async with asyncio.timeout(self._stall_timeout_s):
-                answer: T | Failure = await response
-        except TimeoutError:
-            response.cancel()
-            raise EngineTimeout(f"No answer within {self._stall_timeout_s:g} s.") from None
-        except asyncio.CancelledError:
-            response.cancel()
-            raise
-        except UNREACHABLE as error:
-            raise engine_error(error) from None
-        if isinstance(answer, Failure):
-            raise answer.exception()
-        return answer
+
+async def answer_of(response: DeploymentResponse[T | Failure], *, timeout_s: float) -> T:
+    """The one answer of a deployment; a call that is given up is cancelled there too.
+
+    Raises:
+        EngineError: the failure that came back, no answer in time, or nobody there.
+    """
+    try:
+        async with asyncio.timeout(timeout_s):
+            answer: T | Failure = await response
+    except TimeoutError:
+        response.cancel()
+        raise EngineTimeout(f"The model did not answer within {timeout_s:g} s.") from None
+    except asyncio.CancelledError:
+        response.cancel()
+        raise
+    except UNREACHABLE as error:
+        raise engine_error(error) from None
+    if isinstance(answer, Failure):
+        raise answer.exception()
+    return answer
 
 
 def engine_error(error: Exception) -> EngineError:

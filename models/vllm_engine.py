@@ -132,7 +132,7 @@ class VLLMEngine(LLMServer):
         raise EngineFailed("The engine ended without a usage record.")
 
     async def _start(self, request: GenerationRequest) -> AsyncGenerator[str, None]:
-        """VLLM's own event stream for a request; always with usage, whether asked or not."""
+        """The events as vLLM renders them; always with usage, whether asked or not."""
         state = self._serving_state()
         body = request.body | {
             "model": self._llm_config.model_id,
@@ -179,7 +179,7 @@ class VLLMEngine(LLMServer):
         return str(answer.prompt)
 
     def _serving_state(self) -> Any:
-        """VLLM's serving objects, which Ray keeps in a private attribute. The only place."""
+        """The serving objects of vLLM, which Ray keeps in a private attribute. The only place."""
         if self.engine is None:
             raise EngineUnavailable("The model's engine is not running.")
         return self.engine._app_state  # noqa: SLF001

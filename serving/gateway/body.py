@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from serving.config import LimitSettings, ServerSettings
 from serving.errors import BodyTimeout, BodyTooLarge, InvalidRequest
-from serving.gateway.wire import Wire
+from serving.gateway.conversation import Wire
 
 Body = TypeVar("Body", bound=Wire)
 

@@ -131,15 +131,29 @@ class _Beat:
 
 @asynccontextmanager
 async def _keep_alive(send: Send, interval_s: float) -> AsyncIterator[_Beat]:
-    """Send a comment after each `interval_s` of silence. Entered when the first delta is there."""
+    """Send a comment after each `interval_s` of silence. Entered when the first delta is there.
+
+    A client that does not even take the comment within that time has stopped reading: the scope
+    is cancelled then. So sending has a deadline, and no delta pays for it.
+    """
     beat = _Beat()
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101  A coroutine runs in a task.
 
     async def watch() -> None:
         while True:
             await asyncio.sleep(max(0.001, interval_s - beat.silence_s()))
-            if beat.silence_s() >= interval_s:
-                beat.sent()
-                await send({"type": "http.response.body", "body": KEEP_ALIVE, "more_body": True})
+            if beat.silence_s() < interval_s:
+                continue
+            beat.sent()
+            try:
+                async with asyncio.timeout(interval_s):
+                    await send(
+                        {"type": "http.response.body", "body": KEEP_ALIVE, "more_body": True}
+                    )
+            except TimeoutError:
+                task.cancel()
+                return
 
     watcher = asyncio.create_task(watch())
     try:

@@ -8,6 +8,12 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from serving.cli.root import app
+from tests.serving.storage.databases import (  # noqa: F401  Fixtures.
+    database,
+    database_url,
+    empty_url,
+    postgres_url,
+)
 
 Run = Callable[..., Result]
 

@@ -124,6 +124,15 @@ async def test_comment_is_not_sent_into_an_unstreamed_answer(make: Make) -> None
     assert KEEP_ALIVE not in answer
 
 
+async def test_client_that_stops_reading_loses_its_stream_and_frees_the_engine(make: Make) -> None:
+    engine = ScriptedEngine(ROLE, *[b"data: " + b"x" * 2**20 + b"\n\n"] * 64)
+    async with asked(make, engine, BODY | {"stream": True}, keep_alive_s=0.1) as (_, client):
+        await client.until(ROLE)
+        async with asyncio.timeout(5):
+            while engine.open:  # noqa: ASYNC110  The engine has no event for it.
+                await asyncio.sleep(0.02)
+
+
 async def test_second_request_on_a_connection_is_answered(make: Make) -> None:
     async with asked(make, ScriptedEngine(*WHOLE), BODY | {"stream": True}) as (_, client):
         await client.until(b"\r\n0\r\n\r\n")

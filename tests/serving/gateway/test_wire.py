@@ -10,13 +10,8 @@ from hypothesis import strategies as st
 
 from serving.config import LimitSettings
 from serving.errors import InvalidRequest, Unsupported
-from serving.gateway.wire import (
-    ChatRequest,
-    CompletionRequest,
-    EmbeddingRequest,
-    Message,
-    TokenizeBody,
-)
+from serving.gateway.conversation import Message
+from serving.gateway.wire import ChatRequest, CompletionRequest, EmbeddingRequest, TokenizeBody
 
 LIMITS = LimitSettings.model_validate({})
 USER = {"role": "user", "content": "Hi"}

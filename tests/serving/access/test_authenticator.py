@@ -18,7 +18,7 @@ from serving.access.keys import KeyStore
 from serving.access.principal import Principal
 from serving.access.records import IssuedKey, StoredKey
 from serving.storage.database import Database
-from tests.access.conftest import Clock, WatchedStore
+from tests.serving.access.conftest import Clock, WatchedStore
 
 FIXED = SecretStr("environment-key")
 

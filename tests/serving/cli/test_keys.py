@@ -22,17 +22,8 @@ from serving.access.secret import load_or_create_secret
 from serving.cli.keys import keys_app
 from serving.storage.database import Database
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 KEY = re.compile(r"sk-rf(admin)?-[0-9A-Za-z]{12}-[0-9A-Za-z]{43}")
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A state directory of its own, and nothing else from the environment."""
-    for name in [name for name in os.environ if name.startswith("RINGFENCE_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("RINGFENCE_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
 
 
 def run(*arguments: str, code: int = 0) -> Result:

@@ -19,7 +19,7 @@ from serving.access.principal import Principal, Role
 from serving.access.records import IssuedKey
 from serving.storage.database import Database
 from serving.storage.errors import DatabaseUnavailable
-from tests.access.conftest import Clock
+from tests.serving.access.conftest import Clock
 
 
 def plain(issued: IssuedKey) -> str:

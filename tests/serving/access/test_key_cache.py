@@ -7,7 +7,7 @@ from serving.access.key_cache import MAX_AGE_S, RETRY_WAIT_S, TTL_S, KeyCache
 from serving.access.keys import KeyStore
 from serving.access.records import StoredKey
 from serving.storage.errors import DatabaseUnavailable
-from tests.access.conftest import Clock
+from tests.serving.access.conftest import Clock
 
 
 class FakeStore(KeyStore):

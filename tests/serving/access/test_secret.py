@@ -11,7 +11,7 @@ import pytest
 from serving.access.errors import SecretUnsafe
 from serving.access.secret import load_or_create_secret
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from serving.access.keys import KeyStore
 from serving.access.records import StoredKey
 from serving.storage.database import Database
 from serving.storage.errors import DatabaseUnavailable
-from tests.storage.databases import database, database_url, empty_url, postgres_url
+from tests.serving.storage.databases import database, database_url, empty_url, postgres_url
 
 __all__ = ["database", "database_url", "empty_url", "postgres_url"]
 

@@ -16,7 +16,7 @@ from serving.storage.errors import DatabaseUnavailable, MigrationFailed
 from serving.storage.migrate import upgrade
 from serving.storage.schema import Base
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 async def read(url: str, statement: str) -> list[tuple[object, ...]]:
