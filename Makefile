@@ -50,16 +50,20 @@ lock: $(VENV)/.installed
 	  --generate-hashes --no-header -o $(LOCKS)/gpu.txt
 
 $(VENV)/.installed: $(LOCKS)/cpu.txt pyproject.toml
-	@echo "Setting up $(VENV) (once, about two minutes)"
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
 	  || { echo "Python 3.11 to 3.13 is needed; try make PYTHON=python3.12"; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "  1 of 3  torch, CPU build"
-	@$(PIP) $(TORCH) 2>/dev/null || $(PIP) $(TORCH) --index-url $(TORCH_INDEX)
-	@echo "  2 of 3  the locked packages"
-	@$(PIP) --no-deps --require-hashes -r $(LOCKS)/cpu.txt
-	@echo "  3 of 3  ringfence"
-	@$(PIP) --no-deps --no-build-isolation -e .
+	@echo "Setting up $(VENV) (once, two minutes and more with a slow line)"
+	@set -e; \
+	phase() { \
+	  title=$$1; shift; began=$$(date +%s); printf '... %s\n' "$$title" >&2; "$$@"; \
+	  printf 'ok  %-44s %6d s\n' "$$title" $$(($$(date +%s) - began)) >&2; \
+	}; \
+	torch() { $(PIP) $(TORCH) 2>/dev/null || $(PIP) $(TORCH) --index-url $(TORCH_INDEX); }; \
+	test -x $(BIN)/python || phase "Making $(VENV)" $(PYTHON) -m venv $(VENV); \
+	phase "Installing torch, CPU build" torch; \
+	phase "Installing the locked packages (4 GB)" \
+	  $(PIP) --no-deps --require-hashes -r $(LOCKS)/cpu.txt; \
+	phase "Installing ringfence" $(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
 clean:

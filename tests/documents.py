@@ -1,12 +1,16 @@
-"""The tree in ARCHITECTURE.md, made from the first line of each module. `make tree` writes it."""
+"""What is written by `make tree`: the tree in ARCHITECTURE.md and the schema of ringfence.yaml."""
 
 from __future__ import annotations
 
 import ast
+import json
 from pathlib import Path
+
+from serving.config import json_schema
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("serving", "models", "rag", "benchmarks")
+SCHEMA = ROOT / "deploy" / "ringfence.schema.json"
 BEGIN, END = "<!-- tree -->\n", "<!-- end of tree -->\n"
 
 
@@ -34,8 +38,14 @@ def written() -> str:
     return text.split(BEGIN, 1)[1].split(END, 1)[0]
 
 
+def schema() -> str:
+    """The JSON Schema of ringfence.yaml, as an editor reads it."""
+    return json.dumps(json_schema(), indent=2) + "\n"
+
+
 def write() -> None:
-    """Put the tree into ARCHITECTURE.md."""
+    """Write both."""
+    SCHEMA.write_text(schema(), "utf-8")
     path = ROOT / "ARCHITECTURE.md"
     before, rest = path.read_text("utf-8").split(BEGIN, 1)
     path.write_text(before + BEGIN + tree() + END + rest.split(END, 1)[1], "utf-8")

@@ -2,11 +2,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.documents import ROOT, tree, written
+from tests.documents import ROOT, SCHEMA, schema, tree, written
 
 
 def test_architecture_lists_every_module() -> None:
     assert tree() == written(), "run `make tree`"
+
+
+def test_published_schema_is_the_one_of_this_version() -> None:
+    assert schema() == SCHEMA.read_text("utf-8"), "run `make tree`"
 
 
 def test_readme_names_only_tests_that_exist() -> None:
