@@ -65,7 +65,8 @@ def _start(
 ) -> None:
     _check_port(settings)
     for spec in settings.models:
-        if isinstance(spec.source, str) or spec.source is None:
+        elsewhere = isinstance(spec.source, str) and settings.ray.address is not None
+        if spec.source is None or elsewhere:
             continue
         if prepare.status(spec, settings.home) != "ready":
             with phases.phase(f"Preparing {spec.id} (once)"):

@@ -108,6 +108,16 @@ def test_second_server_on_the_same_port_says_so(small: Backend) -> None:
     assert b"cannot listen on 127.0.0.1:" + port.encode() in output
 
 
+def test_model_that_is_not_there_is_told_before_anything_starts(tmp_path: Path) -> None:
+    file = tmp_path / "ringfence.yaml"
+    file.write_text("models: [{id: mine, source: /no/such/directory}]")
+    started = command(tmp_path, "serve", "-c", str(file), "--port", str(free_port()))
+    output, _ = started.communicate(timeout=30)
+    assert started.returncode == 1
+    assert b"/no/such/directory" in output
+    assert b"Starting Ray" not in output
+
+
 def test_engine_killed_mid_stream_ends_in_an_error_event(small: Backend) -> None:
     body = {
         "model": "simulated",
