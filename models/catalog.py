@@ -52,6 +52,9 @@ _REFUSED_ARGUMENTS = {
 _BUCKETS = ("s3://", "gs://", "abfss://", "azure://")
 
 
+NO_ACCESS_LOG: Mapping[str, Any] = {"enable_access_log": False}
+"""Of a Serve deployment: Ray's line for each call says nothing that the request log does not."""
+
 HEALTH_CHECK_PERIOD_S = 2.0
 """Ray replaces a replica after three failed checks: at its default of 10 s, half a minute late."""
 
@@ -172,6 +175,7 @@ class ModelSpec(BaseModel):
             "max_queued_requests": self.max_queued_requests,
             "graceful_shutdown_timeout_s": drain_s,
             "health_check_period_s": HEALTH_CHECK_PERIOD_S,
+            "logging_config": NO_ACCESS_LOG,
         }
         if self.max_replicas is None or self.max_replicas == self.replicas:
             return options | {"num_replicas": self.replicas}

@@ -1,4 +1,4 @@
-"""Where Ray Serve's replicas listen for each other.
+"""How processes of one Ray cluster reach each other: on which address, and under which TLS.
 
 Ray 2.60 binds that gRPC server to every interface of the machine, takes pickled calls from whoever
 reaches it and asks for no token. Bound to the node's own address it is unreachable from outside
@@ -6,6 +6,11 @@ where that address is loopback; between nodes, use RAY_USE_TLS and a network pol
 """
 
 from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import ray
 from ray.serve._private import replica
@@ -18,10 +23,45 @@ def bind_to_node() -> None:
 
     Call in a deployment's constructor: the server starts when that returns.
     """
-    host = ray.util.get_node_ip_address()
+    host = node_address()
 
     def bind(server: object, address: str) -> int:
         port: int = _bind(server, address.replace("[::]", host))
         return port
 
     replica.add_port_to_grpc_server = bind
+
+
+def node_address() -> str:
+    """The address that this node's processes listen on; loopback where Ray is for one machine."""
+    address: str = ray.util.get_node_ip_address()
+    return address
+
+
+@dataclass(frozen=True, slots=True)
+class NodeTls:
+    """TLS of connections between nodes; None at both ends where Ray runs without it."""
+
+    server: ssl.SSLContext | None = None
+    client: ssl.SSLContext | None = None
+
+
+def between_nodes(environment: Mapping[str, str] = os.environ) -> NodeTls:
+    """TLS as Ray's own variables say: mutual, with the cluster's certificate authority.
+
+    A node is trusted because that authority signed for it, so its name is not compared.
+    """
+    if environment.get("RAY_USE_TLS", "0") != "1":
+        return NodeTls()
+    contexts = (
+        ssl.create_default_context(purpose, cafile=environment["RAY_TLS_CA_CERT"])
+        for purpose in (ssl.Purpose.CLIENT_AUTH, ssl.Purpose.SERVER_AUTH)
+    )
+    server, client = contexts
+    client.check_hostname = False
+    for context in (server, client):
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_cert_chain(
+            environment["RAY_TLS_SERVER_CERT"], environment["RAY_TLS_SERVER_KEY"]
+        )
+    return NodeTls(server=server, client=client)

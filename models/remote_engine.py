@@ -7,17 +7,20 @@ request. Imports neither vllm nor torch.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from typing import TypeVar
 
 import grpc
 from ray.exceptions import RayError
 from ray.serve.exceptions import BackPressureError, RayServeException
-from ray.serve.handle import DeploymentHandle, DeploymentResponse
+from ray.serve.handle import DeploymentHandle, DeploymentResponse, DeploymentResponseGenerator
 
+from models.delivery.receiver import Incoming, Receiver
 from models.engine import (
     Delta,
     EngineError,
+    EngineFailed,
     EngineOverloaded,
     EngineTimeout,
     EngineUnavailable,
@@ -28,6 +31,8 @@ from models.engine import (
     Usage,
 )
 
+logger = logging.getLogger("ringfence.engines")
+
 T = TypeVar("T")
 
 UNREACHABLE = (RayError, RayServeException, grpc.RpcError)
@@ -35,42 +40,49 @@ UNREACHABLE = (RayError, RayServeException, grpc.RpcError)
 
 
 class RemoteEngine:
-    """`Engine` over a Serve handle.
+    """`Engine` over a Serve handle; what it generates comes in over a delta channel.
 
     Args:
         handle: of a deployment whose methods return `Failure` values in place of errors.
+        receiver: where the deployment's replicas deliver to.
         first_delta_timeout_s: for queueing and prefill.
         stall_timeout_s: between two items after the first.
     """
 
     def __init__(
-        self, handle: DeploymentHandle, *, first_delta_timeout_s: float, stall_timeout_s: float
+        self,
+        handle: DeploymentHandle,
+        receiver: Receiver,
+        *,
+        first_delta_timeout_s: float,
+        stall_timeout_s: float,
     ) -> None:
         self._unary = handle
         self._stream = handle.options(stream=True)
+        self._receiver = receiver
         self._first_delta_timeout_s = first_delta_timeout_s
         self._stall_timeout_s = stall_timeout_s
+        self._calls: set[asyncio.Task[None]] = set()
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta | Usage, None]:
-        """See `Engine.generate`."""
-        response = self._stream.generate.remote(request)
-        limit_s = self._first_delta_timeout_s
+        """See `Engine.generate`. The call lasts as long as the answer, so Ray counts it."""
+        incoming = self._receiver.open(
+            first_timeout_s=self._first_delta_timeout_s, stall_timeout_s=self._stall_timeout_s
+        )
+        response = self._stream.generate.remote(request, incoming.address)
+        call = asyncio.create_task(_watch(response, incoming))
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
+        complete = False
         try:
-            while True:
-                async with asyncio.timeout(limit_s):
-                    item = await anext(response)
-                if isinstance(item, Failure):
-                    raise item.exception()
+            while not complete:
+                item = await incoming.take()
+                complete = isinstance(item, Usage)
                 yield item
-                limit_s = self._stall_timeout_s
-        except StopAsyncIteration:
-            return
-        except TimeoutError:
-            raise EngineTimeout(f"The model sent nothing for {limit_s:g} s.") from None
-        except UNREACHABLE as error:
-            raise engine_error(error) from None
         finally:
-            response.cancel()
+            incoming.close()
+            if not complete:
+                response.cancel()
 
     async def tokenize(self, request: TokenizeRequest) -> Tokens:
         """See `Engine.tokenize`."""
@@ -105,6 +117,24 @@ async def answer_of(response: DeploymentResponse[T | Failure], *, timeout_s: flo
     if isinstance(answer, Failure):
         raise answer.exception()
     return answer
+
+
+async def _watch(response: DeploymentResponseGenerator[Failure | None], incoming: Incoming) -> None:
+    """See the call to its end: it yields one thing, which says how the delivery went."""
+    try:
+        async for failure in response:
+            if failure is not None:
+                incoming.end(failure.exception())
+        incoming.last_call()
+    except TimeoutError:  # Ray's, which is one of UNREACHABLE as well.
+        incoming.end(EngineTimeout("The model did not answer in time."))
+    except UNREACHABLE as error:
+        incoming.end(engine_error(error))
+    except Exception as error:  # noqa: BLE001  Its text may hold a prompt.
+        logger.error("unexpected %s from a model's replica", type(error).__name__)  # noqa: TRY400
+        incoming.end(EngineFailed("The model's engine failed."))
+    except asyncio.CancelledError:  # Cancelling the response ends its iteration with this.
+        incoming.end(EngineUnavailable("The call was cancelled."))
 
 
 def engine_error(error: Exception) -> EngineError:

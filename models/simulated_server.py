@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 
 from ray import serve
 from ray.serve import Application
 
 from models.catalog import ModelSpec
+from models.delivery.frames import Address
+from models.delivery.sender import Sender
 from models.engine import (
-    Delta,
     EngineError,
+    EngineFailed,
     Failure,
     GenerationRequest,
     TokenizeRequest,
     Tokens,
-    Usage,
 )
-from models.ray_binding import bind_to_node
+from models.ray_binding import between_nodes, bind_to_node
 from models.simulated_engine import SimulatedEngine
+
+logger = logging.getLogger(__name__)
 
 
 class SimulatedServer:
@@ -28,17 +31,17 @@ class SimulatedServer:
     def __init__(self, spec: ModelSpec) -> None:
         bind_to_node()
         self._engine = SimulatedEngine(spec)
+        self._sender = Sender(tls=between_nodes().client)
 
     async def generate(
-        self, request: GenerationRequest
-    ) -> AsyncGenerator[Delta | Usage | Failure, None]:
-        """`Engine.generate` for a Serve handle."""
-        try:
-            async with aclosing(self._engine.generate(request)) as items:
-                async for item in items:
-                    yield item
-        except EngineError as error:
-            yield Failure.of(error)
+        self, request: GenerationRequest, address: Address
+    ) -> AsyncGenerator[Failure | None, None]:
+        """`Engine.generate` for a Serve handle: the items go to `address`.
+
+        Ray's gRPC needs a message in a stream, else it may take the call as never accepted.
+        """
+        items = self._engine.generate(request)
+        yield await self._sender.deliver(items, address, failure=_failure)
 
     async def tokenize(self, request: TokenizeRequest) -> Tokens | Failure:
         """`Engine.tokenize` for a Serve handle."""
@@ -53,6 +56,13 @@ class SimulatedServer:
             return await self._engine.detokenize(token_ids)
         except EngineError as error:
             return Failure.of(error)
+
+
+def _failure(error: Exception) -> Failure:
+    if isinstance(error, EngineError):
+        return Failure.of(error)
+    logger.error("unexpected %s in the simulated engine", type(error).__name__)
+    return Failure(EngineFailed, "The model's engine failed.")
 
 
 def build(spec: ModelSpec, *, drain_s: float) -> Application:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import logging
+import os
 import traceback
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -19,6 +20,8 @@ import orjson
 from jinja2 import TemplateError
 from pydantic import ValidationError
 from ray.llm._internal.common.callbacks.base import CallbackBase
+from ray.llm._internal.serve.core.configs.accelerators import CPUConfig
+from ray.llm._internal.serve.engines.vllm import vllm_models
 from ray.serve.deployment import Application
 from ray.serve.llm import LLMConfig, build_llm_deployment
 from ray.serve.llm.deployment import LLMServer
@@ -34,9 +37,12 @@ from vllm.entrypoints.serve.tokenize.protocol import (
     TokenizeCompletionRequest,
 )
 from vllm.exceptions import VLLMError
+from vllm.utils.cpu_resource_utils import get_allowed_cpu_list
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from models.catalog import ModelSpec
+from models.delivery.frames import Address
+from models.delivery.sender import Sender
 from models.engine import (
     ContextLengthExceeded,
     Delta,
@@ -51,7 +57,7 @@ from models.engine import (
     Tokens,
     Usage,
 )
-from models.ray_binding import bind_to_node
+from models.ray_binding import between_nodes, bind_to_node
 
 logger = logging.getLogger(__name__)
 
@@ -78,9 +84,12 @@ class VLLMEngine(LLMServer):
     hold a prompt.
     """
 
-    async def __init__(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[misc]  # Ray's way
+    async def __init__(self, llm_config: LLMConfig, **kwargs: Any) -> None:  # type: ignore[misc]  # Ray
         bind_to_node()
-        await super().__init__(*args, **kwargs)
+        self._sender = Sender(tls=between_nodes().client)
+        if _one_thread(llm_config):
+            run_in_one_process()
+        await super().__init__(llm_config, **kwargs)
 
     async def _start_engine(self) -> None:
         """Start vLLM, without the actor (390 MB) in which Ray collects usage statistics."""
@@ -89,15 +98,14 @@ class VLLMEngine(LLMServer):
         await self.engine.start()
 
     async def generate(
-        self, request: GenerationRequest
-    ) -> AsyncGenerator[Delta | Usage | Failure, None]:
-        """`Engine.generate` for a Serve handle."""
-        try:
-            async with aclosing(self._generate(request)) as items:
-                async for item in items:
-                    yield item
-        except Exception as error:  # noqa: BLE001  The one boundary of this process.
-            yield _failure(error)
+        self, request: GenerationRequest, address: Address
+    ) -> AsyncGenerator[Failure | None, None]:
+        """`Engine.generate` for a Serve handle: the items go to `address`.
+
+        Ray's gRPC needs a message in a stream, else it may take the call as never accepted.
+        """
+        items = self._generate(request)
+        yield await self._sender.deliver(items, address, failure=_failure)
 
     async def tokenize(self, request: TokenizeRequest) -> Tokens | Failure:
         """`Engine.tokenize` for a Serve handle."""
@@ -183,6 +191,25 @@ class VLLMEngine(LLMServer):
         if self.engine is None:
             raise EngineUnavailable("The model's engine is not running.")
         return self.engine._app_state  # noqa: SLF001
+
+
+def _one_thread(config: LLMConfig) -> bool:
+    """Whether a model computes on one core, as vLLM would choose: all but one of this machine's."""
+    kwargs = config.engine_kwargs
+    workers = kwargs.get("tensor_parallel_size", 1) * kwargs.get("pipeline_parallel_size", 1)
+    on_cpu = isinstance(config.accelerator_config, CPUConfig)
+    return on_cpu and workers == 1 and len({c.physical_core for c in get_allowed_cpu_list()}) <= 2
+
+
+def run_in_one_process() -> None:
+    """Have vLLM's engine core compute itself, not in a worker process of its own.
+
+    Between steps the two spin while they wait for each other. On two cores that takes the core
+    that everything else needs, and doubles the CPU time of a token. With one thread there is
+    nothing to bind, which is what vLLM wants the worker on CPU for.
+    """
+    vllm_models.EXECUTOR_BACKEND_MP = "uni"  # Ray sets it over `engine_kwargs`.
+    os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": "1"}
 
 
 def _clean(frame: str) -> Delta:

@@ -18,8 +18,9 @@ from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from models import prepare
-from models.catalog import ModelSpec
-from models.ray_binding import bind_to_node
+from models.catalog import NO_ACCESS_LOG, ModelSpec
+from models.delivery.receiver import Receiver
+from models.ray_binding import between_nodes, bind_to_node, node_address
 from models.remote_embedder import RemoteEmbedder
 from models.remote_engine import RemoteEngine
 from serving import config
@@ -60,12 +61,16 @@ class Gateway:
         await asyncio.to_thread(migrate.upgrade, access.database_url)
         secret = await asyncio.to_thread(server_secret, access)
         store = KeyStore(Database.open(access.database_url), secret)
+        receiver = Receiver()
+        await receiver.listen(node_address(), tls=between_nodes().server)
         meter = Meter()
         specs = {spec.id: spec for spec in settings.models}
         pipeline = Pipeline(
             authenticator=Authenticator(store, secret, fixed_key=settings.api_key),
             specs=specs,
-            engines={i: self._engine(i) for i, spec in specs.items() if spec.task == "generate"},
+            engines={
+                i: self._engine(i, receiver) for i, spec in specs.items() if spec.task == "generate"
+            },
             embedders={i: self._embedder(i) for i, spec in specs.items() if spec.task == "embed"},
             meter=meter,
             secret=secret,
@@ -78,10 +83,11 @@ class Gateway:
             limits=settings.limits,
         )
 
-    def _engine(self, model: str) -> RemoteEngine:
+    def _engine(self, model: str, receiver: Receiver) -> RemoteEngine:
         server = self._settings.server
         return RemoteEngine(
             self._handles[model],
+            receiver,
             first_delta_timeout_s=server.first_delta_timeout_s,
             stall_timeout_s=server.stall_timeout_s,
         )
@@ -120,6 +126,7 @@ def build(args: Mapping[str, Any]) -> Application:
         num_replicas=server.gateway_replicas,
         max_ongoing_requests=server.max_ongoing_requests,
         graceful_shutdown_timeout_s=server.drain_s,
+        logging_config=dict(NO_ACCESS_LOG),
         ray_actor_options={"num_cpus": 1},
     )
     return gateway.bind(raw, models)

@@ -7,6 +7,7 @@ import hmac
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from uuid import uuid4
 
@@ -167,8 +168,12 @@ class Pipeline:
         return embeddings
 
     def _salt(self, principal: Principal) -> str:
-        tenant = f"prefix-cache:{principal.tenant}".encode()
-        return hmac.new(self._secret, tenant, hashlib.sha256).hexdigest()
+        return _salt(self._secret, principal.tenant)
+
+
+@lru_cache(maxsize=4096)
+def _salt(secret: bytes, tenant: str) -> str:
+    return hmac.new(secret, f"prefix-cache:{tenant}".encode(), hashlib.sha256).hexdigest()
 
 
 def _check_dimensions(asked: int | None, dimension: int | None) -> None:
@@ -182,13 +187,13 @@ async def _metered(
     first: Delta, items: AsyncGenerator[Delta | Usage, None], record: Record
 ) -> AsyncGenerator[Delta, None]:
     """The deltas of `items`; the usage record goes to the meter."""
-    record.delta()
+    record.delta(first)
     yield first
     async for item in items:
         if isinstance(item, Usage):
             record.usage = item
         else:
-            record.delta()
+            record.delta(item)
             yield item
     if record.usage is None:
         raise EngineFailed("The answer ended without a usage record.")

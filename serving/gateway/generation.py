@@ -19,7 +19,7 @@ from serving.pipeline import GenerationCall, Pipeline
 
 def router(pipeline: Pipeline, *, server: ServerSettings, limits: LimitSettings) -> APIRouter:
     """Routes over a pipeline."""
-    routes = APIRouter(prefix="/v1")
+    routes = APIRouter()
 
     async def answer(
         request: Request, kind: Kind, shape: type[ChatRequest | CompletionRequest]
@@ -46,14 +46,15 @@ def router(pipeline: Pipeline, *, server: ServerSettings, limits: LimitSettings)
             )
         return response
 
-    @routes.post("/chat/completions")
     async def create_chat_completion(request: Request) -> Response:
         return await answer(request, "chat", ChatRequest)
 
-    @routes.post("/completions")
     async def create_completion(request: Request) -> Response:
         return await answer(request, "completion", CompletionRequest)
 
+    # Plain routes: FastAPI would resolve dependencies, of which there are none, for each request.
+    routes.add_route("/v1/chat/completions", create_chat_completion, methods=["POST"])
+    routes.add_route("/v1/completions", create_completion, methods=["POST"])
     return routes
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import orjson
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from models.engine import EngineError, Usage
+from models.engine import Delta, EngineError, Usage
 from serving.errors import RingfenceError, outcome
 
 logger = logging.getLogger("ringfence.requests")
@@ -38,11 +38,11 @@ class Record:
     deltas: int = 0
     usage: Usage | None = None
 
-    def delta(self) -> None:
-        """Count one delta; the first one sets the time to first token."""
+    def delta(self, delta: Delta) -> None:
+        """Count the events of a delta; the first one sets the time to first token."""
         if self.first_delta_s is None:
             self.first_delta_s = time.perf_counter() - self.started
-        self.deltas += 1
+        self.deltas += delta.count(b"\n\n")  # JSON holds no line feed.
 
 
 class Meter:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any, Self
 
@@ -16,8 +17,13 @@ from ray.serve.exceptions import (
     RequestCancelledError,
 )
 
+from models.delivery.frames import Address
+from models.delivery.receiver import Receiver
+from models.delivery.sender import Sender
 from models.engine import (
     ContextLengthExceeded,
+    EngineError,
+    EngineFailed,
     EngineOverloaded,
     EngineTimeout,
     EngineUnavailable,
@@ -34,13 +40,22 @@ REQUEST = GenerationRequest("r1", "chat", {})
 USAGE = Usage(3, 2)
 NEVER = 60.0
 
+used: list[Sender] = []
+
 
 class FakeHandle:
-    """A handle, its methods and its one response: items after waits, or one value."""
+    """A handle, its methods and its one response: items that a real sender delivers, or one value.
+
+    Among the items a number is a wait, an error is what the call itself raises.
+    """
 
     def __init__(self, *items: Any, value: Any = None) -> None:
         self._items = list(items)
         self._value = value
+        self._sender = Sender()
+        used.append(self._sender)
+        self._raised: BaseException | None = None
+        self._delivery: asyncio.Task[Failure | None] | None = None
         self.generate = self.tokenize = self.detokenize = self
         self.asked: list[Any] = []
         self.streams = False
@@ -50,26 +65,35 @@ class FakeHandle:
         self.streams = stream
         return self
 
-    def remote(self, request: Any) -> Self:
+    def remote(self, request: Any, address: Address | None = None) -> Self:
         self.asked.append(request)
+        if address is not None:
+            delivery = self._sender.deliver(self._play(), address, failure=_told)
+            self._delivery = asyncio.create_task(delivery)
         return self
 
     def cancel(self) -> None:
         self.cancelled += 1
+        if self._delivery is not None:
+            self._delivery.cancel()
 
-    def __aiter__(self) -> Self:
-        return self
+    async def __aiter__(self) -> AsyncIterator[Failure | None]:
+        assert self._delivery is not None
+        yield await self._delivery
+        if self._raised is not None:
+            raise self._raised
 
-    async def __anext__(self) -> Any:
-        if not self._items:
-            raise StopAsyncIteration
-        item = self._items.pop(0)
-        if isinstance(item, float):
-            await asyncio.sleep(item)
-            return await self.__anext__()
-        if isinstance(item, BaseException):
-            raise item
-        return item
+    async def _play(self) -> AsyncGenerator[Any, None]:
+        for item in self._items:
+            if isinstance(item, float):
+                await asyncio.sleep(item)
+            elif isinstance(item, EngineError):
+                raise item
+            elif isinstance(item, BaseException):
+                self._raised = item
+                return
+            else:
+                yield item
 
     def __await__(self) -> Any:
         return self._answer().__await__()
@@ -82,31 +106,59 @@ class FakeHandle:
         return self._value
 
 
+def _told(error: Exception) -> Failure:
+    assert isinstance(error, EngineError)
+    return Failure.of(error)
+
+
 def engine(
-    handle: FakeHandle, *, first_delta_timeout_s: float = 5, stall_timeout_s: float = 5
+    handle: FakeHandle,
+    receiver: Receiver,
+    *,
+    first_delta_timeout_s: float = 5,
+    stall_timeout_s: float = 5,
 ) -> RemoteEngine:
     return RemoteEngine(
         handle,
+        receiver,
         first_delta_timeout_s=first_delta_timeout_s,
         stall_timeout_s=stall_timeout_s,
     )
 
 
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    receiver = Receiver()
+    await receiver.listen("127.0.0.1")
+    yield receiver
+    receiver.close()
+    while used:
+        used.pop().close()
+    await asyncio.sleep(0)
+
+
 async def generated(remote: RemoteEngine) -> list[Any]:
+    """Items, deltas that follow each other as one: how they are cut depends on the network."""
+    joined: list[Any] = []
     async with aclosing(remote.generate(REQUEST)) as items:
-        return [item async for item in items]
+        async for item in items:
+            if joined and isinstance(joined[-1], bytes) and isinstance(item, bytes):
+                joined[-1] += item
+            else:
+                joined.append(item)
+    return joined
 
 
-async def test_items_come_as_the_deployment_sends_them() -> None:
+async def test_items_come_as_the_deployment_sends_them(receiver: Receiver) -> None:
     handle = FakeHandle(b"a", b"b", USAGE)
-    assert await generated(engine(handle)) == [b"a", b"b", USAGE]
+    assert await generated(engine(handle, receiver)) == [b"ab", USAGE]
     assert (handle.asked, handle.streams) == ([REQUEST], True)
 
 
-async def test_failure_that_was_sent_is_raised_with_its_field() -> None:
-    handle = FakeHandle(b"a", Failure(ContextLengthExceeded, "Too long.", "messages"))
+async def test_failure_that_was_sent_is_raised_with_its_field(receiver: Receiver) -> None:
+    handle = FakeHandle(b"a", ContextLengthExceeded("Too long.", param="messages"))
     with pytest.raises(ContextLengthExceeded, match=r"Too long\.") as caught:
-        await generated(engine(handle))
+        await generated(engine(handle, receiver))
     assert caught.value.param == "messages"
     assert handle.cancelled == 1
 
@@ -127,58 +179,58 @@ async def test_failure_that_was_sent_is_raised_with_its_field() -> None:
 )
 @pytest.mark.parametrize("before", [(), (b"a",)], ids=["before_the_first_delta", "after"])
 async def test_failure_of_ray_is_told_in_our_words(
-    error: Exception, told: type[Exception], before: tuple[bytes, ...]
+    error: Exception, told: type[Exception], before: tuple[bytes, ...], receiver: Receiver
 ) -> None:
     for call in (
-        generated(engine(FakeHandle(*before, error))),
-        engine(FakeHandle(value=error)).tokenize(TokenizeRequest(prompt="Hi")),
-        engine(FakeHandle(value=error)).detokenize([1]),
+        generated(engine(FakeHandle(*before, error), receiver)),
+        engine(FakeHandle(value=error), receiver).tokenize(TokenizeRequest(prompt="Hi")),
+        engine(FakeHandle(value=error), receiver).detokenize([1]),
     ):
         with pytest.raises(told) as caught:
             await call
         assert "canary" not in str(caught.value)
 
 
-async def test_time_out_of_ray_is_a_time_out() -> None:
+async def test_time_out_of_ray_is_a_time_out(receiver: Receiver) -> None:
     with pytest.raises(EngineTimeout):
-        await generated(engine(FakeHandle(GetTimeoutError("canary"))))
+        await generated(engine(FakeHandle(GetTimeoutError("canary")), receiver))
 
 
-async def test_first_delta_has_a_deadline_of_its_own() -> None:
+async def test_first_delta_has_a_deadline_of_its_own(receiver: Receiver) -> None:
     handle = FakeHandle(NEVER)
     with pytest.raises(EngineTimeout, match=r"0\.02 s"):
-        await generated(engine(handle, first_delta_timeout_s=0.02))
+        await generated(engine(handle, receiver, first_delta_timeout_s=0.02))
     assert handle.cancelled == 1
 
 
-async def test_later_deltas_have_another_deadline() -> None:
+async def test_later_deltas_have_another_deadline(receiver: Receiver) -> None:
     handle = FakeHandle(0.03, b"a", NEVER)
     with pytest.raises(EngineTimeout, match=r"0\.01 s"):
-        await generated(engine(handle, stall_timeout_s=0.01))
+        await generated(engine(handle, receiver, stall_timeout_s=0.01))
     assert handle.cancelled == 1
 
 
-async def test_slow_reader_is_not_a_stalled_engine() -> None:
-    remote = engine(FakeHandle(b"a", b"b", USAGE), stall_timeout_s=0.02)
+async def test_slow_reader_is_not_a_stalled_engine(receiver: Receiver) -> None:
+    remote = engine(FakeHandle(b"a", b"b", USAGE), receiver, stall_timeout_s=0.02)
     read = []
     async with aclosing(remote.generate(REQUEST)) as items:
         async for item in items:
             read.append(item)
             await asyncio.sleep(0.03)
-    assert read == [b"a", b"b", USAGE]
+    assert read in ([b"a", b"b", USAGE], [b"ab", USAGE])
 
 
-async def test_closing_the_generator_cancels_the_request() -> None:
+async def test_closing_the_generator_cancels_the_request(receiver: Receiver) -> None:
     handle = FakeHandle(b"a", NEVER)
-    async with aclosing(engine(handle).generate(REQUEST)) as items:
+    async with aclosing(engine(handle, receiver).generate(REQUEST)) as items:
         await anext(items)
         assert handle.cancelled == 0
     assert handle.cancelled == 1
 
 
-async def test_cancelling_the_reader_cancels_the_request() -> None:
+async def test_cancelling_the_reader_cancels_the_request(receiver: Receiver) -> None:
     handle = FakeHandle(NEVER)
-    task = asyncio.create_task(generated(engine(handle)))
+    task = asyncio.create_task(generated(engine(handle, receiver)))
     await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -186,37 +238,60 @@ async def test_cancelling_the_reader_cancels_the_request() -> None:
     assert handle.cancelled == 1
 
 
-async def test_generator_that_is_never_started_asks_for_nothing() -> None:
+async def test_generator_that_is_never_started_asks_for_nothing(receiver: Receiver) -> None:
     handle = FakeHandle(b"a")
-    async with aclosing(engine(handle).generate(REQUEST)):
+    async with aclosing(engine(handle, receiver).generate(REQUEST)):
         pass
     assert handle.asked == []
 
 
-async def test_answers_of_single_calls_come_through() -> None:
+async def test_answers_of_single_calls_come_through(receiver: Receiver) -> None:
     tokens = Tokens([1, 2], 64)
-    assert await engine(FakeHandle(value=tokens)).tokenize(TokenizeRequest(prompt="a")) == tokens
-    assert await engine(FakeHandle(value="text")).detokenize([1, 2]) == "text"
+    assert (
+        await engine(FakeHandle(value=tokens), receiver).tokenize(TokenizeRequest(prompt="a"))
+        == tokens
+    )
+    assert await engine(FakeHandle(value="text"), receiver).detokenize([1, 2]) == "text"
 
 
-async def test_failure_as_the_answer_of_a_single_call_is_raised() -> None:
+async def test_failure_as_the_answer_of_a_single_call_is_raised(receiver: Receiver) -> None:
     handle = FakeHandle(value=Failure(RequestRejected, "No.", "tokens"))
     with pytest.raises(RequestRejected, match=r"No\."):
-        await engine(handle).detokenize([1])
+        await engine(handle, receiver).detokenize([1])
 
 
-async def test_single_call_has_a_deadline() -> None:
+async def test_single_call_has_a_deadline(receiver: Receiver) -> None:
     handle = FakeHandle(value=NEVER)
     with pytest.raises(EngineTimeout, match=r"0\.01 s"):
-        await engine(handle, stall_timeout_s=0.01).tokenize(TokenizeRequest(prompt="a"))
+        await engine(handle, receiver, stall_timeout_s=0.01).tokenize(TokenizeRequest(prompt="a"))
     assert handle.cancelled == 1
 
 
-async def test_single_call_that_is_cancelled_cancels_its_request() -> None:
+async def test_single_call_that_is_cancelled_cancels_its_request(receiver: Receiver) -> None:
     handle = FakeHandle(value=NEVER)
-    task = asyncio.create_task(engine(handle).detokenize([1]))
+    task = asyncio.create_task(engine(handle, receiver).detokenize([1]))
     await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert handle.cancelled == 1
+
+
+async def test_unknown_error_of_a_call_is_told_without_its_text(receiver: Receiver) -> None:
+    with pytest.raises(EngineFailed) as caught:
+        await generated(engine(FakeHandle(b"a", RuntimeError("canary")), receiver))
+    assert "canary" not in str(caught.value)
+
+
+async def test_complete_answer_is_not_cancelled(receiver: Receiver) -> None:
+    handle = FakeHandle(b"a", USAGE)
+    await generated(engine(handle, receiver))
+    assert handle.cancelled == 0
+
+
+async def test_answer_without_an_end_does_not_wait_for_one(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.delivery.receiver.ARRIVAL_DEADLINE_S", 0.02)
+    with pytest.raises(EngineTimeout):
+        await generated(engine(FakeHandle(b"a"), receiver))

@@ -89,6 +89,7 @@ def test_cpu_model_is_configured_in_full() -> None:
             "max_queued_requests": 64,
             "graceful_shutdown_timeout_s": 30,
             "health_check_period_s": 2.0,
+            "logging_config": {"enable_access_log": False},
         },
         "experimental_configs": {"stream_batching_interval_ms": 0},
         "runtime_env": {
@@ -147,6 +148,7 @@ def test_gpu_model_is_configured_in_full() -> None:
             "max_queued_requests": 256,
             "graceful_shutdown_timeout_s": 30,
             "health_check_period_s": 2.0,
+            "logging_config": {"enable_access_log": False},
         },
         "experimental_configs": {"stream_batching_interval_ms": 0},
         "runtime_env": {"env_vars": {"HF_HUB_OFFLINE": "1"}},
@@ -302,3 +304,42 @@ def test_parsers_of_the_catalogue_and_the_example_are_vllms() -> None:
     assert tools <= set(ToolParserManager.list_registered())
     assert reasoning == {"qwen3"}
     assert reasoning <= set(ReasoningParserManager.list_registered())
+
+
+def test_model_on_two_cores_computes_in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    from models import vllm_engine
+
+    cores = [vllm_engine.get_allowed_cpu_list()[0]] * 2
+    monkeypatch.setattr(vllm_engine, "get_allowed_cpu_list", lambda: cores)
+    assert vllm_engine._one_thread(generated(SMOLLM2))
+    parallel = SMOLLM2.model_copy(update={"tensor_parallel_size": 2})
+    assert not vllm_engine._one_thread(generated(parallel))
+    assert not vllm_engine._one_thread(generated(gpu()))
+
+
+def test_model_on_more_cores_keeps_the_worker_that_vllm_binds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from vllm.utils.cpu_resource_utils import LogicalCPUInfo
+
+    from models import vllm_engine
+
+    cores = [LogicalCPUInfo(id=n, physical_core=n, numa_node=0) for n in range(4)]
+    monkeypatch.setattr(vllm_engine, "get_allowed_cpu_list", lambda: cores)
+    assert not vllm_engine._one_thread(generated(SMOLLM2))
+
+
+def test_one_process_is_what_ray_gives_vllm_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.llm._internal.serve.engines.vllm import vllm_models
+
+    from models import vllm_engine
+
+    monkeypatch.setattr(vllm_models, "EXECUTOR_BACKEND_MP", "mp")
+    monkeypatch.setattr(vllm_engine.os, "environ", {})
+    vllm_engine.run_in_one_process()
+    kwargs = generated(SMOLLM2).get_engine_config().get_initialization_kwargs()
+    assert kwargs["distributed_executor_backend"] == "uni"
+    assert vllm_engine.os.environ == {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "OMP_NUM_THREADS": "1",
+    }

@@ -90,9 +90,9 @@ def test_running_requests_are_counted_while_they_run() -> None:
 def test_time_to_first_token_is_that_of_the_first_delta() -> None:
     meter = Meter()
     with meter.record(record(started=0.0)) as running:
-        running.delta()
+        running.delta(b"data: {}\n\n")
         first_s = running.first_delta_s
-        running.delta()
+        running.delta(b"data: {}\n\n")
     assert running.first_delta_s == first_s
     assert samples(meter)['ringfence_time_to_first_token_seconds_count{model="m"}'] == 1
     assert samples(meter)['ringfence_time_to_first_token_seconds_sum{model="m"}'] == first_s
@@ -108,7 +108,7 @@ def test_request_without_a_delta_has_no_time_to_first_token() -> None:
 def test_request_that_was_cut_short_counts_its_deltas() -> None:
     meter = Meter()
     with pytest.raises(asyncio.CancelledError), meter.record(record()) as running:  # noqa: PT012
-        running.delta()
-        running.delta()
+        running.delta(b"data: {}\n\n")
+        running.delta(b"data: {}\n\n")
         raise asyncio.CancelledError
     assert samples(meter)['ringfence_tokens_total{kind="completion",model="m"}'] == 2
