@@ -126,6 +126,14 @@ def test_a_broken_threshold_fails_the_run(k6, fields, settings, broken):
     assert failed(result) == broken
 
 
+def test_a_status_without_its_code_is_no_proper_refusal(k6):
+    with deployed(key="sk-right") as fake:
+        settings = {"K6_SCENARIO": "fault", "RINGFENCE_API_KEY": "sk-right"}
+        result = k6(fake.url, **settings, code=THRESHOLDS_FAILED)
+    passes = {check["name"]: check["passes"] for check in result["checks"]}
+    assert passes["a wrong key is 401"] == 0
+
+
 def test_a_server_that_is_not_there_fails_the_run(k6):
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
