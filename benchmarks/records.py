@@ -136,8 +136,10 @@ class StreamReader:
             payload = orjson.loads(event)
         except orjson.JSONDecodeError as error:
             raise MalformedResponseError(f"an event is not JSON: {event[:80]!r}") from error
-        if "error" in payload:
-            self._error = f"error frame: {payload['error']}"
+        if not isinstance(payload, dict):
+            raise MalformedResponseError(f"an event is no JSON object: {event[:80]!r}")
+        if failure := payload.get("error"):
+            self._error = f"error frame: {failure}"
         if usage := payload.get("usage"):
             self._tokens = usage.get("completion_tokens", 0)
         if any(_bears_token(choice) for choice in payload.get("choices", ())):

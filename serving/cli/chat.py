@@ -11,6 +11,7 @@ import httpx
 import typer
 
 from serving import config
+from serving.cli.first_key import kept_key
 from serving.cli.options import ConfigOption
 from serving.config import Settings
 
@@ -35,7 +36,10 @@ def chat(
     settings = config.load(config_file)
     model = model or _first_model(settings)
     messages: list[dict[str, str]] = []
-    with _client(settings, url=url, key=key or _first_key(settings)) as http:
+    key = key or kept_key(settings)
+    if key is None:
+        raise typer.BadParameter("no key: give --key, or set RINGFENCE_API_KEY")
+    with _client(settings, url=url, key=key) as http:
         try:
             for question in [prompt] if prompt else _questions():
                 messages.append({"role": "user", "content": question})
@@ -121,10 +125,3 @@ def _first_model(settings: Settings) -> str:
     if model is None:
         raise typer.BadParameter("the configuration has no model that generates")
     return model
-
-
-def _first_key(settings: Settings) -> str:
-    path = settings.home / "first-key"
-    if not path.exists():
-        raise typer.BadParameter("no key: give --key, or set RINGFENCE_API_KEY")
-    return path.read_text("utf-8").strip()

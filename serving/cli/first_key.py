@@ -21,15 +21,20 @@ def first_key(settings: Settings) -> str | None:
     """
     if settings.api_key is not None:
         return None
-    path = settings.home / "first-key"
-    if path.exists():
-        return path.read_text("utf-8").strip()
+    if kept := kept_key(settings):
+        return kept
     key = asyncio.run(_create(settings))
     try:
-        _write_private(path, key)
+        _write_private(settings.home / "first-key", key)
     except FileExistsError:  # Another start was faster; its key is the one.
-        return path.read_text("utf-8").strip()
+        return kept_key(settings)
     return key
+
+
+def kept_key(settings: Settings) -> str | None:
+    """The key in `<home>/first-key`; None when no start has made it."""
+    path = settings.home / "first-key"
+    return path.read_text("utf-8").strip() if path.exists() else None
 
 
 async def _create(settings: Settings) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from serving.cli import chat, config, doctor, keys, models, serve
+from serving.cli import bench, chat, config, doctor, keys, models, serve
 from serving.config import ConfigError
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 app.command("serve")(serve.serve)
 app.command("chat")(chat.chat)
+app.command("bench")(bench.bench)
 app.command("doctor")(doctor.doctor)
 app.add_typer(keys.keys_app, name="keys")
 app.add_typer(models.models_app, name="models")

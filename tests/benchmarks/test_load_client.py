@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+from dataclasses import replace
 from itertools import pairwise
 
 import orjson
@@ -161,3 +162,17 @@ async def test_a_server_that_is_not_there_is_an_os_error():
         pass
     with pytest.raises(OSError, match="Connect"):
         await closed_loop(target, chats(target, 1), streams=1, deadline_s=5)
+
+
+async def test_a_request_goes_to_the_base_path_and_without_a_key_has_none():
+    async with serving(WHOLE) as (fake, target):
+        other = replace(target, base_path="/a/v1", api_key="")
+        await closed_loop(other, chats(other, 1), streams=1, deadline_s=5)
+    head, _ = fake.requests[0]
+    assert head.startswith(b"POST /a/v1/chat/completions HTTP/1.1\r\n")
+    assert b"authorization" not in head
+
+
+def test_an_ipv6_address_stands_in_brackets():
+    target = Target(host="::1", port=8000, model="m", api_key="k")
+    assert b"\r\nhost: [::1]:8000\r\n" in encode_chat(target, "p", max_tokens=1)

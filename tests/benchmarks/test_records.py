@@ -71,9 +71,14 @@ def test_a_refusal_is_an_error_with_status_and_body():
     assert (record.status, record.error) == (401, "status 401: bad key.")
 
 
-def test_an_event_that_is_not_json_is_refused():
+@pytest.mark.parametrize("data", [b"{", b"[1]", b'"text"'])
+def test_an_event_that_is_no_json_object_is_refused(data):
     with pytest.raises(MalformedResponseError):
-        read(HEAD, b"data: {\n\n")
+        read(HEAD, b"data: " + data + b"\n\n")
+
+
+def test_an_error_of_null_is_none():
+    assert read(HEAD, event(choices=[], error=None), USAGE + DONE).error is None
 
 
 def test_latencies_are_those_of_vllm():
