@@ -50,7 +50,7 @@ def _measurement(measurement: Measurement) -> dict[str, Any]:
     records = measurement.records
     fields = (
         "round_number", "label", "streams", "wall_s", "output_tokens", "tokens_per_s", "cpu_s",
-        "client_cpu_s", "steal_share", "foreign_share", "failure", "disturbance",
+        "client_cpu_s", "failure", "disturbance",
     )  # fmt: skip
     times = {
         "ttft_s": [r.ttft_s for r in records if r.ttft_s is not None],
@@ -58,7 +58,8 @@ def _measurement(measurement: Measurement) -> dict[str, Any]:
         "itl_s": [gap for r in records for gap in r.itl_s],
         "e2e_s": [r.e2e_s for r in records if r.error is None],
     }
-    return {name: getattr(measurement, name) for name in fields} | {
+    document = {name: getattr(measurement, name) for name in fields}
+    return document | asdict(measurement.conditions) | {
         name: summarise(values) if values else None for name, values in times.items()
     }
 

@@ -17,9 +17,9 @@ from functools import cache
 import orjson
 
 from benchmarks.arms import HOST
+from benchmarks.servers import frames
 from benchmarks.servers.steps import Pace, Steps
 
-MODEL = "simulated"
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked", re.IGNORECASE)
 _CONTINUE = re.compile(rb"\r\nexpect:[ \t]*100-continue", re.IGNORECASE)
@@ -27,54 +27,27 @@ _STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
     b"transfer-encoding: chunked\r\n\r\n"
 )
-_COMMON = {"id": "chatcmpl-0", "created": 0, "model": MODEL}
-
-
-def _frame(fields: dict[str, object]) -> bytes:
-    event = orjson.dumps(_COMMON | {"object": "chat.completion.chunk"} | fields)
-    return b"data: " + event + b"\n\n"
 
 
 def _chunk(body: bytes) -> bytes:
     return f"{len(body):x}\r\n".encode() + body + b"\r\n"
 
 
-def _choice(delta: dict[str, str], finish: str | None) -> dict[str, object]:
-    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
-    return {"choices": [choice | {"token_ids": None}]}
-
-
-_ROLE = _chunk(_frame(_choice({"role": "assistant", "content": ""}, None)))
-_TOKEN = _chunk(_frame(_choice({"content": " token"}, None)))
-_LAST_TOKEN = _chunk(_frame(_choice({"content": " token"}, "length")))
-
-
-def _usage(tokens: int) -> dict[str, int]:
-    return {"prompt_tokens": 1, "completion_tokens": tokens, "total_tokens": 1 + tokens}
-
-
-@cache
-def _ending(tokens: int, *, usage: bool) -> bytes:
-    last = _chunk(_frame({"choices": [], "usage": _usage(tokens)})) if usage else b""
-    return last + _chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
-
-
-@cache
-def _whole(tokens: int) -> bytes:
-    message = {"role": "assistant", "content": " token" * tokens}
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "length"}
-    fields = {"object": "chat.completion", "choices": [choice], "usage": _usage(tokens)}
-    return _json(_COMMON | fields)
-
-
-def _json(document: dict[str, object]) -> bytes:
-    body = orjson.dumps(document)
+def _json(body: bytes) -> bytes:
     head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
     return head.encode() + b"\r\n\r\n" + body
 
 
-_OK = _json({})
-_MODELS = _json({"object": "list", "data": [{"id": MODEL, "object": "model", "owned_by": "none"}]})
+_TOKEN = _chunk(frames.TOKEN)
+_OK = _json(b"{}")
+_MODELS = _json(b'{"object":"list","data":[{"id":"%b","object":"model"}]}' % frames.MODEL.encode())
+
+
+@cache
+def _ending(tokens: int, *, usage: bool) -> bytes:
+    """What follows all tokens but one."""
+    pieces = [frames.LAST_TOKEN, *([frames.usage_frame(tokens)] if usage else []), frames.DONE]
+    return b"".join(map(_chunk, pieces)) + b"0\r\n\r\n"
 
 
 class _Connection(asyncio.Protocol):
@@ -127,13 +100,12 @@ class _Connection(asyncio.Protocol):
         if asked.get("stream"):
             options = asked.get("stream_options")
             usage = isinstance(options, dict) and bool(options.get("include_usage"))
-            self._write(_STREAM_HEAD)
-            self._write(_ROLE)
-            self._begin([_LAST_TOKEN + _ending(tokens, usage=usage)], [_TOKEN], tokens)
+            self._write(_STREAM_HEAD + _chunk(frames.ROLE))
+            self._begin(tokens, each=_TOKEN, last=_ending(tokens, usage=usage))
         else:
-            self._begin([_whole(tokens)], [], tokens)
+            self._begin(tokens, each=b"", last=_json(frames.whole(tokens)))
 
-    def _begin(self, last: list[bytes], each: list[bytes], tokens: int) -> None:
+    def _begin(self, tokens: int, *, each: bytes, last: bytes) -> None:
         """Write `each` at every step but the last of `tokens`, and `last` at that one."""
         left = tokens
 
@@ -142,10 +114,10 @@ class _Connection(asyncio.Protocol):
             if self._paused:
                 return True
             left -= 1
-            for piece in each if left else last:
-                self._write(piece)
             if left:
+                self._write(each)
                 return True
+            self._write(last)
             self._member = None
             self._take()
             return False
@@ -154,7 +126,7 @@ class _Connection(asyncio.Protocol):
         self._steps.join(step)
 
     def _write(self, data: bytes) -> None:
-        if self._transport is not None:
+        if data and self._transport is not None:
             self._transport.write(data)
 
 
