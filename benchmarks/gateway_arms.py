@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 import yaml
@@ -167,6 +168,16 @@ BUILDERS: Mapping[str, Callable[[Setting], Arm]] = {
 def foreign_command(variable: str, default: str) -> Path:
     """A gateway that has an environment of its own: what `variable` says, or where make puts it."""
     return Path(os.environ.get(variable) or default).absolute()
+
+
+def foreign_versions(commands: Mapping[str, Path]) -> dict[str, str | None]:
+    """Version of each distribution in the environment of its command; None if it is not there."""
+    versions = {}
+    for name, command in commands.items():
+        places = [str(place) for place in command.parents[1].glob("lib/python3*/site-packages")]
+        found = next(iter(metadata.distributions(name=name, path=places)), None)
+        versions[name] = found.version if found else None
+    return versions
 
 
 def _written(path: Path, document: object) -> Path:

@@ -82,8 +82,13 @@ def process_tree(roots: Iterable[int]) -> list[psutil.Process]:
 
 def tree_cpu_s(roots: Iterable[int]) -> float:
     """CPU seconds used so far by a process tree, its ended and reaped children included."""
+    return processes_cpu_s(process_tree(roots))
+
+
+def processes_cpu_s(processes: Iterable[psutil.Process]) -> float:
+    """CPU seconds used so far by these processes and their ended and reaped children."""
     total = 0.0
-    for process in process_tree(roots):
+    for process in processes:
         try:
             times = process.cpu_times()
         except psutil.NoSuchProcess:
@@ -98,7 +103,16 @@ def tree_pss_bytes(roots: Iterable[int]) -> int:
     Raises:
         PermissionError: If a process belongs to another user.
     """
-    return sum(_pss_bytes(process.pid) for process in process_tree(roots))
+    return processes_pss_bytes(process_tree(roots))
+
+
+def processes_pss_bytes(processes: Iterable[psutil.Process]) -> int:
+    """Proportional set size of these processes; 0 of one that ended.
+
+    Raises:
+        PermissionError: If a process belongs to another user.
+    """
+    return sum(_pss_bytes(process.pid) for process in processes)
 
 
 def _pss_bytes(pid: int) -> int:

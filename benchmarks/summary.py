@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from benchmarks.measure import Measurement, MeasurementError
 from benchmarks.statistics import Ratio, Summary, percentile, ratio, round_ratios, summarise
@@ -64,8 +65,28 @@ def summarise_run(measurements: Sequence[Measurement], *, labels: Sequence[str])
     return lines
 
 
-def counted_rounds(runs: Sequence[Measurement]) -> tuple[set[int], bool]:
-    """Rounds of one stream count that `DROP_RULE` keeps, and whether disturbed ones are in it.
+class Run(Protocol):
+    """What `DROP_RULE` has to know of one run of one arm."""
+
+    @property
+    def label(self) -> str:
+        """Of the arm."""
+
+    @property
+    def round_number(self) -> int:
+        """From 0."""
+
+    @property
+    def failure(self) -> str | None:
+        """Why the run is of no use."""
+
+    @property
+    def disturbance(self) -> str | None:
+        """Why it may say more of the machine than of the arm."""
+
+
+def counted_rounds(runs: Sequence[Run]) -> tuple[set[int], bool]:
+    """Rounds of one stream count or study that `DROP_RULE` keeps, and whether disturbed ones are in it.
 
     Raises:
         MeasurementError: If none is left.
