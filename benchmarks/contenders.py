@@ -17,7 +17,7 @@ from benchmarks.measure import MeasurementError
 from benchmarks.pinning import Cores, pin
 from benchmarks.processes import READY_DEADLINE_S, Server, running
 from benchmarks.prompts import prompts
-from benchmarks.records import RequestRecord, WholeReader
+from benchmarks.records import RequestRecord, StreamReader, WholeReader
 from benchmarks.spending import Watched, watched
 
 WARM_UP_REQUESTS = 100
@@ -67,6 +67,17 @@ class Contender:
             self.warm_up(20)
             yield path
 
+    def _answers(self, requests: int, *, stream: bool) -> tuple[RequestRecord, ...]:
+        chats = self.chats(max_tokens=2, stream=stream)
+        loop = closed_loop(
+            self.target,
+            list(islice(chats, requests)),
+            streams=_WARM_UP_STREAMS,
+            deadline_s=READY_DEADLINE_S,
+            reader=StreamReader if stream else WholeReader,
+        )
+        return asyncio.run(loop)
+
     def _bound(self) -> Watched:
         path = watched(self.server, self.upstream, self.cores)
         pin(_pids(path.gateway), self.cores.gateway)
@@ -80,13 +91,9 @@ class Contender:
         Raises:
             MeasurementError: If one fails.
         """
-        whole = list(islice(self.chats(max_tokens=2, stream=False), requests))
-        streamed = list(islice(self.chats(max_tokens=2, stream=True), requests))
-        asked = {"streams": _WARM_UP_STREAMS, "deadline_s": READY_DEADLINE_S}
-        records: tuple[RequestRecord, ...] = ()
-        records += asyncio.run(closed_loop(self.target, whole[:1], reader=WholeReader, **asked))
-        records += asyncio.run(closed_loop(self.target, whole, reader=WholeReader, **asked))
-        records += asyncio.run(closed_loop(self.target, streamed, **asked))
+        records = self._answers(1, stream=False)
+        records += self._answers(requests, stream=False)
+        records += self._answers(requests, stream=True)
         if failed := [record.error for record in records if record.error]:
             raise MeasurementError(f"{self.label} at warm-up: {failed[0]}; {self.server.log}")
 

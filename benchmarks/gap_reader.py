@@ -47,7 +47,8 @@ class GapReader(AnswerReader):
 
     @property
     def _ended(self) -> bool:
-        return self._done and self._end == _LAST_CHUNK
+        # No other end of a read looks like it: a chunk of events ends with two line feeds.
+        return self._end == _LAST_CHUNK
 
     def feed(self, data: bytes, now_s: float) -> None:
         """Take the next bytes, all of which arrived at `now_s`.

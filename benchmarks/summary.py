@@ -11,10 +11,10 @@ from benchmarks.statistics import Ratio, Summary, percentile, ratio, round_ratio
 
 # Published with every result, so a reader knows what was left out.
 DROP_RULE = (
-    "A round is dropped at a stream count, for every arm, when a request of any arm failed there, "
-    "or when during any arm's run steal was over 2 % or foreign processes used over 5 % of the "
-    "machine's CPU time. If that leaves fewer than half of the rounds without a failure, "
-    "disturbed rounds are used as well and the stream count is marked."
+    "A round is dropped at a stream count, or in a study, for every arm, when a request of any arm "
+    "failed there, or when during any arm's run steal was over 2 % or foreign processes used over "
+    "5 % of the machine's CPU time. If that leaves fewer than half of the rounds without a "
+    "failure, disturbed rounds are used as well and the stream count or study is marked."
 )
 _BOOTSTRAP_SEED = 1
 
@@ -86,7 +86,10 @@ class Run(Protocol):
 
 
 def counted_rounds(runs: Sequence[Run]) -> tuple[set[int], bool]:
-    """Rounds of one stream count or study that `DROP_RULE` keeps, and whether disturbed ones are in it.
+    """Rounds that `DROP_RULE` keeps, and whether disturbed ones are in it.
+
+    Args:
+        runs: Of one stream count or of one study.
 
     Raises:
         MeasurementError: If none is left.

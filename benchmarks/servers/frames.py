@@ -1,15 +1,18 @@
 """Answers of a model that is not there, in vLLM's JSON, made before they are asked for.
 
-Every token is the same. Knows nothing of HTTP or of time.
+Tokens are some words over and over: LiteLLM takes a hundred equal ones for a model gone wrong.
+Knows nothing of HTTP or of time.
 """
 
 from __future__ import annotations
 
 from functools import cache
+from itertools import cycle, islice
 
 import orjson
 
 MODEL = "simulated"
+WORDS = (" and", " the", " rain", " fell", " on", " quiet", " roads", " again")
 _COMMON = {"id": "chatcmpl-0", "created": 0, "model": MODEL}
 
 
@@ -24,8 +27,8 @@ def _delta(delta: dict[str, str], finish: str | None) -> bytes:
 
 
 ROLE = _delta({"role": "assistant", "content": ""}, None)
-TOKEN = _delta({"content": " token"}, None)
-LAST_TOKEN = _delta({"content": " token"}, "length")
+TOKENS = tuple(_delta({"content": word}, None) for word in WORDS)
+LAST_TOKEN = _delta({"content": WORDS[0]}, "length")
 DONE = b"data: [DONE]\n\n"
 
 
@@ -42,7 +45,7 @@ def usage_frame(tokens: int) -> bytes:
 @cache
 def whole(tokens: int) -> bytes:
     """The unstreamed answer of so many tokens."""
-    message = {"role": "assistant", "content": " token" * tokens}
+    message = {"role": "assistant", "content": "".join(islice(cycle(WORDS), tokens))}
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "length"}
     fields = {"object": "chat.completion", "choices": [choice], "usage": _usage(tokens)}
     return orjson.dumps({**_COMMON, **fields})

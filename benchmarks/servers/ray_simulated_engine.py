@@ -17,7 +17,8 @@ from benchmarks.servers import frames
 from benchmarks.servers.steps import Pace, Steps
 
 PACE_VARIABLE = "RINGFENCE_BENCHMARK_PACE"
-_ROLE, _TOKEN, _LAST_TOKEN = (f.decode() for f in (frames.ROLE, frames.TOKEN, frames.LAST_TOKEN))
+_ROLE, _LAST_TOKEN = frames.ROLE.decode(), frames.LAST_TOKEN.decode()
+_TOKENS = tuple(token.decode() for token in frames.TOKENS)
 
 
 class SimulatedEngine:
@@ -47,7 +48,7 @@ class SimulatedEngine:
             yield _ROLE
         async for number in self._produced(tokens):
             if request.stream:
-                yield _TOKEN if number < tokens else _LAST_TOKEN
+                yield _TOKENS[number % len(_TOKENS)] if number < tokens else _LAST_TOKEN
         if request.stream:
             yield frames.usage_frame(tokens).decode()
             yield frames.DONE.decode()

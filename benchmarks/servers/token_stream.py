@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import orjson
@@ -38,7 +38,7 @@ def _json(body: bytes) -> bytes:
     return head.encode() + b"\r\n\r\n" + body
 
 
-_TOKEN = _chunk(frames.TOKEN)
+_TOKENS = tuple(map(_chunk, frames.TOKENS))
 _OK = _json(b"{}")
 _MODELS = _json(b'{"object":"list","data":[{"id":"%b","object":"model"}]}' % frames.MODEL.encode())
 
@@ -101,12 +101,12 @@ class _Connection(asyncio.Protocol):
             options = asked.get("stream_options")
             usage = isinstance(options, dict) and bool(options.get("include_usage"))
             self._write(_STREAM_HEAD + _chunk(frames.ROLE))
-            self._begin(tokens, each=_TOKEN, last=_ending(tokens, usage=usage))
+            self._begin(tokens, each=_TOKENS, last=_ending(tokens, usage=usage))
         else:
-            self._begin(tokens, each=b"", last=_json(frames.whole(tokens)))
+            self._begin(tokens, each=(b"",), last=_json(frames.whole(tokens)))
 
-    def _begin(self, tokens: int, *, each: bytes, last: bytes) -> None:
-        """Write `each` at every step but the last of `tokens`, and `last` at that one."""
+    def _begin(self, tokens: int, *, each: Sequence[bytes], last: bytes) -> None:
+        """Write one of `each` at every step but the last of `tokens`, and `last` at that one."""
         left = tokens
 
         def step() -> bool:
@@ -115,7 +115,7 @@ class _Connection(asyncio.Protocol):
                 return True
             left -= 1
             if left:
-                self._write(each)
+                self._write(each[left % len(each)])
                 return True
             self._write(last)
             self._member = None
