@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import cycle, islice
 
 import psutil
+import uvloop
 
 from benchmarks.arms import API_KEY, HOST
 from benchmarks.gateway_arms import BUILDERS, UPSTREAM, Setting
@@ -76,7 +76,7 @@ class Contender:
             deadline_s=READY_DEADLINE_S,
             reader=StreamReader if stream else WholeReader,
         )
-        return asyncio.run(loop)
+        return uvloop.run(loop)
 
     def _bound(self) -> Watched:
         path = watched(self.server, self.upstream, self.cores)

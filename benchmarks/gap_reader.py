@@ -82,7 +82,7 @@ class GapReader(AnswerReader):
             self._times_s.append(now_s)
         elif tokens:
             self._times_s += [now_s] * tokens
-        else:
+        if not tokens or b"_tokens" in data or b"[DONE]" in data:
             self._look_for_end(data)
 
     def _look_for_end(self, data: bytes) -> None:

@@ -48,17 +48,22 @@ class Setting:
         return f"http://{HOST}:{self.upstream_port}"
 
 
-def direct(setting: Setting) -> Arm:
-    """The mock upstream itself: the floor of every figure, and its ceiling."""
-    pace = (str(setting.pace.step_ms), str(setting.pace.per_stream_ms))
+def token_stream(pace: Pace, *, port: int, name: str) -> Arm:
+    """The server that only makes tokens."""
     module = "benchmarks.servers.token_stream"
+    steps = (str(pace.step_ms), str(pace.per_stream_ms))
     return Arm(
-        name=UPSTREAM,
-        command=(sys.executable, "-m", module, str(setting.upstream_port), *pace),
-        port=setting.upstream_port,
+        name=name,
+        command=(sys.executable, "-m", module, str(port), *steps),
+        port=port,
         ready_path="/health",
         model=MODEL,
     )
+
+
+def direct(setting: Setting) -> Arm:
+    """The mock upstream itself: the floor of every figure, and its ceiling."""
+    return token_stream(setting.pace, port=setting.upstream_port, name=UPSTREAM)
 
 
 def litellm(setting: Setting) -> Arm:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from time import perf_counter
+from typing import cast
 
 import orjson
 
@@ -152,9 +153,8 @@ class _Connection(asyncio.Protocol):
         await self._answered
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if not isinstance(transport, asyncio.WriteTransport):
-            raise TypeError(f"{transport!r} cannot be written to")
-        self.transport = transport
+        # TCP's can be written to; uvloop's does not derive from asyncio's class.
+        self.transport = cast("asyncio.WriteTransport", transport)
 
     def data_received(self, data: bytes) -> None:
         try:

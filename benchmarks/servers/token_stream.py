@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from functools import cache
+from typing import cast
 
 import orjson
 
@@ -61,9 +62,7 @@ class _Connection(asyncio.Protocol):
         self._paused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if not isinstance(transport, asyncio.WriteTransport):
-            raise TypeError(f"{transport!r} cannot be written to")
-        self._transport = transport
+        self._transport = cast("asyncio.WriteTransport", transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from math import ceil
 from time import sleep
+
+import uvloop
 
 from benchmarks.contenders import Contender
 from benchmarks.pinning import pinned_here
@@ -24,11 +25,13 @@ GROWTH_TOKENS_PER_S = 1000
 _TOKENS = ceil(GROWTH_TOKENS_PER_S / FEW * (OPEN_DEADLINE_S + 2 * WINDOW_S))
 
 
-def chunk_cpu(contender: Contender) -> Outcome:
+def chunk_cpu(
+    contender: Contender, *, window_s: float = WINDOW_S, idle_s: float = IDLE_S
+) -> Outcome:
     """CPU of the gateway and of the whole path for each token that a client gets."""
     with contender.awake() as path, pinned_here(contender.cores.client):
-        seen = _watched(contender, path, STREAMS)
-        idle = _idle(path)
+        seen = _watched(contender, path, STREAMS, window_s)
+        idle = _idle(path, idle_s)
     used = seen.spent
     values = {
         **_per_chunk(seen),
@@ -40,9 +43,9 @@ def chunk_cpu(contender: Contender) -> Outcome:
     return Outcome(values, seen.failure, used.conditions)
 
 
-def _watched(contender: Contender, path: Watched, streams: int) -> Steady:
-    watching = steady(contender, path, streams=streams, window_s=WINDOW_S, tokens=_TOKENS)
-    return asyncio.run(watching)
+def _watched(contender: Contender, path: Watched, streams: int, window_s: float) -> Steady:
+    watching = steady(contender, path, streams=streams, window_s=window_s, tokens=_TOKENS)
+    return uvloop.run(watching)
 
 
 def _per_chunk(seen: Steady) -> dict[str, float]:
@@ -53,24 +56,24 @@ def _per_chunk(seen: Steady) -> dict[str, float]:
     }
 
 
-def _idle(path: Watched) -> Spent:
+def _idle(path: Watched, idle_s: float) -> Spent:
     before = read(path)
-    sleep(IDLE_S)
+    sleep(idle_s)
     return spent(before, read(path))
 
 
-def growth(contender: Contender) -> Outcome:
+def growth(contender: Contender, *, many: int = MANY, window_s: float = WINDOW_S) -> Outcome:
     """The same tokens a second over few and over many streams."""
     with contender.awake() as path, pinned_here(contender.cores.client):
-        few = _watched(contender, path, FEW)
-        many = _watched(contender, path, MANY)
-    values = {f"{name}_few": value for name, value in _per_chunk(few).items()}
-    values |= {f"{name}_many": value for name, value in _per_chunk(many).items()}
+        less = _watched(contender, path, FEW, window_s)
+        more = _watched(contender, path, many, window_s)
+    values = {f"{name}_few": value for name, value in _per_chunk(less).items()}
+    values |= {f"{name}_many": value for name, value in _per_chunk(more).items()}
     if values["gateway_us_few"]:
         values["growth"] = values["gateway_us_many"] / values["gateway_us_few"]
-    values["chunks_per_s_many"] = many.tokens / many.spent.wall_s
-    failure = few.failure or many.failure
-    return Outcome(values, failure, many.spent.conditions)
+    values["chunks_per_s_many"] = more.tokens / more.spent.wall_s
+    failure = less.failure or more.failure
+    return Outcome(values, failure, more.spent.conditions)
 
 
 CHUNK_CPU = Study(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from itertools import islice
 from time import sleep
+
+import uvloop
 
 from benchmarks.contenders import Contender
 from benchmarks.load_client import closed_loop
@@ -47,7 +48,7 @@ def _serve(contender: Contender, requests: int) -> str | None:
 
 def _half(contender: Contender, requests: int, *, stream: bool) -> str | None:
     chats = contender.chats(max_tokens=_TOKENS, stream=stream)
-    records: tuple[RequestRecord, ...] = asyncio.run(
+    records: tuple[RequestRecord, ...] = uvloop.run(
         closed_loop(
             contender.target,
             islice(chats, requests),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from time import perf_counter
+
+import uvloop
 
 from benchmarks.contenders import Contender
 from benchmarks.gateway_arms import UPSTREAM
@@ -26,13 +27,13 @@ LATENCY_REQUESTS = 100
 _LATENCY_WARM_UP = 20
 
 
-def requests_per_second(contender: Contender) -> Outcome:
+def requests_per_second(contender: Contender, *, window_s: float = WINDOW_S) -> Outcome:
     """A closed loop at each concurrency; what is answered within the window counts."""
     values: dict[str, float] = {}
     failures, details = [], []
     with contender.awake() as path, pinned_here(contender.cores.client):
         for streams in CONCURRENCY:
-            records, rate, used = _saturated(contender, path, streams)
+            records, rate, used = _saturated(contender, path, streams, window_s)
             values |= {
                 f"rps_{streams}": rate,
                 f"gateway_core_{streams}": used.gateway_core_share * 100,
@@ -46,13 +47,13 @@ def requests_per_second(contender: Contender) -> Outcome:
 
 
 def _saturated(
-    contender: Contender, path: Watched, streams: int
+    contender: Contender, path: Watched, streams: int, window_s: float
 ) -> tuple[tuple[RequestRecord, ...], float, Spent]:
     chats = contender.chats(max_tokens=TOKENS, stream=False)
     begin_s = perf_counter() + _RAMP_S
-    end_s = begin_s + WINDOW_S
+    end_s = begin_s + window_s
     before = read(path)
-    records = asyncio.run(
+    records = uvloop.run(
         closed_loop(
             contender.target,
             _until(end_s, chats),
@@ -63,7 +64,7 @@ def _saturated(
     )
     used = spent(before, read(path))
     served = sum(begin_s <= record.end_s < end_s for record in records)
-    return records, served / WINDOW_S, used
+    return records, served / window_s, used
 
 
 def _until(end_s: float, chats: Iterator[bytes]) -> Iterator[bytes]:
@@ -76,7 +77,7 @@ def latency(contender: Contender) -> Outcome:
     with contender.awake() as path, pinned_here(contender.cores.client):
         chats = contender.chats(max_tokens=TOKENS, stream=False)
         before = read(path)
-        records = asyncio.run(
+        records = uvloop.run(
             closed_loop(
                 contender.target,
                 islice(chats, _LATENCY_WARM_UP + LATENCY_REQUESTS),
