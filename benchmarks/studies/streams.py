@@ -67,7 +67,7 @@ def _step(streams: int, seen: Steady) -> dict[str, Any]:
     lag_s = percentile(seen.lags_s, 99) if seen.lags_s else float("inf")
     return {
         "streams": streams,
-        "verdict": _verdict(added_s, lag_s, seen),
+        "verdict": verdict(added_s, lag_s, seen),
         "failure": seen.failure,
         "added_p99_ms": added_s * 1000,
         "gap_p50_ms": percentile(seen.gaps_s, 50) * 1000 if seen.gaps_s else None,
@@ -79,7 +79,7 @@ def _step(streams: int, seen: Steady) -> dict[str, Any]:
     }
 
 
-def _verdict(added_s: float, lag_s: float, seen: Steady) -> str:
+def verdict(added_s: float, lag_s: float, seen: Steady) -> str:
     """`held`, `failed`, `late`, or `client`: late, but so was or might be the client."""
     if added_s <= MOST_ADDED_S and seen.failure is None:
         return "held"
@@ -95,8 +95,9 @@ STREAMS = Study(
         f"p99 gap is at most {MOST_ADDED_S * 1000:.0f} ms above the nominal "
         f"{NOMINAL_GAP_S * 1000:.0f} ms, {WINDOW_S:.0f} s while all are open, the gateway on one "
         "core. All tokens of a step come out of the upstream at once. A step is tried twice. "
-        f"Where it fails while the core of client, mock and simulated engine is over {MOST_CLIENT_CORE_SHARE:.0%} busy or the "
-        f"client's timer over {MOST_LAG_S * 1000:.0f} ms late (p99), that core may be the limit: "
+        "Where it fails while the core of client, mock and simulated engine is over "
+        f"{MOST_CLIENT_CORE_SHARE:.0%} busy or the client's timer over "
+        f"{MOST_LAG_S * 1000:.0f} ms late (p99), that core may be the limit: "
         "then the figure is a lower bound and the column of that name is 1."
     ),
     pace=Pace(step_ms=1000 / TOKENS_PER_S),
