@@ -34,7 +34,8 @@ from benchmarks.contenders import Contender, start
 from benchmarks.gateway_arms import BUILDERS, UPSTREAM, Setting, foreign_command, foreign_versions
 from benchmarks.gateway_report import GatewayRun, StudyResult, markdown, write_json
 from benchmarks.gateway_summary import summarise_study
-from benchmarks.machine import describe
+from benchmarks.machine import Conditions, describe
+from benchmarks.measure import MeasurementError
 from benchmarks.pinning import Cores, two_cores
 from benchmarks.rounds import alternating
 from benchmarks.studies.chunks import CHUNK_CPU, GROWTH
@@ -133,9 +134,18 @@ def _samples(study: Study, contenders: Sequence[Contender], *, rounds: int) -> I
     rounds = min(rounds, study.most_rounds or rounds)
     for number, order in alternating(contenders, rounds=rounds, seed=ORDER_SEED):
         for contender in order:
-            outcome = study.run(contender)
+            outcome = _attempt(study, contender)
             _announce(study, number, contender, outcome)
             yield Sample(study.name, number, contender.label, outcome)
+
+
+def _attempt(study: Study, contender: Contender) -> Outcome:
+    """One run; a gateway that does not answer at all has failed it and does not end the others."""
+    try:
+        return study.run(contender)
+    except (MeasurementError, OSError) as error:
+        unknown = Conditions(steal_share=0.0, foreign_share=0.0)
+        return Outcome({}, f"{type(error).__name__}: {error}", unknown)
 
 
 def _announce(study: Study, number: int, contender: Contender, outcome: Outcome) -> None:

@@ -177,6 +177,14 @@ def conditions(before: Usage, after: Usage, *, own_s: float) -> Conditions:
     )
 
 
+def worst(seen: Sequence[Conditions]) -> Conditions:
+    """The most that was taken in any of several windows."""
+    return Conditions(
+        steal_share=max(one.steal_share for one in seen),
+        foreign_share=max(one.foreign_share for one in seen),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Machine:
     """What a figure must be read with. A version is None for what is not installed."""

@@ -8,6 +8,7 @@ from time import sleep
 import uvloop
 
 from benchmarks.contenders import Contender
+from benchmarks.machine import worst
 from benchmarks.pinning import pinned_here
 from benchmarks.servers.steps import Pace
 from benchmarks.spending import Spent, Watched, read, spent
@@ -73,7 +74,7 @@ def growth(contender: Contender, *, many: int = MANY, window_s: float = WINDOW_S
         values["growth"] = values["gateway_us_many"] / values["gateway_us_few"]
     values["chunks_per_s_many"] = more.tokens / more.spent.wall_s
     failure = less.failure or more.failure
-    return Outcome(values, failure, more.spent.conditions)
+    return Outcome(values, failure, worst([less.spent.conditions, more.spent.conditions]))
 
 
 CHUNK_CPU = Study(

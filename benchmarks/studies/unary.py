@@ -12,6 +12,7 @@ import uvloop
 from benchmarks.contenders import Contender
 from benchmarks.gateway_arms import UPSTREAM
 from benchmarks.load_client import closed_loop
+from benchmarks.machine import worst
 from benchmarks.pinning import pinned_here
 from benchmarks.records import RequestRecord, WholeReader
 from benchmarks.servers.steps import Pace
@@ -30,7 +31,7 @@ _LATENCY_WARM_UP = 20
 def requests_per_second(contender: Contender, *, window_s: float = WINDOW_S) -> Outcome:
     """A closed loop at each concurrency; what is answered within the window counts."""
     values: dict[str, float] = {}
-    failures, details = [], []
+    failures, details, seen = [], [], []
     with contender.awake() as path, pinned_here(contender.cores.client):
         for streams in CONCURRENCY:
             records, rate, used = _saturated(contender, path, streams, window_s)
@@ -41,9 +42,10 @@ def requests_per_second(contender: Contender, *, window_s: float = WINDOW_S) -> 
                 f"p99_ms_{streams}": percentile([r.e2e_s for r in records], 99) * 1000,
             }
             failures += [record.error for record in records if record.error]
+            seen.append(used.conditions)
             details.append({"streams": streams, "requests": len(records), "spent": used})
     failure = f"{len(failures)} failed: {failures[0]}" if failures else None
-    return Outcome(values, failure, used.conditions, details)
+    return Outcome(values, failure, worst(seen), details)
 
 
 def _saturated(
@@ -97,13 +99,15 @@ def latency(contender: Contender) -> Outcome:
 
 def added_latency(samples: Sequence[Sample]) -> list[Sample]:
     """Add `added_p50_ms`: what the path takes longer than the upstream alone in that round."""
-    direct_ms = {s.round_number: s.outcome.values for s in samples if s.label == UPSTREAM}
+    direct_ms = {
+        s.round_number: s.outcome.values.get("p50_ms") for s in samples if s.label == UPSTREAM
+    }
     derived = []
     for sample in samples:
-        floor = direct_ms.get(sample.round_number)
+        floor_ms = direct_ms.get(sample.round_number)
         values = dict(sample.outcome.values)
-        if floor is not None and sample.label != UPSTREAM:
-            values["added_p50_ms"] = values["p50_ms"] - floor["p50_ms"]
+        if floor_ms is not None and "p50_ms" in values and sample.label != UPSTREAM:
+            values["added_p50_ms"] = values["p50_ms"] - floor_ms
         derived.append(replace(sample, outcome=replace(sample.outcome, values=values)))
     return derived
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -5,7 +6,7 @@ import pytest
 
 from benchmarks.gateway_report import markdown, write_json
 from benchmarks.gateways import STUDIES, compare, main
-from benchmarks.studies.unary import UNARY_LATENCY
+from benchmarks.studies.unary import UNARY_LATENCY, latency
 
 NOWHERE = Path("no/such/bin/command")
 
@@ -37,6 +38,22 @@ def test_the_tables_have_a_row_for_each_gateway(run):
     assert UNARY_LATENCY.procedure in text
     rows = [line for line in text.splitlines() if line.startswith("| direct")]
     assert len(rows) == 2
+
+
+def refuse(_contender):
+    raise ConnectionRefusedError("nobody there")
+
+
+def test_a_gateway_that_does_not_answer_does_not_end_the_run():
+    def run(contender):
+        return latency(contender) if contender.label == "direct" else refuse(contender)
+
+    study = replace(UNARY_LATENCY, run=run)
+    found = compare(["direct"], [study], rounds=1, litellm=NOWHERE, router=NOWHERE)
+    served, refused = found.results[0].rows
+    assert served.failure is None
+    assert refused.failure == "ConnectionRefusedError: nobody there"
+    assert "direct again failed in every round" in markdown(found)
 
 
 def test_every_study_says_what_it_does_and_compares_something_or_is_memory():

@@ -33,3 +33,9 @@ def test_added_latency_is_what_direct_did_not_take_in_the_same_round():
     samples += [sample("a", 0, 5.0), sample("a", 1, 5.0)]
     derived = added_latency(samples)
     assert [s.outcome.values.get("added_p50_ms") for s in derived] == [None, None, 4.0, 3.0]
+
+
+def test_a_round_that_failed_has_nothing_added():
+    failed = Sample("unary-latency", 0, "a", Outcome({}, "refused", QUIET))
+    derived = added_latency([sample("direct", 0, 1.0), failed])
+    assert [dict(s.outcome.values) for s in derived] == [{"p50_ms": 1.0}, {}]
