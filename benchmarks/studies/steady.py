@@ -20,7 +20,7 @@ from benchmarks.load_client import closed_loop
 from benchmarks.records import RequestRecord
 from benchmarks.spending import Spent, Watched, read, spent
 
-OPEN_DEADLINE_S = 30.0
+OPEN_DEADLINE_S = 60.0
 # Streams that are hung up are cleared away by the gateway after the window, not in the next one.
 _HANG_UP_S = 1.0
 _SETTLE_S = 0.5
