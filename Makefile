@@ -10,7 +10,7 @@ PIP := $(BIN)/pip install --quiet --quiet --disable-pip-version-check
 TORCH := torch==2.13.0+cpu
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: serve test test-full check static format bench bench-k6 lock tree clean
+.PHONY: serve test test-full check static format bench bench-full bench-k6 lock tree clean
 
 serve: $(VENV)/.installed
 	@exec $(BIN)/ringfence serve
@@ -36,8 +36,20 @@ format: $(VENV)/.installed
 tree: $(VENV)/.installed
 	$(BIN)/python -m tests.documents
 
-bench: $(VENV)/.installed
+# Short runs of both comparisons; bench-full is what figures are published from (hours).
+bench: $(VENV)/.installed .bench/litellm .bench/vllm-router
 	$(BIN)/python -m benchmarks.compare
+	$(BIN)/python -m benchmarks.gateways --studies chunk-cpu,unary-rps,unary-latency
+
+bench-full: $(VENV)/.installed .bench/litellm .bench/vllm-router
+	$(BIN)/python -m benchmarks.compare --rounds 9
+	$(BIN)/python -m benchmarks.gateways --rounds 9
+
+# Gateways that Ringfence is compared with, each in an environment of its own.
+.bench/%: benchmarks/locks/%.txt
+	$(PYTHON) -m venv $@
+	$@/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
+	@touch $@
 
 # Load on a running server: make bench-k6 K6_SCENARIO=ramp|soak|fault K6_URL=... K6_MODEL=...
 # The settings are at the top of benchmarks/k6/load.js.
@@ -61,6 +73,10 @@ lock: $(VENV)/.installed
 	$(BIN)/uv pip compile -q pyproject.toml --extra gpu --universal \
 	  --python-version 3.11 --override $(LOCKS)/overrides-gpu.txt \
 	  --generate-hashes --no-header -o $(LOCKS)/gpu.txt
+	for name in litellm vllm-router; do \
+	  $(BIN)/uv pip compile -q benchmarks/locks/$$name.in --universal --python-version 3.11 \
+	    --generate-hashes --no-header -o benchmarks/locks/$$name.txt || exit 1; \
+	done
 
 $(VENV)/.installed: $(LOCKS)/cpu.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
@@ -80,4 +96,4 @@ $(VENV)/.installed: $(LOCKS)/cpu.txt pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .bench *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -48,6 +48,8 @@ class Arm:
         model: Model name for requests.
         environment: Added to `SHARED_ENVIRONMENT`, which is added to ours.
         writes_model_dir: Whether its first start makes the weights that other arms read.
+        engine_title: Part of the title of the one process that stands for the upstream, where
+            the server brings its own; empty where a server of its own stands for it.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Arm:
     model: str = MODEL
     environment: Mapping[str, str] = field(default_factory=dict)
     writes_model_dir: bool = False
+    engine_title: str = ""
 
 
 def bare_vllm(model_dir: Path) -> Arm:

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import process_time
 
-from benchmarks.arms import API_KEY, HOST, Arm, free_port
+from benchmarks.arms import API_KEY, HOST, free_port
+from benchmarks.gateway_arms import token_stream
 from benchmarks.load_client import Target, closed_loop, encode_chat
 from benchmarks.processes import running
 from benchmarks.prompts import prompts
+from benchmarks.servers.steps import Pace
 
 STREAMS = 16
 REQUESTS = 64
@@ -37,20 +39,13 @@ class Ceiling:
     chunks_per_cpu_s: float
 
 
-def token_stream() -> Arm:
-    """The server that only streams."""
-    port = free_port()
-    command = (sys.executable, "-m", "benchmarks.servers.token_stream", str(port))
-    return Arm(name="token-stream", command=command, port=port, ready_path="/", model="none")
-
-
 def measure_ceiling(*, requests: int = REQUESTS) -> Ceiling:
     """Feed the client at `STREAMS` streams as fast as it takes it.
 
     Raises:
         CeilingError: If a request fails.
     """
-    arm = token_stream()
+    arm = token_stream(Pace(), port=free_port(), name="token-stream")
     target = Target(host=HOST, port=arm.port, model=arm.model, api_key=API_KEY)
     encoded = [
         encode_chat(target, text, max_tokens=TOKENS) for text in prompts(requests, seed=0, series=0)

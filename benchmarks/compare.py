@@ -9,8 +9,6 @@ twice a round; how far the second is from the first is the noise of the comparis
 from __future__ import annotations
 
 import argparse
-import random
-import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -19,49 +17,47 @@ from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
 from time import perf_counter
-from types import FrameType
-from typing import NoReturn
 
 from benchmarks.arms import BUILDERS, Arm, default_model_dir
+from benchmarks.command import (
+    ORDER_SEED,
+    REPOSITORY,
+    Finished,
+    NotSetUp,
+    add_options,
+    carry_out,
+    names_of,
+    progress,
+)
 from benchmarks.machine import describe
 from benchmarks.measure import (
     Entry,
     Measurement,
-    MeasurementError,
     footprints,
     measure,
     warm_up,
 )
-from benchmarks.processes import Server, ServerError, running
-from benchmarks.report import Run, append_log, markdown, write_json
+from benchmarks.processes import Server, running
+from benchmarks.report import Run, markdown, write_json
+from benchmarks.rounds import alternating
 from benchmarks.summary import summarise_run
 
-REPOSITORY = Path(__file__).parents[1]
-LOG = REPOSITORY / "benchmarks" / "LOG.md"
 BASELINE = "bare-vllm"
-_ORDER_SEED = 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the comparison; 1 if a server or its answers were not as they must be."""
     options = _options(argv)
-    signal.signal(signal.SIGTERM, _interrupt)
+    return carry_out("benchmarks.compare", lambda: _finished(options), log=options.log)
+
+
+def _finished(options: argparse.Namespace) -> Finished:
     arms = [BUILDERS[name](options.model_dir) for name in options.arms]
     weights = options.model_dir / "config.json"
     if not (weights.exists() or any(arm.writes_model_dir for arm in arms)):
-        return _failed(f"no {weights}: run `make serve` once, or give --model-dir", code=2)
-    try:
-        run = compare(arms, baseline=BASELINE, streams=options.streams, rounds=options.rounds)
-    except (ServerError, MeasurementError) as error:
-        return _failed(str(error), code=1)
-    except KeyboardInterrupt:
-        return _failed("interrupted; every server was stopped", code=130)
-    path = write_json(run, options.out)
-    tables = markdown(run)
-    if options.log:
-        append_log(LOG, date=run.began, title=options.log, body=tables)
-    sys.stdout.write(f"{tables}\n\n{path}\n")
-    return 0
+        raise NotSetUp(f"no {weights}: run `make serve` once, or give --model-dir")
+    run = compare(arms, baseline=BASELINE, streams=options.streams, rounds=options.rounds)
+    return Finished(began=run.began, tables=markdown(run), path=write_json(run, options.out))
 
 
 def compare(arms: Sequence[Arm], *, baseline: str, streams: Sequence[int], rounds: int) -> Run:
@@ -110,34 +106,21 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
         default=[1, 4, 8, 16],
         help="comma-separated counts of concurrent streams (default: 1,4,8,16)",
     )
-    parser.add_argument("--rounds", type=int, default=4, help="even, for ABBA (default: 4)")
     parser.add_argument(
         "--model-dir",
         type=Path,
         default=default_model_dir(),
         help="weights of the arms that are not Ringfence (default: %(default)s)",
     )
-    parser.add_argument("--out", type=Path, default=REPOSITORY / "benchmarks" / "results")
-    parser.add_argument("--log", metavar="TITLE", help="append the tables to benchmarks/LOG.md")
+    add_options(parser, rounds=4)
     return parser.parse_args(argv)
 
 
 def _arms(text: str) -> list[str]:
-    names = text.split(",")
-    if unknown := set(names) - BUILDERS.keys():
-        raise argparse.ArgumentTypeError(f"unknown: {', '.join(sorted(unknown))}")
+    names = names_of(text, BUILDERS)
     if BASELINE not in names:
         raise argparse.ArgumentTypeError(f"{BASELINE} is what the others are compared with")
     return names
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
-
-
-def _failed(message: str, *, code: int) -> int:
-    sys.stderr.write(f"benchmarks.compare: {message}\n")
-    return code
 
 
 def _start(
@@ -153,7 +136,7 @@ def _start(
         ready_s.append(perf_counter() - started_s)
         server.freeze()
         servers.append(server)
-        _progress(f"{arm.name} answered after {ready_s[-1]:.0f} s; log: {server.log}")
+        progress(f"{arm.name} answered after {ready_s[-1]:.0f} s; log: {server.log}")
     return servers, ready_s
 
 
@@ -170,30 +153,19 @@ def _entries(servers: Sequence[Server], baseline: str) -> list[Entry]:
 def _measurements(
     entries: Sequence[Entry], *, streams: Sequence[int], rounds: int
 ) -> Iterator[Measurement]:
-    # An order, not a secret.
-    source = random.Random(_ORDER_SEED)  # noqa: S311
-    order = list(entries)
-    for number in range(rounds):
-        if number % 2:
-            order.reverse()
-        else:
-            source.shuffle(order)
+    for number, order in alternating(entries, rounds=rounds, seed=ORDER_SEED):
         for count, entry in product(streams, order):
             yield _announced(measure(entry, streams=count, round_number=number))
 
 
 def _announced(measurement: Measurement) -> Measurement:
     note = measurement.failure or measurement.disturbance
-    _progress(
+    progress(
         f"round {measurement.round_number + 1}, {measurement.streams} streams, "
         f"{measurement.label}: {measurement.tokens_per_s:.1f} tokens/s in "
         f"{measurement.wall_s:.1f} s{f' ({note})' if note else ''}"
     )
     return measurement
-
-
-def _progress(line: str) -> None:
-    sys.stderr.write(f"{datetime.now(UTC):%H:%M:%S} {line}\n")
 
 
 if __name__ == "__main__":

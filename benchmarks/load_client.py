@@ -1,4 +1,4 @@
-"""Load client: streamed chat requests over raw asyncio connections, closed loop and open loop.
+"""Load client: chat requests over raw asyncio connections, closed loop and open loop.
 
 It measures and does not judge: what is sent where is the caller's, as is every statistic. Each
 wait has a deadline, so a run of n requests ends within n of them even against a dead server.
@@ -9,16 +9,17 @@ from __future__ import annotations
 import asyncio
 import random
 import ssl
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from time import perf_counter
+from typing import cast
 
 import orjson
 
 from benchmarks.http_stream import MalformedResponseError
-from benchmarks.records import RequestRecord, StreamReader
+from benchmarks.records import AnswerReader, RequestRecord, StreamReader
 
 CONNECT_DEADLINE_S = 10.0
 
@@ -47,22 +48,21 @@ class Target:
         return f"{host}:{self.port}"
 
 
-def encode_chat(target: Target, prompt: str, *, max_tokens: int) -> bytes:
-    """The whole HTTP request of a greedy streamed chat of exactly `max_tokens` tokens.
+def encode_chat(target: Target, prompt: str, *, max_tokens: int, stream: bool = True) -> bytes:
+    """The whole HTTP request of a greedy chat of exactly `max_tokens` tokens.
 
     `ignore_eos` is vLLM's: every arm then does the same work, whatever the model says.
     """
-    body = orjson.dumps(
-        {
-            "model": target.model,
-            "messages": [{"role": "user", "content": prompt}],
-            "stream": True,
-            "stream_options": {"include_usage": True},
-            "temperature": 0,
-            "ignore_eos": True,
-            "max_tokens": max_tokens,
-        }
-    )
+    fields: dict[str, object] = {
+        "model": target.model,
+        "messages": [{"role": "user", "content": prompt}],
+        "temperature": 0,
+        "ignore_eos": True,
+        "max_tokens": max_tokens,
+    }
+    if stream:
+        fields |= {"stream": True, "stream_options": {"include_usage": True}}
+    body = orjson.dumps(fields)
     authorization = f"authorization: Bearer {target.api_key}\r\n" if target.api_key else ""
     head = (
         f"POST {target.base_path}/chat/completions HTTP/1.1\r\n"
@@ -75,7 +75,12 @@ def encode_chat(target: Target, prompt: str, *, max_tokens: int) -> bytes:
 
 
 async def closed_loop(
-    target: Target, requests: Iterable[bytes], *, streams: int, deadline_s: float
+    target: Target,
+    requests: Iterable[bytes],
+    *,
+    streams: int,
+    deadline_s: float,
+    reader: Callable[[], AnswerReader] = StreamReader,
 ) -> tuple[RequestRecord, ...]:
     """Send `requests` over `streams` kept-alive connections, each busy until none is left.
 
@@ -85,6 +90,7 @@ async def closed_loop(
             taken once every connection is open.
         streams: Connections, all opened before the first request starts.
         deadline_s: Of one request.
+        reader: Makes what reads each answer: `StreamReader`, or another for other requests.
 
     Returns:
         One record for each request, stream by stream.
@@ -92,7 +98,7 @@ async def closed_loop(
     Raises:
         OSError: If a connection cannot be opened before the first request.
     """
-    opened = [_Stream(target) for _ in range(streams)]
+    opened = [_Stream(target, reader) for _ in range(streams)]
     queue = iter(requests)
 
     async def drain(stream: _Stream) -> list[RequestRecord]:
@@ -151,10 +157,10 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.transport: asyncio.WriteTransport | None = None
-        self._reader = StreamReader()
+        self._reader: AnswerReader = StreamReader()
         self._answered: asyncio.Future[None] | None = None
 
-    async def answer(self, request: bytes, reader: StreamReader) -> None:
+    async def answer(self, request: bytes, reader: AnswerReader) -> None:
         """Send `request` and return when `reader` has its whole answer."""
         if self.transport is None:
             raise ConnectionResetError("closed by the server")
@@ -164,9 +170,8 @@ class _Connection(asyncio.Protocol):
         await self._answered
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if not isinstance(transport, asyncio.WriteTransport):
-            raise TypeError(f"{transport!r} cannot be written to")
-        self.transport = transport
+        # TCP's can be written to; uvloop's does not derive from asyncio's class.
+        self.transport = cast("asyncio.WriteTransport", transport)
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -198,8 +203,9 @@ class _Connection(asyncio.Protocol):
 class _Stream:
     """One request at a time on a kept-alive connection, opened anew after a failure."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, reader: Callable[[], AnswerReader] = StreamReader) -> None:
         self._target = target
+        self._reader = reader
         self._connection = _Connection()
 
     async def open(self) -> None:
@@ -211,7 +217,7 @@ class _Stream:
 
     async def exchange(self, request: bytes, start_s: float, deadline_s: float) -> RequestRecord:
         """Send one request and wait for the end of its answer, at most until the deadline."""
-        reader = StreamReader()
+        reader = self._reader()
         failure = None
         try:
             async with asyncio.timeout(start_s + deadline_s - perf_counter()):

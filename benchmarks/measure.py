@@ -13,18 +13,14 @@ from time import process_time, sleep
 
 from benchmarks.arms import API_KEY, HOST, Arm
 from benchmarks.load_client import Target, closed_loop, encode_chat
-from benchmarks.machine import tree_pss_bytes, usage
-from benchmarks.processes import READY_DEADLINE_S, Server
+from benchmarks.machine import Conditions, conditions, tree_pss_bytes, usage
+from benchmarks.processes import READY_DEADLINE_S, THAW_S, Server
 from benchmarks.prompts import prompts
 from benchmarks.records import RequestRecord
 
 MAX_TOKENS = 64
 REQUEST_DEADLINE_S = 120.0
 IDLE_WINDOW_S = 5.0
-# Late timers of a Ray cluster fire at once after a thaw, and vLLM's worker spins for a second.
-THAW_S = 1.5
-MAX_STEAL_SHARE = 0.02
-MAX_FOREIGN_SHARE = 0.05
 _WARM_UP_TOKENS = 16
 # Enough requests that a measurement takes some seconds; at least two for each stream.
 _REQUESTS = 16
@@ -60,8 +56,7 @@ class Measurement:
         cpu_s: Of the server's whole process tree. vLLM's worker spins between steps, so idle
             waiting inside a run counts as well.
         client_cpu_s: Of the load client.
-        steal_share: Part of the machine's CPU time taken by the hypervisor.
-        foreign_share: Part of it used by processes that are neither a server's nor the client's.
+        conditions: What else ran on the machine.
     """
 
     round_number: int
@@ -71,8 +66,7 @@ class Measurement:
     wall_s: float
     cpu_s: float
     client_cpu_s: float
-    steal_share: float
-    foreign_share: float
+    conditions: Conditions
 
     @property
     def output_tokens(self) -> int:
@@ -92,11 +86,7 @@ class Measurement:
     @property
     def disturbance(self) -> str | None:
         """Why the figures may say more of the machine than of the server; None if quiet."""
-        if self.steal_share > MAX_STEAL_SHARE:
-            return f"steal {self.steal_share:.1%}"
-        if self.foreign_share > MAX_FOREIGN_SHARE:
-            return f"foreign load {self.foreign_share:.1%}"
-        return None
+        return self.conditions.disturbance
 
 
 def measure(entry: Entry, *, streams: int, round_number: int) -> Measurement:
@@ -113,9 +103,7 @@ def measure(entry: Entry, *, streams: int, round_number: int) -> Measurement:
         before = usage([roots])
         records, client_cpu_s = _closed_loop(entry.server.arm, requests, streams)
         after = usage([roots])
-    machine = after.machine.since(before.machine)
     (cpu_s,) = after.trees_since(before)
-    foreign_s = machine.busy_s - cpu_s - (after.harness_s - before.harness_s)
     return Measurement(
         round_number=round_number,
         label=entry.label,
@@ -124,8 +112,7 @@ def measure(entry: Entry, *, streams: int, round_number: int) -> Measurement:
         wall_s=max(r.end_s for r in records) - min(r.start_s for r in records),
         cpu_s=cpu_s,
         client_cpu_s=client_cpu_s,
-        steal_share=machine.steal_s / machine.total_s,
-        foreign_share=max(0.0, foreign_s) / machine.total_s,
+        conditions=conditions(before, after, own_s=cpu_s),
     )
 
 
@@ -133,15 +120,11 @@ def measure(entry: Entry, *, streams: int, round_number: int) -> Measurement:
 def _thawed(entry: Entry, *, streams: int, round_number: int) -> Iterator[None]:
     """The server awake and in step again: the first answers after a thaw are late."""
     server = entry.server
-    server.thaw()
-    try:
-        sleep(THAW_S)
+    with server.awake():
         seed = _seed(streams, round_number)
         texts = prompts(streams, seed=seed, series=_series(entry.prompt_set + 5, seed))
         _closed_loop(server.arm, _encoded(server.arm, texts, _WARM_UP_TOKENS), streams)
         yield
-    finally:
-        server.freeze()
 
 
 def warm_up(server: Server, *, streams: int) -> None:

@@ -23,6 +23,8 @@ from benchmarks.machine import process_tree
 READY_DEADLINE_S = 300.0
 STOP_DEADLINE_S = 30.0
 FREEZE_DEADLINE_S = 10.0
+# Late timers of a Ray cluster fire at once after a thaw, and vLLM's worker spins for a second.
+THAW_S = 1.5
 _POLL_S = 0.25
 _PROBE_DEADLINE_S = 5.0
 _FREEZE_POLL_S = 0.05
@@ -69,6 +71,16 @@ class Server:
     def thaw(self) -> None:
         """Let every process go on (SIGCONT)."""
         _thaw(_members(self.pid, self.mark))
+
+    @contextmanager
+    def awake(self) -> Iterator[None]:
+        """Thaw for the length of the block, which begins once late timers have fired."""
+        self.thaw()
+        try:
+            sleep(THAW_S)
+            yield
+        finally:
+            self.freeze()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What is known of one streamed request: its times, tokens and outcome.
+"""What is known of one request, streamed or not: its times, tokens and outcome.
 
 Terms are vLLM's (`vllm bench serve`): TTFT runs from the start to the first event that bears a
 token, ITL is a gap between two such events (of chunks, so batching inflates it), TPOT is
@@ -7,6 +7,7 @@ token, ITL is a gap between two such events (of chunks, so batching inflates it)
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -63,17 +64,15 @@ class RequestRecord:
         return (self.e2e_s - self.ttft_s) / (self.completion_tokens - 1)
 
 
-class StreamReader:
-    """Collects one streamed OpenAI answer from the bytes of its connection."""
+class AnswerReader(ABC):
+    """Collects one answer from the bytes of its connection. A kind of answer is a subclass."""
 
-    __slots__ = ("_done", "_error", "_events", "_refusal", "_response", "_times_s", "_tokens")
+    __slots__ = ("_error", "_refusal", "_response", "_times_s", "_tokens")
 
     def __init__(self) -> None:
         self._response = ResponseParser()
-        self._events = EventParser()
         self._times_s: list[float] = []
         self._tokens = 0
-        self._done = False
         self._error: str | None = None
         self._refusal = bytearray()
 
@@ -91,14 +90,13 @@ class StreamReader:
         """Take the next bytes, all of which arrived at `now_s`.
 
         Raises:
-            MalformedResponseError: If they are no HTTP response or an event is not JSON.
+            MalformedResponseError: If they are no HTTP response or what should be JSON is not.
         """
         body = self._response.feed(data)
-        if self._response.status != 200:
+        if self._response.status == 200:
+            self._take_body(body, now_s)
+        else:
             self._refusal += body[:MAX_ERROR_CHARACTERS]
-            return
-        for event in self._events.feed(body):
-            self._take(event, now_s)
 
     def close(self) -> None:
         """Take the end of the connection.
@@ -110,7 +108,7 @@ class StreamReader:
 
     def record(self, *, start_s: float, end_s: float, failure: str | None = None) -> RequestRecord:
         """The finished record. `failure` is what went wrong outside the answer itself."""
-        error = failure or self._error or self._missing()
+        error = failure or self._error or self._refused() or self._missing()
         return RequestRecord(
             start_s=start_s,
             event_times_s=tuple(self._times_s),
@@ -120,30 +118,82 @@ class StreamReader:
             error=error and error[:MAX_ERROR_CHARACTERS],
         )
 
+    def _refused(self) -> str | None:
+        if self._response.status == 200:
+            return None
+        return f"status {self._response.status}: {self._refusal.decode('utf-8', 'replace')}"
+
+    @abstractmethod
+    def _take_body(self, body: bytes, now_s: float) -> None:
+        """Take the next bytes of the body of a 200."""
+
+    @abstractmethod
     def _missing(self) -> str | None:
-        if self._response.status != 200:
-            refusal = self._refusal.decode("utf-8", "replace")
-            return f"status {self._response.status}: {refusal}"
+        """What a complete answer of status 200 still lacks."""
+
+
+class StreamReader(AnswerReader):
+    """A streamed OpenAI answer: each event is parsed, its arrival noted if it bears a token."""
+
+    __slots__ = ("_done", "_events")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._events = EventParser()
+        self._done = False
+
+    def _missing(self) -> str | None:
         if not self._done:
             return "the stream ended without [DONE]"
         return None if self._tokens else "no usage event, or no tokens in it"
+
+    def _take_body(self, body: bytes, now_s: float) -> None:
+        for event in self._events.feed(body):
+            self._take(event, now_s)
 
     def _take(self, event: bytes, now_s: float) -> None:
         if event == b"[DONE]":
             self._done = True
             return
-        try:
-            payload = orjson.loads(event)
-        except orjson.JSONDecodeError as error:
-            raise MalformedResponseError(f"an event is not JSON: {event[:80]!r}") from error
-        if not isinstance(payload, dict):
-            raise MalformedResponseError(f"an event is no JSON object: {event[:80]!r}")
+        payload = _parsed(event, "an event")
         if failure := payload.get("error"):
             self._error = f"error frame: {failure}"
         if usage := payload.get("usage"):
             self._tokens = usage.get("completion_tokens", 0)
         if any(_bears_token(choice) for choice in payload.get("choices", ())):
             self._times_s.append(now_s)
+
+
+class WholeReader(AnswerReader):
+    """An unstreamed OpenAI answer, a single JSON object. Its record has no event times."""
+
+    __slots__ = ("_body",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._body = bytearray()
+
+    def _missing(self) -> str | None:
+        return None if self._tokens else "no usage, or no tokens in it"
+
+    def _take_body(self, body: bytes, now_s: float) -> None:
+        del now_s
+        self._body += body
+        if self.complete:
+            payload = _parsed(bytes(self._body), "the answer")
+            self._tokens = (payload.get("usage") or {}).get("completion_tokens", 0)
+            if not payload.get("choices"):
+                self._error = "no choices"
+
+
+def _parsed(text: bytes, noun: str) -> dict[str, Any]:
+    try:
+        payload = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise MalformedResponseError(f"{noun} is not JSON: {text[:80]!r}") from error
+    if not isinstance(payload, dict):
+        raise MalformedResponseError(f"{noun} is not an object: {text[:80]!r}")
+    return payload
 
 
 def _bears_token(choice: Mapping[str, Any]) -> bool:

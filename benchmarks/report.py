@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -34,13 +34,20 @@ class Run:
 
 
 def write_json(run: Run, directory: Path) -> Path:
-    """Write `<date>-compare.json`, with the minute so that a day keeps all its runs."""
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"{run.began:%Y-%m-%dT%H%M}-compare.json"
+    """Write `<date>-compare.json`."""
     document = asdict(run) | {
         "drop_rule": DROP_RULE,
         "measurements": [_measurement(m) for m in run.measurements],
     }
+    return write_document(document, directory, began=run.began, name="compare")
+
+
+def write_document(
+    document: Mapping[str, Any], directory: Path, *, began: datetime, name: str
+) -> Path:
+    """Write `<date>-<name>.json`, with the minute so that a day keeps all its runs."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"{began:%Y-%m-%dT%H%M}-{name}.json"
     path.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
     return path
 
@@ -50,7 +57,7 @@ def _measurement(measurement: Measurement) -> dict[str, Any]:
     records = measurement.records
     fields = (
         "round_number", "label", "streams", "wall_s", "output_tokens", "tokens_per_s", "cpu_s",
-        "client_cpu_s", "steal_share", "foreign_share", "failure", "disturbance",
+        "client_cpu_s", "failure", "disturbance",
     )  # fmt: skip
     times = {
         "ttft_s": [r.ttft_s for r in records if r.ttft_s is not None],
@@ -58,23 +65,29 @@ def _measurement(measurement: Measurement) -> dict[str, Any]:
         "itl_s": [gap for r in records for gap in r.itl_s],
         "e2e_s": [r.e2e_s for r in records if r.error is None],
     }
-    return {name: getattr(measurement, name) for name in fields} | {
-        name: summarise(values) if values else None for name, values in times.items()
-    }
+    document = {name: getattr(measurement, name) for name in fields}
+    return (
+        document
+        | asdict(measurement.conditions)
+        | {name: summarise(values) if values else None for name, values in times.items()}
+    )
 
 
 def markdown(run: Run) -> str:
     """The tables of the README, with hardware, commit, command and rule below them."""
-    machine = run.machine
-    versions = ", ".join(f"{name} {number}" for name, number in machine.versions.items() if number)
-    memory_gib = machine.memory_bytes / 2**30
-    provenance = (
-        f"{run.began:%Y-%m-%d}, commit `{machine.commit}`, {machine.cores} cores of "
-        f"{machine.cpu_model}, {memory_gib:.0f} GiB, {versions}. `{shlex.join(run.command)}`, "
-        f"{run.took_s / 60:.0f} min. In brackets: 95 % interval over rounds. {DROP_RULE}"
-    )
     tables = [*_speed_table(run), "", *_footprint_table(run.footprints)]
-    return "\n".join([*tables, "", provenance])
+    told = provenance(run.machine, began=run.began, took_s=run.took_s, command=run.command)
+    return "\n".join([*tables, "", f"{told} {DROP_RULE}"])
+
+
+def provenance(machine: Machine, *, began: datetime, took_s: float, command: Sequence[str]) -> str:
+    """What figures have to be read with."""
+    versions = ", ".join(f"{name} {number}" for name, number in machine.versions.items() if number)
+    return (
+        f"{began:%Y-%m-%d}, commit `{machine.commit}`, {machine.cores} cores of "
+        f"{machine.cpu_model}, {machine.memory_bytes / 2**30:.0f} GiB, {versions}. "
+        f"`{shlex.join(command)}`, {took_s / 60:.0f} min. In brackets: 95 % interval over rounds."
+    )
 
 
 def _speed_table(run: Run) -> list[str]:
@@ -87,7 +100,7 @@ def _speed_table(run: Run) -> list[str]:
             str(line.streams),
             line.label,
             f"{line.tokens_per_s:.1f}",
-            _ratio(line.speed),
+            ratio_text(line.speed),
             _milliseconds(line.ttft_s),
             _milliseconds(line.itl_s),
             f"{line.cpu_s_per_token * 1000:.1f}",
@@ -95,7 +108,7 @@ def _speed_table(run: Run) -> list[str]:
         )
         for line in run.lines
     ]
-    return _table(columns, rows)
+    return table(columns, rows)
 
 
 def _footprint_table(footprints: Sequence[Footprint]) -> list[str]:
@@ -104,15 +117,17 @@ def _footprint_table(footprints: Sequence[Footprint]) -> list[str]:
         (f.arm, f"{f.pss_bytes / _MIB:.0f}", f"{f.ready_s:.0f}", f"{f.idle_cpu_share * 100:.1f}")
         for f in footprints
     ]
-    return _table(columns, rows)
+    return table(columns, rows)
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table."""
     head = [columns, ["---"] * len(columns)]
     return [f"| {' | '.join(row)} |" for row in [*head, *rows]]
 
 
-def _ratio(value: Ratio) -> str:
+def ratio_text(value: Ratio) -> str:
+    """A ratio with its interval."""
     return f"{value.mean:.3f} [{value.low:.3f}, {value.high:.3f}]"
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from benchmarks.measure import Measurement, MeasurementError
 from benchmarks.statistics import Ratio, Summary, percentile, ratio, round_ratios, summarise
 
 # Published with every result, so a reader knows what was left out.
 DROP_RULE = (
-    "A round is dropped at a stream count, for every arm, when a request of any arm failed there, "
-    "or when during any arm's run steal was over 2 % or foreign processes used over 5 % of the "
-    "machine's CPU time. If that leaves fewer than half of the rounds without a failure, "
-    "disturbed rounds are used as well and the stream count is marked."
+    "A round is dropped at a stream count, or in a study, for every arm, when a request of any arm "
+    "failed there, or when during any arm's run steal was over 2 % or foreign processes used over "
+    "5 % of the machine's CPU time. If that leaves fewer than half of the rounds without a "
+    "failure, disturbed rounds are used as well and the stream count or study is marked."
 )
 _BOOTSTRAP_SEED = 1
 
@@ -64,8 +65,31 @@ def summarise_run(measurements: Sequence[Measurement], *, labels: Sequence[str])
     return lines
 
 
-def counted_rounds(runs: Sequence[Measurement]) -> tuple[set[int], bool]:
-    """Rounds of one stream count that `DROP_RULE` keeps, and whether disturbed ones are in it.
+class Run(Protocol):
+    """What `DROP_RULE` has to know of one run of one arm."""
+
+    @property
+    def label(self) -> str:
+        """Of the arm."""
+
+    @property
+    def round_number(self) -> int:
+        """From 0."""
+
+    @property
+    def failure(self) -> str | None:
+        """Why the run is of no use."""
+
+    @property
+    def disturbance(self) -> str | None:
+        """Why it may say more of the machine than of the arm."""
+
+
+def counted_rounds(runs: Sequence[Run]) -> tuple[set[int], bool]:
+    """Rounds that `DROP_RULE` keeps, and whether disturbed ones are in it.
+
+    Args:
+        runs: Of one stream count or of one study.
 
     Raises:
         MeasurementError: If none is left.

@@ -21,6 +21,16 @@ LOGICAL_CPUS = 8
 def main() -> None:
     """Serve until a signal."""
     port, model, model_dir = sys.argv[1:]
+    config = LLMConfig(
+        model_loading_config={"model_id": model, "model_source": model_dir},
+        accelerator_config={"kind": "cpu"},
+        engine_kwargs=dict(ENGINE_ARGUMENTS),
+    )
+    serve_until_signal(config, port=int(port))
+
+
+def serve_until_signal(config: LLMConfig, *, port: int) -> None:
+    """Serve one model in a Ray cluster of our own, which ends with this process."""
     ray.init(
         address="local",
         num_cpus=LOGICAL_CPUS,
@@ -29,12 +39,7 @@ def main() -> None:
     )
     # Ray answers SIGTERM with SystemExit, so this ends the cluster whenever it comes.
     try:
-        serve.start(http_options={"host": HOST, "port": int(port)})
-        config = LLMConfig(
-            model_loading_config={"model_id": model, "model_source": model_dir},
-            accelerator_config={"kind": "cpu"},
-            engine_kwargs=dict(ENGINE_ARGUMENTS),
-        )
+        serve.start(http_options={"host": HOST, "port": port})
         serve.run(build_openai_app({"llm_configs": [config]}))
         signal.pause()
     finally:

@@ -1,7 +1,9 @@
-"""An OpenAI-shaped server that only streams: raw asyncio, each answer made before it is asked for.
+"""An OpenAI-shaped server without a model: raw asyncio, its frames made before they are asked for.
 
-Argument: port. Each request gets `max_tokens` chunks of vLLM's size, then usage and `[DONE]`; any
-GET is answered 200. It makes nothing up as it goes, so what it feeds is limited by the socket.
+Arguments: port, ms a step (0: as fast as they are taken), ms a step for each open stream. A chat is
+answered with `max_tokens` tokens in vLLM's frames, all open streams at one shared tick (`steps`),
+or, unstreamed, with one object once as many steps have passed. `GET /v1/models` lists the model;
+any other GET is answered 200. It checks no key and makes nothing up as it goes.
 """
 
 from __future__ import annotations
@@ -9,67 +11,164 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
+from collections.abc import Callable, Sequence
 from functools import cache
+from typing import cast
 
 import orjson
 
 from benchmarks.arms import HOST
+from benchmarks.servers import frames
+from benchmarks.servers.steps import Pace, Steps
 
-_LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
-_MAX_TOKENS = re.compile(rb'"max_tokens":(\d+)')
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
+_CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked", re.IGNORECASE)
+_CONTINUE = re.compile(rb"\r\nexpect:[ \t]*100-continue", re.IGNORECASE)
 _STREAM_HEAD = (
-    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
+    b"transfer-encoding: chunked\r\n\r\n"
 )
-_OK = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
-
-
-def _frame(fields: dict[str, object]) -> bytes:
-    common = {"id": "chatcmpl-0", "object": "chat.completion.chunk", "created": 0, "model": "none"}
-    return b"data: " + orjson.dumps(common | fields) + b"\n\n"
 
 
 def _chunk(body: bytes) -> bytes:
     return f"{len(body):x}\r\n".encode() + body + b"\r\n"
 
 
+def _json(body: bytes) -> bytes:
+    head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
+    return head.encode() + b"\r\n\r\n" + body
+
+
+_TOKENS = tuple(map(_chunk, frames.TOKENS))
+_OK = _json(b"{}")
+_MODELS = _json(b'{"object":"list","data":[{"id":"%b","object":"model"}]}' % frames.MODEL.encode())
+
+
 @cache
-def _token() -> bytes:
-    choice = {"index": 0, "delta": {"content": " token"}, "logprobs": None, "finish_reason": None}
-    return _chunk(_frame({"choices": [choice | {"token_ids": None}]}))
+def _ending(tokens: int, *, usage: bool) -> bytes:
+    """What follows all tokens but one."""
+    pieces = [frames.LAST_TOKEN, *([frames.usage_frame(tokens)] if usage else []), frames.DONE]
+    return b"".join(map(_chunk, pieces)) + b"0\r\n\r\n"
 
 
-def _ending(tokens: int) -> bytes:
-    usage = {"prompt_tokens": 1, "completion_tokens": tokens, "total_tokens": 1 + tokens}
-    return _chunk(_frame({"choices": [], "usage": usage}) + b"data: [DONE]\n\n") + b"0\r\n\r\n"
+class _Connection(asyncio.Protocol):
+    """One kept-alive connection: one request at a time, of sized or chunked body."""
+
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
+        self._buffer = bytearray()
+        self._transport: asyncio.WriteTransport | None = None
+        self._member: Callable[[], bool] | None = None
+        self._paused = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.WriteTransport", transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
+        self._transport = None
+        if self._member is not None:
+            self._steps.leave(self._member)
+
+    def pause_writing(self) -> None:
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        self._take()
+
+    def _take(self) -> None:
+        if self._member is not None or (request := take_request(self._buffer)) is None:
+            return
+        head, body = request
+        if _CONTINUE.search(head) and not body:
+            self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        elif not head.startswith(b"POST"):
+            self._write(_MODELS if head.startswith(b"GET /v1/models ") else _OK)
+        else:
+            self._answer(orjson.loads(body))
+        self._take()
+
+    def _answer(self, asked: dict[str, object]) -> None:
+        tokens = asked.get("max_completion_tokens") or asked.get("max_tokens") or 1
+        if not isinstance(tokens, int):
+            raise TypeError(f"max_tokens {tokens!r}")
+        if asked.get("stream"):
+            options = asked.get("stream_options")
+            usage = isinstance(options, dict) and bool(options.get("include_usage"))
+            self._write(_STREAM_HEAD + _chunk(frames.ROLE))
+            self._begin(tokens, each=_TOKENS, last=_ending(tokens, usage=usage))
+        else:
+            self._begin(tokens, each=(b"",), last=_json(frames.whole(tokens)))
+
+    def _begin(self, tokens: int, *, each: Sequence[bytes], last: bytes) -> None:
+        """Write one of `each` at every step but the last of `tokens`, and `last` at that one."""
+        left = tokens
+
+        def step() -> bool:
+            nonlocal left
+            if self._paused:
+                return True
+            left -= 1
+            if left:
+                self._write(each[left % len(each)])
+                return True
+            self._write(last)
+            self._member = None
+            self._take()
+            return False
+
+        self._member = step
+        self._steps.join(step)
+
+    def _write(self, data: bytes) -> None:
+        if data and self._transport is not None:
+            self._transport.write(data)
 
 
-async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Answer one connection until the client closes it."""
-    try:
-        while True:
-            head = await reader.readuntil(b"\r\n\r\n")
-            if length := _LENGTH.search(head):
-                await _stream(writer, await reader.readexactly(int(length[1])))
-            else:
-                writer.write(_OK)
-    except (asyncio.IncompleteReadError, ConnectionError):
-        writer.close()
+def take_request(buffer: bytearray) -> tuple[bytes, bytes] | None:
+    """Head and body of the first request in `buffer`, which loses it; None if it is not whole.
+
+    A body may be sized or chunked (RFC 9112, section 7.1, without trailers).
+    """
+    end = buffer.find(b"\r\n\r\n")
+    if end < 0:
+        return None
+    head, start = bytes(buffer[:end]), end + 4
+    if _CHUNKED.search(head):
+        return _take_chunked(buffer, head, start)
+    length = _LENGTH.search(head)
+    stop = start + (int(length[1]) if length else 0)
+    if len(buffer) < stop:
+        return None
+    body = bytes(buffer[start:stop])
+    del buffer[:stop]
+    return head, body
 
 
-async def _stream(writer: asyncio.StreamWriter, body: bytes) -> None:
-    asked = _MAX_TOKENS.search(body)
-    tokens = int(asked[1]) if asked else 1
-    writer.write(_STREAM_HEAD)
-    for _ in range(tokens):
-        writer.write(_token())
-        # One write for each token and a turn of the loop after it, as a real server has.
-        await writer.drain()
-        await asyncio.sleep(0)
-    writer.write(_ending(tokens))
+def _take_chunked(buffer: bytearray, head: bytes, start: int) -> tuple[bytes, bytes] | None:
+    body = bytearray()
+    while (end := buffer.find(b"\r\n", start)) >= 0:
+        size = int(bytes(buffer[start:end]).partition(b";")[0], 16)
+        stop = end + 2 + size + 2
+        if len(buffer) < stop:
+            return None
+        if not size:
+            del buffer[:stop]
+            return head, bytes(body)
+        body += buffer[end + 2 : stop - 2]
+        start = stop
+    return None
 
 
 async def _main() -> None:
-    server = await asyncio.start_server(_serve, HOST, int(sys.argv[1]))
+    port, *pace = sys.argv[1:]
+    steps = Steps(Pace(*map(float, pace)))
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: _Connection(steps), HOST, int(port), backlog=4096)
     async with server:
         await server.serve_forever()
 

@@ -1,18 +1,17 @@
-from dataclasses import replace
-
 import orjson
 import pytest
 
-from benchmarks.arms import BUILDERS, ENGINE_ARGUMENTS
-from benchmarks.ceiling import token_stream
+from benchmarks.arms import BUILDERS, ENGINE_ARGUMENTS, free_port
 from benchmarks.compare import compare, main
+from benchmarks.gateway_arms import token_stream
 from benchmarks.report import append_log, markdown, write_json
+from benchmarks.servers.steps import Pace
 
 
 @pytest.fixture(scope="module")
 def run():
     """A whole comparison, of two real servers that make their tokens up."""
-    arms = [replace(token_stream(), name="other"), replace(token_stream(), name="base")]
+    arms = [token_stream(Pace(), port=free_port(), name=name) for name in ("other", "base")]
     return compare(arms, baseline="base", streams=[2], rounds=1)
 
 

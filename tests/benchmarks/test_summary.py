@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 
+from benchmarks.machine import Conditions
 from benchmarks.measure import MAX_TOKENS, Measurement, MeasurementError
 from benchmarks.records import RequestRecord
 from benchmarks.summary import counted_rounds, summarise_run
@@ -26,9 +27,9 @@ QUIET = Measurement(
     wall_s=1.0,
     cpu_s=1.0,
     client_cpu_s=0.0,
-    steal_share=0.0,
-    foreign_share=0.0,
+    conditions=Conditions(steal_share=0.0, foreign_share=0.0),
 )
+DISTURBED = Conditions(steal_share=0.1, foreign_share=0.0)
 
 
 def measurement(number, label, **fields):
@@ -43,8 +44,8 @@ def test_all_rounds_of_a_quiet_machine_count():
 @pytest.mark.parametrize(
     "trouble",
     [
-        {"steal_share": 0.021},
-        {"foreign_share": 0.051},
+        {"conditions": Conditions(steal_share=0.021, foreign_share=0.0)},
+        {"conditions": Conditions(steal_share=0.0, foreign_share=0.051)},
         {"records": (record(error="refused"),)},
         {"records": (record(tokens=MAX_TOKENS - 1),)},
     ],
@@ -56,12 +57,15 @@ def test_a_round_in_which_one_arm_was_in_trouble_counts_for_none(trouble):
 
 
 def test_disturbed_rounds_are_used_and_marked_when_they_are_most():
-    runs = [measurement(number, "a", steal_share=0.1 * (number > 0)) for number in range(3)]
+    runs = [measurement(0, "a"), *(measurement(n, "a", conditions=DISTURBED) for n in (1, 2))]
     assert counted_rounds(runs) == ({0, 1, 2}, True)
 
 
 def test_failed_rounds_are_never_used():
-    runs = [measurement(0, "a", steal_share=0.1), measurement(1, "a", records=(record(tokens=1),))]
+    runs = [
+        measurement(0, "a", conditions=DISTURBED),
+        measurement(1, "a", records=(record(tokens=1),)),
+    ]
     assert counted_rounds(runs) == ({0}, True)
 
 

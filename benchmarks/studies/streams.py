@@ -1,0 +1,114 @@
+"""How many paced streams a gateway carries on one core before their tokens come unevenly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil
+from typing import Any
+
+import uvloop
+
+from benchmarks.contenders import Contender
+from benchmarks.pinning import pinned_here
+from benchmarks.servers.steps import Pace
+from benchmarks.spending import Watched
+from benchmarks.statistics import percentile
+from benchmarks.studies.steady import OPEN_DEADLINE_S, Steady, steady
+from benchmarks.studies.study import Column, Outcome, Study
+
+TOKENS_PER_S = 50
+NOMINAL_GAP_S = 1 / TOKENS_PER_S
+MOST_ADDED_S = 0.010
+# Of its core and of its timer: beyond it the client, not the gateway, may be what is late.
+MOST_CLIENT_CORE_SHARE = 0.9
+MOST_LAG_S = 0.005
+WINDOW_S = 4.0
+RAMP = (25, 50, 75, 100, 125, 150, 200, 300, 400, 500, 600, 800, 1000)
+_TRIES = 2
+_TOKENS = ceil(TOKENS_PER_S * (OPEN_DEADLINE_S + 2 * WINDOW_S))
+
+
+def most_streams(
+    contender: Contender, *, ramp: Sequence[int] = RAMP, window_s: float = WINDOW_S
+) -> Outcome:
+    """Climb `ramp` until a step is over the bound twice, or is invalid twice."""
+    steps: list[dict[str, Any]] = []
+    most, tried = 0, 0
+    with contender.awake() as path, pinned_here(contender.cores.client):
+        for streams in ramp:
+            for _ in range(_TRIES):
+                seen = _window(contender, path, streams, window_s)
+                steps.append(_step(streams, seen))
+                if steps[-1]["verdict"] == "held":
+                    break
+            if steps[-1]["verdict"] != "held":
+                break
+            most = streams
+        tried = streams
+    last = steps[-1]
+    values = {
+        "streams": float(most),
+        "tried": float(tried),
+        "added_p99_ms": last["added_p99_ms"],
+        "gateway_core": last["gateway_core_share"] * 100,
+        "client_core": last["client_core_share"] * 100,
+        "client_limited": float(last["verdict"] == "client"),
+    }
+    return Outcome(values, None, seen.spent.conditions, steps)
+
+
+def _window(contender: Contender, path: Watched, streams: int, window_s: float) -> Steady:
+    watching = steady(contender, path, streams=streams, window_s=window_s, tokens=_TOKENS)
+    return uvloop.run(watching)
+
+
+def _step(streams: int, seen: Steady) -> dict[str, Any]:
+    added_s = percentile(seen.gaps_s, 99) - NOMINAL_GAP_S if seen.gaps_s else float("inf")
+    lag_s = percentile(seen.lags_s, 99) if seen.lags_s else float("inf")
+    return {
+        "streams": streams,
+        "verdict": verdict(added_s, lag_s, seen),
+        "failure": seen.failure,
+        "added_p99_ms": added_s * 1000,
+        "gap_p50_ms": percentile(seen.gaps_s, 50) * 1000 if seen.gaps_s else None,
+        "tokens_per_s": seen.tokens / seen.spent.wall_s,
+        "client_lag_p99_ms": lag_s * 1000,
+        "client_us_per_chunk": seen.spent.client_s / max(1, seen.tokens) * 1e6,
+        "client_core_share": seen.spent.client_core_share,
+        "gateway_core_share": seen.spent.gateway_core_share,
+    }
+
+
+def verdict(added_s: float, lag_s: float, seen: Steady) -> str:
+    """`held`, `failed`, `late`, or `client`: late, but so was or might be the client."""
+    if added_s <= MOST_ADDED_S and seen.failure is None:
+        return "held"
+    if seen.spent.client_core_share > MOST_CLIENT_CORE_SHARE or lag_s > MOST_LAG_S:
+        return "client"
+    return "failed" if seen.failure else "late"
+
+
+STREAMS = Study(
+    name="streams",
+    procedure=(
+        f"The most streams of {TOKENS_PER_S} tokens/s each, of {', '.join(map(str, RAMP))}, whose "
+        f"p99 gap is at most {MOST_ADDED_S * 1000:.0f} ms above the nominal "
+        f"{NOMINAL_GAP_S * 1000:.0f} ms, {WINDOW_S:.0f} s while all are open, the gateway on one "
+        "core. All tokens of a step come out of the upstream at once. A step is tried twice. "
+        "Where it fails while the core of client, mock and simulated engine is over "
+        f"{MOST_CLIENT_CORE_SHARE:.0%} busy or the client's timer over "
+        f"{MOST_LAG_S * 1000:.0f} ms late (p99), that core may be the limit: "
+        "then the figure is a lower bound and the column of that name is 1."
+    ),
+    pace=Pace(step_ms=1000 / TOKENS_PER_S),
+    columns=[
+        Column("streams", "streams", digits=0, compared=True),
+        Column("tried", "last tried", digits=0),
+        Column("client_limited", "other core the limit", digits=1),
+        Column("added_p99_ms", "added p99 ms there"),
+        Column("gateway_core", "gateway's core % there", digits=0),
+        Column("client_core", "other core % there", digits=0),
+    ],
+    run=most_streams,
+    most_rounds=2,
+)

@@ -1,0 +1,61 @@
+import asyncio
+
+import pytest
+
+from benchmarks.servers.steps import Pace, Steps
+
+
+class Member:
+    """Takes `length` steps and notes when."""
+
+    def __init__(self, length):
+        self.length = length
+        self.times_s = []
+        self.done = asyncio.Event()
+
+    def step(self):
+        self.times_s.append(asyncio.get_running_loop().time())
+        if len(self.times_s) == self.length:
+            self.done.set()
+        return len(self.times_s) < self.length
+
+
+async def run(pace, *lengths):
+    steps = Steps(pace)
+    members = [Member(length) for length in lengths]
+    for member in members:
+        steps.join(member.step)
+    async with asyncio.timeout(5):
+        await asyncio.gather(*(member.done.wait() for member in members))
+    return members
+
+
+async def test_members_are_called_once_a_step_and_together():
+    first, second = await run(Pace(step_ms=30), 3, 5)
+    assert (len(first.times_s), len(second.times_s)) == (3, 5)
+    for one, other in zip(first.times_s, second.times_s, strict=False):
+        assert pytest.approx(one, abs=0.02) == other
+
+
+async def test_steps_do_not_drift():
+    (member,) = await run(Pace(step_ms=10), 40)
+    assert pytest.approx(0.39, abs=0.05) == member.times_s[-1] - member.times_s[0]
+
+
+def test_a_step_may_take_longer_for_each_stream():
+    assert Pace(step_ms=5, per_stream_ms=1).step_s(10) == 0.015
+
+
+async def test_without_a_pace_nothing_waits():
+    (member,) = await run(Pace(), 1_000)
+    assert len(member.times_s) == 1_000
+
+
+async def test_who_left_is_not_called_again():
+    steps, member, other = Steps(Pace(step_ms=1)), Member(9), Member(3)
+    steps.join(member.step)
+    steps.join(other.step)
+    steps.leave(member.step)
+    async with asyncio.timeout(5):
+        await other.done.wait()
+    assert member.times_s == []
