@@ -58,7 +58,10 @@ class RemoteEngine:
         stall_timeout_s: float,
     ) -> None:
         self._unary = handle
-        self._stream = handle.options(stream=True)
+        # The method's own handle, once: an attribute of a handle is a new handle each time.
+        self._generate = handle.options(
+            method_name="generate", stream=True, request_serialization="pickle"
+        )
         self._receiver = receiver
         self._first_delta_timeout_s = first_delta_timeout_s
         self._stall_timeout_s = stall_timeout_s
@@ -69,7 +72,7 @@ class RemoteEngine:
         incoming = self._receiver.open(
             first_timeout_s=self._first_delta_timeout_s, stall_timeout_s=self._stall_timeout_s
         )
-        response = self._stream.generate.remote(request, incoming.address)
+        response = self._generate.remote(request, incoming.address)
         call = asyncio.create_task(_watch(response, incoming))
         self._calls.add(call)
         call.add_done_callback(self._calls.discard)

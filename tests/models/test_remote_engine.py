@@ -56,13 +56,13 @@ class FakeHandle:
         used.append(self._sender)
         self._raised: BaseException | None = None
         self._delivery: asyncio.Task[Failure | None] | None = None
-        self.generate = self.tokenize = self.detokenize = self
+        self.tokenize = self.detokenize = self
         self.asked: list[Any] = []
         self.streams = False
         self.cancelled = 0
 
-    def options(self, *, stream: bool) -> Self:
-        self.streams = stream
+    def options(self, *, method_name: str, stream: bool, **_: str) -> Self:
+        self.streams = stream and method_name == "generate"
         return self
 
     def remote(self, request: Any, address: Address | None = None) -> Self:
