@@ -140,8 +140,11 @@ class Cluster:
         """
         import ray  # noqa: PLC0415  After the environment is set.
         from ray import serve  # noqa: PLC0415
-        from ray._private import worker  # noqa: PLC0415
+        from ray._private import node, worker  # noqa: PLC0415
 
+        # The autoscaler of clouds, and what tails every log file for a driver that prints none of
+        # them: 100 MiB and a per cent of a core.
+        node.Node.start_monitor = node.Node.start_log_monitor = lambda _: None
         # Ray prints its own retries at shutdown as errors; what matters is in its logs.
         worker.print_to_stdstream = lambda *_, **__: None
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
