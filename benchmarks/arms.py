@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 HOST = "127.0.0.1"
 MODEL = "smollm2-135m-instruct"
 API_KEY = "sk-ringfence-benchmark"
@@ -25,6 +27,7 @@ ENGINE_ARGUMENTS: Mapping[str, str | int | bool] = {
     "max_num_seqs": 32,
     "max_num_batched_tokens": 256,
 }
+MOST_CORES_OF_ONE_PROCESS = 2
 SHARED_ENVIRONMENT: Mapping[str, str] = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "auto",
@@ -63,20 +66,44 @@ class Arm:
 
 
 def bare_vllm(model_dir: Path) -> Arm:
-    """The OpenAI server of vLLM itself. Its `vllm` script lacks metadata here; its module runs."""
+    """The OpenAI server of vLLM itself, its engine in as many processes as Ringfence's.
+
+    On two cores that is one: see `models/vllm_engine.py`, whose settings these are.
+    """
+    if (psutil.cpu_count(logical=False) or 1) > MOST_CORES_OF_ONE_PROCESS:
+        return _vllm(model_dir, "bare-vllm")
+    return _vllm(
+        model_dir,
+        "bare-vllm",
+        "--distributed-executor-backend",
+        "uni",
+        environment={"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": "1"},
+    )
+
+
+def bare_vllm_mp(model_dir: Path) -> Arm:
+    """The same, in the two processes that vLLM itself chooses on CPU."""
+    return _vllm(model_dir, "bare-vllm-mp")
+
+
+def _vllm(
+    model_dir: Path, name: str, *more: str, environment: Mapping[str, str] | None = None
+) -> Arm:
+    # The `vllm` script lacks metadata here; its module runs.
     port = free_port()
     flags = ["--host", HOST, "--port", str(port)]
-    flags += ["--model", str(model_dir), "--served-model-name", MODEL]
-    for name, value in ENGINE_ARGUMENTS.items():
-        flags.append("--" + name.replace("_", "-"))
+    flags += ["--model", str(model_dir), "--served-model-name", MODEL, *more]
+    for option, value in ENGINE_ARGUMENTS.items():
+        flags.append("--" + option.replace("_", "-"))
         if value is not True:
             flags.append(str(value))
     module = "vllm.entrypoints.launchers.api_server.entry"
     return Arm(
-        name="bare-vllm",
+        name=name,
         command=(sys.executable, "-m", module, *flags),
         port=port,
         ready_path="/health",
+        environment=environment or {},
     )
 
 
@@ -105,7 +132,12 @@ def ringfence(_model_dir: Path) -> Arm:
     )
 
 
-BUILDERS = {"bare-vllm": bare_vllm, "ray-openai-app": ray_openai_app, "ringfence": ringfence}
+BUILDERS = {
+    "bare-vllm": bare_vllm,
+    "bare-vllm-mp": bare_vllm_mp,
+    "ray-openai-app": ray_openai_app,
+    "ringfence": ringfence,
+}
 
 
 def default_model_dir() -> Path:
