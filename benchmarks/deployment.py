@@ -8,8 +8,9 @@ for what is under way. Starts, stops and configures no server, and judges nothin
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import count, islice
@@ -81,18 +82,38 @@ def measure(target: Target, plan: Plan, *, phase: Phase) -> Iterator[Step]:
     Raises:
         DeploymentError: If the server does not answer, or every request of a step failed.
     """
-    traffic = _Traffic(target, plan)
-    with phase("Warming up"):
-        traffic.warm_up()
-    closed = []
-    for streams in plan.streams:
-        with phase(f"{streams} stream{'' if streams == 1 else 's'}, closed loop"):
-            closed.append(traffic.closed(streams))
-        yield closed[-1]
-    for index, rate_per_s in enumerate(_rates(plan, closed)):
-        with phase(f"{rate_per_s:.3g} requests/s, open loop"):
-            step = traffic.open(rate_per_s, seed=plan.seed + index)
-        yield step
+    with _ctrl_c_held_back(), asyncio.Runner() as runner:
+        traffic = _Traffic(target, plan, runner)
+        with phase("Warming up"):
+            traffic.warm_up()
+        closed = []
+        for streams in plan.streams:
+            with phase(f"{streams} stream{'' if streams == 1 else 's'}, closed loop"):
+                closed.append(traffic.closed(streams))
+            yield closed[-1]
+        for index, rate_per_s in enumerate(_rates(plan, closed)):
+            with phase(f"{rate_per_s:.3g} requests/s, open loop"):
+                step = traffic.open(rate_per_s, seed=plan.seed + index)
+            yield step
+
+
+@contextmanager
+def _ctrl_c_held_back() -> Iterator[None]:
+    """Have Ctrl-C wait for the next load, or for the end: elsewhere it would break asyncio."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+async def _interruptible(load: Coroutine[None, None, Records]) -> Records:
+    """Run the load; Ctrl-C cancels it."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    try:
+        return await load
+    finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
 def _rates(plan: Plan, closed: Sequence[Step]) -> tuple[float, ...]:
@@ -106,7 +127,8 @@ def _rates(plan: Plan, closed: Sequence[Step]) -> tuple[float, ...]:
 class _Traffic:
     """Requests of one run: the same texts in each step, each opened by a number of its own."""
 
-    def __init__(self, target: Target, plan: Plan) -> None:
+    def __init__(self, target: Target, plan: Plan, runner: asyncio.Runner) -> None:
+        self._runner = runner
         self._target = target
         self._plan = plan
         self._numbers = count(plan.first_number)
@@ -154,7 +176,7 @@ class _Traffic:
         before_s = process_time()
         try:
             with closing(load):  # Ctrl-C may come before it has begun.
-                records = asyncio.run(load)
+                records = self._runner.run(_interruptible(load))
         except OSError as error:
             reason = f"{type(error).__name__}: {error}".removesuffix(": ")
             raise DeploymentError(f"{url_of(self._target)}: {reason}") from None

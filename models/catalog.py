@@ -21,6 +21,7 @@ _NAMED_ARGUMENTS = {
     "dtype": "dtype",
     "max_model_len": "context_tokens",
     "max_num_seqs": "max_ongoing_requests",
+    "stream_interval": "stream_interval",
     "quantization": "quantization",
     "revision": "revision",
     "tensor_parallel_size": "tensor_parallel_size",
@@ -122,6 +123,9 @@ class ModelSpec(BaseModel):
 
     replicas: int = Field(1, ge=1)
     max_replicas: int | None = Field(None, ge=1, description="Above `replicas`: autoscaling.")
+    stream_interval: int = Field(
+        1, ge=1, description="Tokens in a streamed delta after the first; more spares CPU on GPUs."
+    )
     max_ongoing_requests: int = Field(32, ge=1, description="Running in one replica at once.")
     max_queued_requests: int = Field(64, ge=0, description="Waiting; more are refused.")
 

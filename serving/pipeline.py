@@ -121,12 +121,12 @@ class Pipeline:
             RingfenceError: the model cannot be used.
             EngineError: the engine refused or failed.
         """
-        engine = self.engine(call.principal, call.model)
+        spec = self.model(call.principal, call.model, task="generate")
         request = GenerationRequest(
             request_id=uuid4().hex,
             kind=call.kind,
             body=call.body | {"model": call.model, "cache_salt": self._salt(call.principal)},
-            stream_interval=1 if call.stream else COLLECTED_STREAM_INTERVAL,
+            stream_interval=spec.stream_interval if call.stream else COLLECTED_STREAM_INTERVAL,
         )
         record = Record(
             request_id=call.request_id,
@@ -137,7 +137,7 @@ class Pipeline:
             streamed=call.stream,
         )
         with self._meter.record(record):
-            async with aclosing(engine.generate(request)) as items:
+            async with aclosing(self._engines[spec.id].generate(request)) as items:
                 first = await anext(items, None)
                 if not isinstance(first, bytes):
                     raise EngineFailed("The model's engine sent no answer.")

@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Annotated, Any, NoReturn
 
@@ -71,12 +73,13 @@ def _start(
         if prepare.status(spec, settings.home) != "ready":
             with phases.phase(f"Preparing {spec.id} (once)"):
                 prepare.prepare(spec, settings.home)
-    with phases.phase("Starting Ray"):
-        cluster.prepare_environment(settings)
-        address = running.start()
-    key = first_key(settings)
-    with phases.phase("Deploying the application"):
-        _deploy(address, raw)
+    cluster.prepare_environment(settings)
+    with _deployer(raw) as deployer:
+        with phases.phase("Starting Ray"):
+            address = running.start()
+        key = first_key(settings)
+        with phases.phase("Deploying the application"):
+            _deploy(deployer, address)
     with phases.phase(f"Loading {', '.join(spec.id for spec in settings.models)}"):
         running.wait_until_running(READY_DEADLINE_S)
     running.note_processes()
@@ -96,22 +99,41 @@ def _check_port(settings: Settings) -> None:
             ) from None
 
 
-def _deploy(address: str, raw: dict[str, Any]) -> None:
-    """Deploy in a process of its own; see `serving.deploying`."""
-    order = json.dumps({"address": address, "config": raw})
+@contextmanager
+def _deployer(raw: dict[str, Any]) -> Iterator[subprocess.Popen[str]]:
+    """The process that deploys (see `serving.deploying`), at work on its imports already."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "serving.deploying"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        try:
+            _tell(process, json.dumps(raw))
+            yield process
+        finally:
+            process.kill()
+
+
+def _tell(process: subprocess.Popen[str], line: str) -> None:
+    """Write a line to a process; if it has ended, its exit says why."""
+    assert process.stdin is not None  # noqa: S101  It is a pipe.
+    with suppress(BrokenPipeError):
+        process.stdin.write(f"{line}\n")
+        process.stdin.flush()
+
+
+def _deploy(process: subprocess.Popen[str], address: str) -> None:
+    """Have the application deployed to the cluster at `address`, and wait until it is."""
+    _tell(process, address)
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", "serving.deploying"],
-            input=order,
-            capture_output=True,
-            text=True,
-            timeout=DEPLOY_DEADLINE_S,
-            check=False,
-        )
+        _, errors = process.communicate(timeout=DEPLOY_DEADLINE_S)
     except subprocess.TimeoutExpired:
         raise StartFailed(f"the application was not deployed in {DEPLOY_DEADLINE_S:g} s") from None
-    if done.returncode != 0:
-        last = done.stderr.strip().splitlines()[-1:] or ["no reason given"]
+    if process.returncode != 0:
+        last = errors.strip().splitlines()[-1:] or ["no reason given"]
         raise StartFailed(f"the application could not be deployed: {last[0]}")
 
 

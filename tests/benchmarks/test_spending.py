@@ -56,4 +56,4 @@ def test_cpu_is_charged_to_whose_it_is():
     assert used.upstream_s == 0
     assert used.client_s == pytest.approx(used.gateway_s, abs=0.05)
     assert used.wall_s >= 0.3
-    assert 0 <= used.client_core_share <= 1
+    assert 0 <= used.client_core_share <= 1.01  # The burning may be on another core.

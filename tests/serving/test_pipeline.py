@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from models.catalog import ModelSpec
 from models.engine import EngineFailed, EngineOverloaded
 from serving.access.authenticator import Authenticator
 from serving.access.keys import KeyStore
@@ -36,14 +37,20 @@ LIMITED = Principal("acme", "k2", "ci", "inference", frozenset({"embed"}))
 class Bench:
     """A pipeline over one scripted engine, and what its meter wrote."""
 
-    def __init__(self, database: Database, engine: ScriptedEngine, embedder: FakeEmbedder) -> None:
+    def __init__(
+        self,
+        database: Database,
+        engine: ScriptedEngine,
+        embedder: FakeEmbedder,
+        specs: tuple[ModelSpec, ...],
+    ) -> None:
         self.meter = Meter()
         self.engine = engine
         self.pipeline = Pipeline(
             authenticator=Authenticator(
                 KeyStore(database, SECRET), SECRET, fixed_key=SecretStr(FIXED_KEY)
             ),
-            specs={spec.id: spec for spec in SPECS},
+            specs={spec.id: spec for spec in specs},
             engines={"chat": engine, "other": ScriptedEngine()},
             embedders={"embed": embedder},
             meter=self.meter,
@@ -79,8 +86,12 @@ Start = Callable[..., Bench]
 
 @pytest.fixture
 def bench(database: Database) -> Start:
-    def start(*script: Any, embedder: FakeEmbedder | None = None) -> Bench:
-        return Bench(database, ScriptedEngine(*script), embedder or FakeEmbedder())
+    def start(
+        *script: Any,
+        embedder: FakeEmbedder | None = None,
+        specs: tuple[ModelSpec, ...] = SPECS,
+    ) -> Bench:
+        return Bench(database, ScriptedEngine(*script), embedder or FakeEmbedder(), specs)
 
     return start
 
@@ -183,6 +194,13 @@ async def test_answers_that_are_collected_come_in_larger_deltas(
     running = bench(*WHOLE)
     async with running.generate(stream=stream):
         assert running.engine.requests[0].stream_interval == interval
+
+
+async def test_model_may_have_larger_deltas_in_streams(bench: Start) -> None:
+    coarse = SPECS[0].model_copy(update={"stream_interval": 8})
+    running = bench(*WHOLE, specs=(coarse,))
+    async with running.generate():
+        assert running.engine.requests[0].stream_interval == 8
 
 
 async def test_cache_salt_cannot_be_told_from_the_tenant_s_name(bench: Start) -> None:
