@@ -126,12 +126,9 @@ def engine(
     )
 
 
-@pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
-    receiver = Receiver()
-    await receiver.listen("127.0.0.1")
-    yield receiver
-    receiver.close()
+@pytest.fixture(autouse=True)
+async def senders() -> AsyncIterator[None]:
+    yield
     while used:
         used.pop().close()
     await asyncio.sleep(0)

@@ -25,15 +25,6 @@ USAGE = Usage(1, 2)
 
 
 @pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
-    receiver = Receiver()
-    await receiver.listen("127.0.0.1")
-    yield receiver
-    receiver.close()
-    await asyncio.sleep(0.01)
-
-
-@pytest.fixture
 async def sender(receiver: Receiver) -> AsyncIterator[Sender]:  # noqa: ARG001  Ended before it.
     sender = Sender()
     yield sender
