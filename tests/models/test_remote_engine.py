@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, Self
 
 import grpc
@@ -284,6 +284,17 @@ async def test_complete_answer_is_not_cancelled(receiver: Receiver) -> None:
     handle = FakeHandle(b"a", USAGE)
     await generated(engine(handle, receiver))
     assert handle.cancelled == 0
+
+
+@pytest.mark.parametrize("last", [USAGE, NEVER, EngineFailed("no")])
+async def test_no_stream_is_kept_after_its_end(receiver: Receiver, last: Any) -> None:
+    before = len(receiver._streams)
+    with suppress(EngineFailed):
+        async with aclosing(engine(FakeHandle(b"a", last), receiver).generate(REQUEST)) as items:
+            async for _ in items:
+                if last is NEVER:
+                    break
+    assert len(receiver._streams) == before
 
 
 async def test_answer_without_an_end_does_not_wait_for_one(
