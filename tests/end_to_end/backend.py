@@ -18,7 +18,11 @@ KEY = "sk-test-of-the-session"
 START_DEADLINE_S = 420
 
 EXACT_MODEL = "smollm2-float32"
-"""The same weights in float32, where rounding does not decide between two tokens."""
+"""The same weights in float32, where rounding does not decide between two tokens.
+
+A test of what an answer says asks this one: in bfloat16 a processor of another make may answer in
+French.
+"""
 
 SLOTS = 4
 """How many requests the bfloat16 engine runs at once; the tests of hang-ups fill them."""

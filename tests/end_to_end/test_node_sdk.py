@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.backend import EMBEDDER, MODEL, Backend
+from tests.end_to_end.backend import EMBEDDER, EXACT_MODEL, MODEL, Backend
 
 HERE = Path(__file__).parent / "node"
 
@@ -27,7 +27,7 @@ def test_node_sdk_passes_its_contract(backend: Backend, tmp_path: Path) -> None:
     )
     environment = os.environ | {"RINGFENCE_URL": backend.url, "RINGFENCE_KEY": backend.key}
     done = subprocess.run(
-        ["node", "contract.mjs", MODEL, EMBEDDER],
+        ["node", "contract.mjs", MODEL, EXACT_MODEL, EMBEDDER],
         cwd=tmp_path,
         env=environment,
         capture_output=True,

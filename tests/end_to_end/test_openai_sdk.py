@@ -11,7 +11,7 @@ import pytest
 from openai import OpenAI
 from pydantic import BaseModel
 
-from tests.end_to_end.backend import EMBEDDER, MODEL, Backend
+from tests.end_to_end.backend import EMBEDDER, EXACT_MODEL, MODEL, Backend
 
 pytestmark = pytest.mark.engine
 
@@ -39,7 +39,7 @@ def sdk(backend: Backend) -> Iterator[OpenAI]:
 
 def test_sdk_chat_answers_and_meters(sdk: OpenAI) -> None:
     answer = sdk.chat.completions.create(
-        model=MODEL, messages=QUESTION, temperature=0, max_completion_tokens=24
+        model=EXACT_MODEL, messages=QUESTION, temperature=0, max_completion_tokens=24
     )
     assert "Paris" in (answer.choices[0].message.content or "")
     assert answer.choices[0].finish_reason == "stop"
@@ -59,7 +59,7 @@ def test_sdk_shows_the_request_id(sdk: OpenAI) -> None:
 
 def test_sdk_streams_deltas_in_order_with_usage_when_asked(sdk: OpenAI) -> None:
     stream = sdk.chat.completions.create(
-        model=MODEL,
+        model=EXACT_MODEL,
         messages=QUESTION,
         temperature=0,
         max_tokens=24,
@@ -95,7 +95,7 @@ def test_sdk_gets_several_choices_and_the_same_ones_from_the_same_seed(sdk: Open
 
 def test_sdk_stop_ends_the_answer_before_the_text(sdk: OpenAI) -> None:
     answer = sdk.chat.completions.create(
-        model=MODEL, messages=QUESTION, temperature=0, max_tokens=24, stop=["Paris"]
+        model=EXACT_MODEL, messages=QUESTION, temperature=0, max_tokens=24, stop=["Paris"]
     )
     assert "Paris" not in (answer.choices[0].message.content or "")
     assert answer.choices[0].finish_reason == "stop"

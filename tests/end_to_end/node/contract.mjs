@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import OpenAI from "openai";
 
-const [model, embedder] = process.argv.slice(2);
+const [model, exactModel, embedder] = process.argv.slice(2);
 const client = new OpenAI({
   baseURL: process.env.RINGFENCE_URL + "/v1",
   apiKey: process.env.RINGFENCE_KEY,
@@ -11,14 +11,14 @@ const client = new OpenAI({
 const messages = [{ role: "user", content: "What is the capital of France?" }];
 
 const answer = await client.chat.completions.create({
-  model, messages, temperature: 0, max_tokens: 24,
+  model: exactModel, messages, temperature: 0, max_tokens: 24,
 });
 assert.match(answer.choices[0].message.content, /Paris/);
 assert.equal(answer.choices[0].finish_reason, "stop");
 assert.ok(answer._request_id);
 
 const stream = await client.chat.completions.create({
-  model, messages, temperature: 0, max_tokens: 24, stream: true,
+  model: exactModel, messages, temperature: 0, max_tokens: 24, stream: true,
   stream_options: { include_usage: true },
 });
 let text = "";
