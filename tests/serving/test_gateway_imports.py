@@ -11,7 +11,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-HEAVY = ("torch", "vllm", "transformers", "sentence_transformers", "gguf", "accelerate", "chromadb")
+HEAVY = (
+    "torch",
+    "vllm",
+    "transformers",
+    "sentence_transformers",
+    "gguf",
+    "accelerate",
+    "chromadb",
+    "pandas",
+)
 MAX_IMPORT_S = 2.0
 MAX_RESIDENT_MB = 250
 
