@@ -1,54 +1,40 @@
-"""vLLM as a Ray Serve deployment: the only module that imports vllm or ray.serve.llm.
+"""vLLM as a Ray Serve deployment.
 
-Ray and vLLM do the work (placement, parallelism, LoRA, batching, parsers); this turns a catalogue
-entry into their configuration, plain dicts into vLLM's requests and vLLM's stream into ours.
+Ray and vLLM do the work (placement, parallelism, LoRA, batching, parsers); this turns plain dicts
+into vLLM's requests and vLLM's stream into ours.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import logging
 import os
-import traceback
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import orjson
-from jinja2 import TemplateError
-from pydantic import ValidationError
-from ray.llm._internal.common.callbacks.base import CallbackBase
 from ray.llm._internal.serve.core.configs.accelerators import CPUConfig
 from ray.llm._internal.serve.engines.vllm import vllm_models
 from ray.serve.deployment import Application
 from ray.serve.llm import LLMConfig, build_llm_deployment
 from ray.serve.llm.deployment import LLMServer
-from vllm.engine.arg_utils import AsyncEngineArgs
-from vllm.entrypoints.launchers.cli_args import FrontendArgs
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
-from vllm.entrypoints.serve.exception_handling.error_response import create_error_response
 from vllm.entrypoints.serve.tokenize.protocol import (
     DetokenizeRequest,
     TokenizeChatRequest,
     TokenizeCompletionRequest,
 )
-from vllm.exceptions import VLLMError
 from vllm.utils.cpu_resource_utils import get_allowed_cpu_list
-from vllm.v1.engine.exceptions import EngineDeadError
 
 from models.catalog import ModelSpec
 from models.delivery.frames import Address
 from models.delivery.sender import Sender
 from models.engine import (
-    ContextLengthExceeded,
     Delta,
     EngineError,
     EngineFailed,
-    EngineOverloaded,
     EngineUnavailable,
     Failure,
     GenerationRequest,
@@ -58,8 +44,8 @@ from models.engine import (
     Usage,
 )
 from models.ray_binding import between_nodes, bind_to_node
-
-logger = logging.getLogger(__name__)
+from models.vllm_config import llm_config
+from models.vllm_errors import failure, rejection
 
 # Fields of vLLM's own that are always null here and mean nothing to a client. A quoted key after a
 # comma cannot occur inside a JSON string, where quotes are escaped, so bytes may be cut out.
@@ -67,14 +53,6 @@ _NULLS = tuple(
     f',"{name}":null'.encode()
     for name in ("token_ids", "stop_reason", "prompt_token_ids", "prompt_text")
 )
-
-
-class WeightsInPlace(CallbackBase):
-    """Tells Ray that weights are prepared: no download task, and no idle 640 MB worker for it."""
-
-    async def on_before_node_init(self) -> None:
-        """Skip Ray's node initialisation."""
-        self.ctx.run_init_node = False
 
 
 class VLLMEngine(LLMServer):
@@ -105,21 +83,21 @@ class VLLMEngine(LLMServer):
         Ray's gRPC needs a message in a stream, else it may take the call as never accepted.
         """
         items = self._generate(request)
-        yield await self._sender.deliver(items, address, failure=_failure)
+        yield await self._sender.deliver(items, address, failure=failure)
 
     async def tokenize(self, request: TokenizeRequest) -> Tokens | Failure:
         """`Engine.tokenize` for a Serve handle."""
         try:
             return await self._tokenize(request)
         except Exception as error:  # noqa: BLE001  The one boundary of this process.
-            return _failure(error)
+            return failure(error)
 
     async def detokenize(self, token_ids: list[int]) -> str | Failure:
         """`Engine.detokenize` for a Serve handle."""
         try:
             return await self._detokenize(token_ids)
         except Exception as error:  # noqa: BLE001  The one boundary of this process.
-            return _failure(error)
+            return failure(error)
 
     async def _generate(self, request: GenerationRequest) -> AsyncGenerator[Delta | Usage, None]:
         wanted = bool((request.body.get("stream_options") or {}).get("include_usage"))
@@ -156,7 +134,7 @@ class VLLMEngine(LLMServer):
             completion = CompletionRequest.model_validate(body)
             answer = await state.openai_serving_completion.create_completion(completion)
         if isinstance(answer, ErrorResponse):
-            raise _rejection(answer.error.message, answer.error.param, answer.error.code)
+            raise rejection(answer.error.message, answer.error.param, answer.error.code)
         if not isinstance(answer, AsyncGenerator):
             raise EngineFailed("The engine did not stream.")
         return answer
@@ -173,7 +151,7 @@ class VLLMEngine(LLMServer):
             wire = TokenizeChatRequest.model_validate(body)
         answer = await self._serving_state().serving_tokenization.create_tokenize(wire, None)
         if isinstance(answer, ErrorResponse):
-            raise _rejection(answer.error.message, answer.error.param, answer.error.code)
+            raise rejection(answer.error.message, answer.error.param, answer.error.code)
         return Tokens(answer.tokens, answer.max_model_len, answer.token_strs)
 
     async def _detokenize(self, token_ids: list[int]) -> str:
@@ -183,7 +161,7 @@ class VLLMEngine(LLMServer):
             raise RequestRejected(f"Token ids are below {vocabulary} here.", param="tokens")
         answer = await serving.create_detokenize(DetokenizeRequest(tokens=token_ids), None)
         if isinstance(answer, ErrorResponse):
-            raise _rejection(answer.error.message, answer.error.param, answer.error.code)
+            raise rejection(answer.error.message, answer.error.param, answer.error.code)
         return str(answer.prompt)
 
     def _serving_state(self) -> Any:
@@ -240,126 +218,7 @@ def _usage(frame: str) -> tuple[Delta, Usage]:
 
 def _stream_error(frame: str) -> EngineError:
     error = orjson.loads(frame[6:])["error"]
-    return _rejection(error["message"], error.get("param"), error.get("code") or 500)
-
-
-CPU_BATCHED_TOKENS = 256
-"""Tokens of one step. A step cannot be interrupted: more would hold up other streams, and a slot
-whose client is gone, for longer than half a second on two cores."""
-
-_SAFE_PARAMETERS = frozenset(
-    {
-        "temperature", "top_p", "top_k", "min_p", "n", "max_tokens", "min_tokens", "logprobs",
-        "frequency_penalty", "presence_penalty", "repetition_penalty", "seed", "top_logprobs",
-        "prompt_logprobs", "max_completion_tokens",
-    }
-)  # fmt: skip
-
-
-_GRAMMAR_WORDS = ("grammar", "schema", "regex", "structured output", "pattern")
-
-
-def _rejection(  # noqa: PLR0911  One return for each kind.
-    message: str, param: str | None, status: int
-) -> EngineError:
-    """Our error for one of vLLM's.
-
-    Its text is passed on only where it can hold nothing but numbers: a message may quote the
-    value that was refused, and that may be a prompt.
-    """
-    text = message.split(" (parameter=", maxsplit=1)[0]
-    if "maximum context length" in message or param == "input_tokens":
-        return ContextLengthExceeded(text)
-    if "max_model_len" in message:
-        return ContextLengthExceeded(
-            "max_tokens is larger than the model's context; ask for fewer.", param=param
-        )
-    if status in (429, 503):
-        return EngineOverloaded("Too many requests wait for this model; try again later.")
-    if status >= 500:
-        logger.error("the engine answered %d", status)
-        return EngineFailed("The model's engine failed.")
-    if param in _SAFE_PARAMETERS:
-        return RequestRejected(text, param=param)
-    if param == "structured_outputs" or any(word in message for word in _GRAMMAR_WORDS):
-        return RequestRejected(
-            "The JSON schema is not valid, or uses a feature that guided decoding does not have.",
-            param="response_format",
-        )
-    field = param if param and param.isidentifier() else None
-    return RequestRejected("The model cannot run this request as it is.", param=field)
-
-
-def _failure(error: Exception) -> Failure:
-    if isinstance(error, EngineError):
-        return Failure.of(error)
-    if isinstance(error, EngineDeadError):
-        return Failure(EngineUnavailable, "The model's engine has stopped.")
-    if isinstance(error, ValidationError):
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        field = str(first["loc"][0]) if first["loc"] else None
-        return Failure(RequestRejected, "The model cannot run this request as it is.", field)
-    if isinstance(error, VLLMError | ValueError | TypeError | OverflowError | TemplateError):
-        rejected = create_error_response(error).error
-        return Failure.of(_rejection(rejected.message, rejected.param, rejected.code))
-    # The text of an unknown error may hold a prompt: its type and place go to the log, no more.
-    place = "".join(traceback.format_tb(error.__traceback__))
-    logger.error("unexpected %s in the engine\n%s", type(error).__name__, place)
-    return Failure(EngineFailed, "The model's engine failed.")
-
-
-_FIXED_ARGUMENTS = {
-    "enable_prompt_tokens_details": True,
-    "enable_log_requests": False,
-    "fingerprint_mode": "none",
-    "trust_remote_code": False,
-}
-
-
-class UnknownArgument(ValueError):
-    """`engine_kwargs` names an argument that this version of vLLM does not have."""
-
-
-def llm_config(
-    spec: ModelSpec, source: str | Path, *, environment: dict[str, str], drain_s: float
-) -> LLMConfig:
-    """Ray's configuration of one model.
-
-    Args:
-        spec: the catalogue entry.
-        source: prepared directory or Hugging Face id.
-        environment: variables for the engine's processes.
-        drain_s: for streams to end when a replica is stopped.
-
-    Raises:
-        UnknownArgument: in `engine_kwargs`.
-    """
-    env = dict(environment)
-    if spec.device == "cpu":
-        # Else the first request for logprobs compiles C++ for 15 s, in which no token comes out.
-        env["TORCHDYNAMO_DISABLE"] = "1"
-        if spec.kv_cache_gib is not None:
-            env["VLLM_CPU_KVCACHE_SPACE"] = str(spec.kv_cache_gib)
-    config: dict[str, Any] = {
-        "model_loading_config": {"model_id": spec.id, "model_source": str(source)},
-        "engine_kwargs": _engine_kwargs(spec),
-        "deployment_config": spec.scaling(drain_s=drain_s),
-        "experimental_configs": {"stream_batching_interval_ms": 0},
-        "runtime_env": {"env_vars": env},
-        "log_engine_metrics": True,
-    }
-    if spec.device == "cpu":
-        config["accelerator_config"] = {"kind": "cpu"}
-    elif spec.accelerator_type:
-        config["accelerator_type"] = spec.accelerator_type
-    if isinstance(source, Path):
-        config["callback_config"] = {"callback_class": WeightsInPlace}
-    if spec.max_loras:
-        config["lora_config"] = {
-            "dynamic_lora_loading_path": spec.lora_path,
-            "max_num_adapters_per_replica": spec.max_loras,
-        }
-    return LLMConfig(**config)
+    return rejection(error["message"], error.get("param"), error.get("code") or 500)
 
 
 def build(
@@ -368,43 +227,3 @@ def build(
     """The deployment `Engine:<model>` of one model."""
     config = llm_config(spec, source, environment=environment, drain_s=drain_s)
     return build_llm_deployment(config, name_prefix="Engine:", deployment_cls=VLLMEngine)
-
-
-def _engine_kwargs(spec: ModelSpec) -> dict[str, Any]:
-    """Arguments of vLLM. What keeps a promise comes last, so nothing given can undo it."""
-    _check_arguments(spec)
-    kwargs: dict[str, Any] = {
-        "dtype": spec.dtype,
-        "max_model_len": spec.context_tokens,
-        "quantization": spec.quantization,
-        "revision": spec.revision,
-        "tensor_parallel_size": spec.tensor_parallel_size,
-        "pipeline_parallel_size": spec.pipeline_parallel_size,
-        "tool_call_parser": spec.tool_call_parser,
-        "reasoning_parser": spec.reasoning_parser,
-    }
-    kwargs = {name: value for name, value in kwargs.items() if value is not None}
-    kwargs |= {
-        "max_num_seqs": spec.max_ongoing_requests,
-        "enable_auto_tool_choice": spec.tool_call_parser is not None,
-    }
-    if spec.device == "cpu":
-        kwargs["max_num_batched_tokens"] = CPU_BATCHED_TOKENS
-        kwargs["enforce_eager"] = True  # Compiled mode gave wrong text on CPU; see ARCHITECTURE.
-    if spec.max_loras:
-        kwargs |= {"enable_lora": True, "max_loras": spec.max_loras}
-    return kwargs | dict(spec.engine_kwargs) | _FIXED_ARGUMENTS
-
-
-def _check_arguments(spec: ModelSpec) -> None:
-    known = {
-        field.name
-        for arguments in (AsyncEngineArgs, FrontendArgs)
-        for field in dataclasses.fields(arguments)
-        if not field.name.startswith("_")
-    }
-    for name in spec.engine_kwargs:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise UnknownArgument(f"{spec.id}: vLLM has no engine argument {name!r}{hint}")

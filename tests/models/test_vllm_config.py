@@ -39,7 +39,7 @@ LLAMA = ModelSpec(
 
 def generated(spec: ModelSpec, source: str | Path = DIRECTORY) -> LLMConfig:
     """Ray's configuration of a model. Importing vLLM takes ten seconds, so only tests do."""
-    from models.vllm_engine import llm_config
+    from models.vllm_config import llm_config
 
     return llm_config(spec, source, environment=ENVIRONMENT, drain_s=30)
 
@@ -59,7 +59,7 @@ def known_arguments() -> set[str]:
 
 
 def test_cpu_model_is_configured_in_full() -> None:
-    from models.vllm_engine import WeightsInPlace
+    from models.vllm_config import WeightsInPlace
 
     config = generated(SMOLLM2)
     assert config.model_dump(exclude_unset=True, exclude={"callback_config"}) == {
@@ -207,7 +207,7 @@ def test_cpu_model_asks_for_no_card() -> None:
 
 
 def test_unknown_argument_names_the_model_and_a_near_one() -> None:
-    from models.vllm_engine import UnknownArgument
+    from models.vllm_config import UnknownArgument
 
     spec = gpu(engine_kwargs={"gpu_memory_utilisation": 0.9})
     message = "m: vLLM has no engine argument 'gpu_memory_utilisation'; did you mean"
