@@ -14,7 +14,7 @@ from typing import TypeVar
 import grpc
 from ray.exceptions import RayError
 from ray.serve.exceptions import BackPressureError, RayServeException
-from ray.serve.handle import DeploymentHandle, DeploymentResponse, DeploymentResponseGenerator
+from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
 from models.delivery.receiver import Incoming, Receiver
 from models.engine import (
@@ -38,6 +38,9 @@ T = TypeVar("T")
 UNREACHABLE = (RayError, RayServeException, grpc.RpcError)
 """What a handle raises that the deployment did not: death, absence, a full queue."""
 
+CALL_END_DEADLINE_S = 5.0
+"""For a call to end after its answer has; past it the answer ends all the same."""
+
 
 class RemoteEngine:
     """`Engine` over a Serve handle; what it generates comes in over a delta channel.
@@ -59,16 +62,17 @@ class RemoteEngine:
     ) -> None:
         self._unary = handle
         # The method's own handle, once: an attribute of a handle is a new handle each time.
-        self._generate = handle.options(
-            method_name="generate", stream=True, request_serialization="pickle"
-        )
+        self._generate = handle.options(method_name="generate", request_serialization="pickle")
         self._receiver = receiver
         self._first_delta_timeout_s = first_delta_timeout_s
         self._stall_timeout_s = stall_timeout_s
         self._calls: set[asyncio.Task[None]] = set()
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta | Usage, None]:
-        """See `Engine.generate`. The call lasts as long as the answer, so Ray counts it."""
+        """See `Engine.generate`. The call lasts as long as the answer, so Ray counts it.
+
+        It is not a stream of Ray's, of which the loop would get five events in place of one.
+        """
         incoming = self._receiver.open(
             first_timeout_s=self._first_delta_timeout_s, stall_timeout_s=self._stall_timeout_s
         )
@@ -81,6 +85,10 @@ class RemoteEngine:
             while not complete:
                 item = await incoming.take()
                 complete = isinstance(item, Usage)
+                if complete:
+                    # grpc.aio takes one event of its calls a turn of the loop: calls whose answers
+                    # are all there would pile up under load, by the thousand.
+                    await asyncio.wait({call}, timeout=CALL_END_DEADLINE_S)
                 yield item
         finally:
             incoming.close()
@@ -122,12 +130,12 @@ async def answer_of(response: DeploymentResponse[T | Failure], *, timeout_s: flo
     return answer
 
 
-async def _watch(response: DeploymentResponseGenerator[Failure | None], incoming: Incoming) -> None:
-    """See the call to its end: it yields one thing, which says how the delivery went."""
+async def _watch(response: DeploymentResponse[Failure | None], incoming: Incoming) -> None:
+    """See the call to its end: what it returns says how the delivery went."""
     try:
-        async for failure in response:
-            if failure is not None:
-                incoming.end(failure.exception())
+        failure = await response
+        if failure is not None:
+            incoming.end(failure.exception())
         incoming.last_call()
     except TimeoutError:  # Ray's, which is one of UNREACHABLE as well.
         incoming.end(EngineTimeout("The model did not answer in time."))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator
 
 from ray import serve
 from ray.serve import Application
@@ -33,15 +32,10 @@ class SimulatedServer:
         self._engine = SimulatedEngine(spec)
         self._sender = Sender(tls=between_nodes().client)
 
-    async def generate(
-        self, request: GenerationRequest, address: Address
-    ) -> AsyncGenerator[Failure | None, None]:
-        """`Engine.generate` for a Serve handle: the items go to `address`.
-
-        Ray's gRPC needs a message in a stream, else it may take the call as never accepted.
-        """
+    async def generate(self, request: GenerationRequest, address: Address) -> Failure | None:
+        """`Engine.generate` for a Serve handle: the items go to `address`."""
         items = self._engine.generate(request)
-        yield await self._sender.deliver(items, address, failure=_failure)
+        return await self._sender.deliver(items, address, failure=_failure)
 
     async def tokenize(self, request: TokenizeRequest) -> Tokens | Failure:
         """`Engine.tokenize` for a Serve handle."""

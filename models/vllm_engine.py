@@ -75,15 +75,10 @@ class VLLMEngine(LLMServer):
             raise EngineUnavailable("The model's engine is not running.")
         await self.engine.start()
 
-    async def generate(
-        self, request: GenerationRequest, address: Address
-    ) -> AsyncGenerator[Failure | None, None]:
-        """`Engine.generate` for a Serve handle: the items go to `address`.
-
-        Ray's gRPC needs a message in a stream, else it may take the call as never accepted.
-        """
+    async def generate(self, request: GenerationRequest, address: Address) -> Failure | None:
+        """`Engine.generate` for a Serve handle: the items go to `address`."""
         items = self._generate(request)
-        yield await self._sender.deliver(items, address, failure=failure)
+        return await self._sender.deliver(items, address, failure=failure)
 
     async def tokenize(self, request: TokenizeRequest) -> Tokens | Failure:
         """`Engine.tokenize` for a Serve handle."""

@@ -7,6 +7,7 @@ gateway's replicas and may not.
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,10 @@ from serving.storage.database import Database
 from serving.telemetry.logs import configure_logs
 from serving.telemetry.meter import Meter
 
+GC_THRESHOLD = 10_000
+"""Objects made before the youngest are looked through. At Python's 700 that was a fourteenth of
+the gateway's time under load."""
+
 
 class Gateway:
     """One replica of the HTTP edge.
@@ -56,6 +61,7 @@ class Gateway:
     async def __serve_build_asgi_app__(self) -> ASGIApp:
         """The ASGI application of this replica. Called by Ray Serve after the constructor."""
         settings = self._settings
+        gc.set_threshold(GC_THRESHOLD)
         configure_logs()
         access = settings.access
         await asyncio.to_thread(migrate.upgrade, access.database_url)

@@ -58,11 +58,13 @@ class FakeHandle:
         self._delivery: asyncio.Task[Failure | None] | None = None
         self.tokenize = self.detokenize = self
         self.asked: list[Any] = []
-        self.streams = False
+        self.method = ""
         self.cancelled = 0
+        self.may_end = asyncio.Event()
+        self.may_end.set()
 
-    def options(self, *, method_name: str, stream: bool, **_: str) -> Self:
-        self.streams = stream and method_name == "generate"
+    def options(self, *, method_name: str, **_: str) -> Self:
+        self.method = method_name
         return self
 
     def remote(self, request: Any, address: Address | None = None) -> Self:
@@ -76,12 +78,6 @@ class FakeHandle:
         self.cancelled += 1
         if self._delivery is not None:
             self._delivery.cancel()
-
-    async def __aiter__(self) -> AsyncIterator[Failure | None]:
-        assert self._delivery is not None
-        yield await self._delivery
-        if self._raised is not None:
-            raise self._raised
 
     async def _play(self) -> AsyncGenerator[Any, None]:
         for item in self._items:
@@ -99,6 +95,12 @@ class FakeHandle:
         return self._answer().__await__()
 
     async def _answer(self) -> Any:
+        if self._delivery is not None:
+            failure = await self._delivery
+            await self.may_end.wait()
+            if self._raised is not None:
+                raise self._raised
+            return failure
         if isinstance(self._value, float):
             await asyncio.sleep(self._value)
         if isinstance(self._value, BaseException):
@@ -149,7 +151,7 @@ async def generated(remote: RemoteEngine) -> list[Any]:
 async def test_items_come_as_the_deployment_sends_them(receiver: Receiver) -> None:
     handle = FakeHandle(b"a", b"b", USAGE)
     assert await generated(engine(handle, receiver)) == [b"ab", USAGE]
-    assert (handle.asked, handle.streams) == ([REQUEST], True)
+    assert (handle.asked, handle.method) == ([REQUEST], "generate")
 
 
 async def test_failure_that_was_sent_is_raised_with_its_field(receiver: Receiver) -> None:
@@ -284,6 +286,27 @@ async def test_complete_answer_is_not_cancelled(receiver: Receiver) -> None:
     handle = FakeHandle(b"a", USAGE)
     await generated(engine(handle, receiver))
     assert handle.cancelled == 0
+
+
+async def test_answer_ends_when_its_call_has(receiver: Receiver) -> None:
+    handle = FakeHandle(b"a", USAGE)
+    handle.may_end.clear()
+    async with aclosing(engine(handle, receiver).generate(REQUEST)) as items:
+        assert await anext(items) == b"a"
+        end = asyncio.ensure_future(anext(items))
+        await asyncio.sleep(0.05)
+        assert not end.done()
+        handle.may_end.set()
+        assert await end == USAGE
+
+
+async def test_call_that_does_not_end_does_not_hold_its_answer(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.remote_engine.CALL_END_DEADLINE_S", 0.02)
+    handle = FakeHandle(b"a", USAGE)
+    handle.may_end.clear()
+    assert await generated(engine(handle, receiver)) == [b"a", USAGE]
 
 
 @pytest.mark.parametrize("last", [USAGE, NEVER, EngineFailed("no")])
