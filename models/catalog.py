@@ -59,6 +59,9 @@ NO_ACCESS_LOG: Mapping[str, Any] = {"enable_access_log": False}
 HEALTH_CHECK_PERIOD_S = 2.0
 """Ray replaces a replica after three failed checks: at its default of 10 s, half a minute late."""
 
+PREFIX_ROUTER = "models.prefix_router:PrefixRouter"
+"""Import path, as Ray takes it, of what chooses among several replicas of an engine."""
+
 
 class PackagedSource(BaseModel):
     """Weights that come inside an installed Python package, so nothing is downloaded.
@@ -173,7 +176,7 @@ class ModelSpec(BaseModel):
         return f"{part}:{self.id.replace('/', '--').replace('.', '_')}"
 
     def scaling(self, *, drain_s: float) -> dict[str, Any]:
-        """Options of a Serve deployment: replicas or autoscaling, finite queues, time to drain."""
+        """Options of a Serve deployment: replicas, finite queues, time to drain, routing."""
         options: dict[str, Any] = {
             "max_ongoing_requests": self.max_ongoing_requests,
             "max_queued_requests": self.max_queued_requests,
@@ -181,6 +184,8 @@ class ModelSpec(BaseModel):
             "health_check_period_s": HEALTH_CHECK_PERIOD_S,
             "logging_config": NO_ACCESS_LOG,
         }
+        if self.task == "generate" and (self.max_replicas or self.replicas) > 1:
+            options["request_router_config"] = {"request_router_class": PREFIX_ROUTER}
         if self.max_replicas is None or self.max_replicas == self.replicas:
             return options | {"num_replicas": self.replicas}
         return options | {

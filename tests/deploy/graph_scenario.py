@@ -49,6 +49,7 @@ def shown(info: DeploymentInfo) -> dict[str, Any]:
         "max_ongoing_requests": config.max_ongoing_requests,
         "max_queued_requests": config.max_queued_requests,
         "graceful_shutdown_timeout_s": config.graceful_shutdown_timeout_s,
+        "router": config.request_router_config.request_router_class,
         "bundles": replica.placement_group_bundles,
         "strategy": replica.placement_group_strategy,
         "env_vars": dict(actor.pop("runtime_env", {}).get("env_vars", {})),

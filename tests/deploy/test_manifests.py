@@ -14,7 +14,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from models.catalog import ModelSpec
+from models.catalog import PREFIX_ROUTER, ModelSpec
 from serving import config
 from serving.cli.root import app as cli
 from serving.cluster import APPLICATION, SERVE_FLAGS
@@ -184,6 +184,11 @@ def test_graph_has_the_replicas_of_the_configuration(graph: dict[str, Any]) -> N
         "Engine:llama-3_3-70b": 1,
         "Embedder:all-minilm-l6-v2": 2,
     }
+
+
+def test_engine_with_several_replicas_is_routed_by_prefix(graph: dict[str, Any]) -> None:
+    own = {name for name, d in graph.items() if d["router"] == PREFIX_ROUTER}
+    assert own == {"Engine:qwen3-8b"}
 
 
 def test_every_models_queue_is_finite(graph: dict[str, Any]) -> None:

@@ -85,6 +85,20 @@ def test_autoscaling_follows_running_requests() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("fields", [{"replicas": 2}, {"max_replicas": 2}])
+def test_conversations_keep_their_replica_where_there_are_several(fields: dict[str, Any]) -> None:
+    router = spec(**fields).scaling(drain_s=7)["request_router_config"]
+    assert router == {"request_router_class": "models.prefix_router:PrefixRouter"}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"task": "embed", "engine": "sentence-transformers", "source": "a", "replicas": 2}],
+)
+def test_routing_is_left_to_ray_where_no_prefix_can_be_met(fields: dict[str, Any]) -> None:
+    assert "request_router_config" not in spec(**fields).scaling(drain_s=7)
+
+
 def test_replicas_are_given_time_to_drain() -> None:
     assert spec().scaling(drain_s=7)["graceful_shutdown_timeout_s"] == 7
 

@@ -144,6 +144,7 @@ def test_gpu_model_is_configured_in_full() -> None:
                 "max_replicas": 3,
                 "target_ongoing_requests": 64,
             },
+            "request_router_config": {"request_router_class": "models.prefix_router:PrefixRouter"},
             "max_ongoing_requests": 128,
             "max_queued_requests": 256,
             "graceful_shutdown_timeout_s": 30,
@@ -154,6 +155,33 @@ def test_gpu_model_is_configured_in_full() -> None:
         "runtime_env": {"env_vars": {"HF_HUB_OFFLINE": "1"}},
         "log_engine_metrics": True,
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("async_scheduling", False),
+        ("max_num_batched_tokens", 8192),
+        ("enable_chunked_prefill", True),
+        ("kv_cache_dtype", "fp8"),
+        ("speculative_config", {"method": "ngram", "num_speculative_tokens": 4}),
+    ],
+)
+def test_arguments_for_speed_reach_vllm_as_they_are(name: str, value: Any) -> None:
+    config = generated(gpu(engine_kwargs={name: value}))
+    assert config.get_engine_config().get_initialization_kwargs()[name] == value
+
+
+def test_vllm_schedules_ahead_on_gpus_unless_told_otherwise() -> None:
+    """Ray gives a GPU model vLLM's Ray executor, of which the second version can."""
+    from vllm import envs
+    from vllm.v1.executor.ray_executor_v2 import RayExecutorV2
+
+    kwargs = generated(gpu()).get_engine_config().get_initialization_kwargs()
+    assert kwargs["distributed_executor_backend"] == "ray"
+    assert "async_scheduling" not in kwargs
+    assert envs.VLLM_USE_RAY_V2_EXECUTOR_BACKEND
+    assert RayExecutorV2.supports_async_scheduling()
 
 
 def test_kv_cache_size_of_a_gpu_is_left_to_vllm() -> None:
