@@ -8,11 +8,14 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+
+from benchmarks.parts import RINGFENCE, parts_of, write_configuration
 
 HOST = "127.0.0.1"
 MODEL = "smollm2-135m-instruct"
@@ -119,12 +122,15 @@ def ray_openai_app(model_dir: Path) -> Arm:
     )
 
 
-def ringfence(_model_dir: Path) -> Arm:
-    """Ringfence by its public command, with the built-in configuration and `RINGFENCE_HOME`."""
+def ringfence(_model_dir: Path, *parts: str) -> Arm:
+    """Ringfence by its public command, with these parts on, in `RINGFENCE_HOME`."""
     port = free_port()
+    directory = Path(tempfile.mkdtemp(prefix="ringfence-benchmark-"))
+    config = write_configuration(directory / "ringfence.yaml", {"models": [MODEL]}, parts)
+    serve = (sys.executable, "-m", "serving.cli", "serve")
     return Arm(
-        name="ringfence",
-        command=(sys.executable, "-m", "serving.cli", "serve", "--port", str(port)),
+        name="+".join([RINGFENCE, *parts]),
+        command=(*serve, "--port", str(port), "--config", str(config)),
         port=port,
         ready_path="/ready",
         environment={"RINGFENCE_API_KEY": API_KEY},
@@ -132,12 +138,17 @@ def ringfence(_model_dir: Path) -> Arm:
     )
 
 
-BUILDERS = {
+BUILDERS: Mapping[str, Callable[..., Arm]] = {
     "bare-vllm": bare_vllm,
     "bare-vllm-mp": bare_vllm_mp,
     "ray-openai-app": ray_openai_app,
-    "ringfence": ringfence,
+    RINGFENCE: ringfence,
 }
+
+
+def built(name: str, model_dir: Path) -> Arm:
+    """The arm of that name, with the parts that the name has."""
+    return BUILDERS[name.partition("+")[0]](model_dir, *parts_of(name))
 
 
 def default_model_dir() -> Path:

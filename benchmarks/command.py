@@ -13,6 +13,7 @@ from types import FrameType
 from typing import NoReturn
 
 from benchmarks.measure import MeasurementError
+from benchmarks.parts import parts_of
 from benchmarks.pinning import TooFewCores
 from benchmarks.processes import ServerError
 from benchmarks.report import append_log
@@ -44,15 +45,23 @@ def add_options(parser: argparse.ArgumentParser, *, rounds: int) -> None:
 
 
 def names_of(text: str, known: Collection[str]) -> list[str]:
-    """The names in a comma-separated option.
+    """The names in a comma-separated option; an arm may have parts in its name.
 
     Raises:
-        argparse.ArgumentTypeError: If one is not among `known`.
+        argparse.ArgumentTypeError: If one is not among `known`, or has a part that is not known.
     """
     names = text.split(",")
-    if unknown := set(names) - set(known):
-        raise argparse.ArgumentTypeError(f"unknown: {', '.join(sorted(unknown))}")
+    if unknown := [name for name in names if not _is_known(name, known)]:
+        raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}")
     return names
+
+
+def _is_known(name: str, known: Collection[str]) -> bool:
+    try:
+        parts_of(name)
+    except KeyError:
+        return False
+    return name.partition("+")[0] in known
 
 
 def carry_out(module: str, work: Callable[[], Finished], *, log: str | None) -> int:

@@ -18,7 +18,7 @@ from itertools import product
 from pathlib import Path
 from time import perf_counter
 
-from benchmarks.arms import BUILDERS, Arm, default_model_dir
+from benchmarks.arms import BUILDERS, Arm, built, default_model_dir
 from benchmarks.command import (
     ORDER_SEED,
     REPOSITORY,
@@ -37,6 +37,7 @@ from benchmarks.measure import (
     measure,
     warm_up,
 )
+from benchmarks.parts import EVERY_PART
 from benchmarks.processes import Server, running
 from benchmarks.report import Run, markdown, write_json
 from benchmarks.rounds import alternating
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _finished(options: argparse.Namespace) -> Finished:
-    arms = [BUILDERS[name](options.model_dir) for name in options.arms]
+    arms = [built(name, options.model_dir) for name in options.arms]
     weights = options.model_dir / "config.json"
     if not (weights.exists() or any(arm.writes_model_dir for arm in arms)):
         raise NotSetUp(f"no {weights}: run `make serve` once, or give --model-dir")
@@ -97,8 +98,8 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--arms",
         type=_arms,
-        default=list(BUILDERS),
-        help=f"comma-separated, of: {', '.join(BUILDERS)} (default: all)",
+        default=[*BUILDERS, EVERY_PART],
+        help=f"comma-separated, of: {', '.join(BUILDERS)}, {EVERY_PART} (default: all)",
     )
     parser.add_argument(
         "--streams",

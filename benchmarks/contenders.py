@@ -11,7 +11,7 @@ import psutil
 import uvloop
 
 from benchmarks.arms import API_KEY, HOST
-from benchmarks.gateway_arms import BUILDERS, UPSTREAM, Setting
+from benchmarks.gateway_arms import UPSTREAM, Setting, built
 from benchmarks.load_client import Target, closed_loop, encode_chat
 from benchmarks.measure import MeasurementError
 from benchmarks.pinning import Cores, pin
@@ -114,13 +114,13 @@ def start(
         MeasurementError: If it does not answer.
     """
     logs = setting.directory
-    mock = stack.enter_context(running(BUILDERS[UPSTREAM](setting), log_dir=logs))
+    mock = stack.enter_context(running(built(UPSTREAM, setting), log_dir=logs))
     pin(mock.pids(), cores.client)
     contenders = {UPSTREAM: Contender(UPSTREAM, mock, None, cores)}
     for name in names:
         if name == UPSTREAM:
             continue
-        arm = BUILDERS[name](setting)
+        arm = built(name, setting)
         server = stack.enter_context(running(arm, log_dir=logs))
         contender = Contender(name, server, None if arm.engine_title else mock, cores)
         contender.warm_up(WARM_UP_REQUESTS)

@@ -16,6 +16,7 @@ from pathlib import Path
 import yaml
 
 from benchmarks.arms import API_KEY, HOST, Arm, free_port
+from benchmarks.parts import RINGFENCE, parts_of, write_configuration
 from benchmarks.servers.steps import Pace
 
 MODEL = "simulated"
@@ -74,19 +75,18 @@ def litellm(setting: Setting) -> Arm:
         "api_base": f"{setting.upstream_url}/v1",
         "api_key": "none",
     }
-    config = _written(
-        setting.directory / "litellm.yaml",
-        {
-            "model_list": [{"model_name": MODEL, "litellm_params": upstream}],
-            "litellm_settings": {
-                "telemetry": False,
-                "num_retries": 0,
-                "request_timeout": 600,
-                "disable_streaming_logging": True,
-            },
-            "general_settings": {"master_key": API_KEY, "disable_spend_logs": True},
+    document = {
+        "model_list": [{"model_name": MODEL, "litellm_params": upstream}],
+        "litellm_settings": {
+            "telemetry": False,
+            "num_retries": 0,
+            "request_timeout": 600,
+            "disable_streaming_logging": True,
         },
-    )
+        "general_settings": {"master_key": API_KEY, "disable_spend_logs": True},
+    }
+    config = setting.directory / "litellm.yaml"
+    config.write_text(yaml.safe_dump(document), "utf-8")
     flags = ["--config", str(config), "--host", HOST, "--port", str(port), "--num_workers", "1"]
     return Arm(
         name="litellm",
@@ -120,8 +120,11 @@ def vllm_router(setting: Setting) -> Arm:
     )
 
 
-def ringfence(setting: Setting) -> Arm:
-    """Ringfence by its public command; its simulated engine's replica is its upstream."""
+def ringfence(setting: Setting, *parts: str) -> Arm:
+    """Ringfence by its public command, with these parts on.
+
+    Its simulated engine's replica is its upstream.
+    """
     port = free_port()
     simulation = {
         "step_base_ms": setting.pace.step_ms,
@@ -131,16 +134,18 @@ def ringfence(setting: Setting) -> Arm:
     }
     model = {"id": MODEL, "simulation": simulation, "max_ongoing_requests": MOST_REQUESTS}
     server = {"port": port, "max_ongoing_requests": MOST_REQUESTS, "drain_s": 1}
-    config = _written(setting.directory / "ringfence.yaml", {"server": server, "models": [model]})
+    name = "+".join([RINGFENCE, *parts])
+    plain = {"server": server, "models": [model]}
+    config = write_configuration(setting.directory / f"{name}.yaml", plain, parts)
     return Arm(
-        name="ringfence",
+        name=name,
         command=(sys.executable, "-m", "serving.cli", "serve", "--config", str(config)),
         port=port,
         ready_path="/ready",
         model=MODEL,
         environment={
             "RINGFENCE_API_KEY": API_KEY,
-            "RINGFENCE_HOME": str(setting.directory / "ringfence-home"),
+            "RINGFENCE_HOME": str(setting.directory / f"{name}-home"),
         },
         engine_title=":Engine:",
     )
@@ -161,13 +166,18 @@ def ray_openai_app(setting: Setting) -> Arm:
     )
 
 
-BUILDERS: Mapping[str, Callable[[Setting], Arm]] = {
+BUILDERS: Mapping[str, Callable[..., Arm]] = {
     UPSTREAM: direct,
     "litellm": litellm,
     "vllm-router": vllm_router,
-    "ringfence": ringfence,
+    RINGFENCE: ringfence,
     "ray-openai-app-simulated": ray_openai_app,
 }
+
+
+def built(name: str, setting: Setting) -> Arm:
+    """The arm of that name, with the parts that the name has."""
+    return BUILDERS[name.partition("+")[0]](setting, *parts_of(name))
 
 
 def foreign_command(variable: str, default: str) -> Path:
@@ -183,8 +193,3 @@ def foreign_versions(commands: Mapping[str, Path]) -> dict[str, str | None]:
         found = next(iter(metadata.distributions(name=name, path=places)), None)
         versions[name] = found.version if found else None
     return versions
-
-
-def _written(path: Path, document: object) -> Path:
-    path.write_text(yaml.safe_dump(document), "utf-8")
-    return path

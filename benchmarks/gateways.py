@@ -36,6 +36,7 @@ from benchmarks.gateway_report import GatewayRun, StudyResult, markdown, write_j
 from benchmarks.gateway_summary import summarise_study
 from benchmarks.machine import Conditions, describe
 from benchmarks.measure import MeasurementError
+from benchmarks.parts import EVERY_PART
 from benchmarks.pinning import Cores, two_cores
 from benchmarks.rounds import alternating
 from benchmarks.studies.chunks import CHUNK_CPU, GROWTH
@@ -163,12 +164,13 @@ def _announce(study: Study, number: int, contender: Contender, outcome: Outcome)
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gateways", description=__doc__)
-    for option, known in (("--arms", BUILDERS), ("--studies", STUDIES)):
+    arms, studies = [*BUILDERS, EVERY_PART], list(STUDIES)
+    for option, known, all_of in (("--arms", BUILDERS, arms), ("--studies", STUDIES, studies)):
         parser.add_argument(
             option,
             type=partial(names_of, known=known),
-            default=list(known),
-            help=f"comma-separated, of: {', '.join(known)} (default: all)",
+            default=all_of,
+            help=f"comma-separated, of: {', '.join(all_of)} (default: all)",
         )
     parser.add_argument(
         "--litellm",

@@ -1,11 +1,15 @@
+from pathlib import Path
+
 import orjson
 import pytest
 
-from benchmarks.arms import BUILDERS, ENGINE_ARGUMENTS, free_port
+from benchmarks.arms import BUILDERS, ENGINE_ARGUMENTS, built, free_port
 from benchmarks.compare import compare, main
 from benchmarks.gateway_arms import token_stream
+from benchmarks.parts import PARTS, write_configuration
 from benchmarks.report import append_log, markdown, write_json
 from benchmarks.servers.steps import Pace
+from serving import config
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +55,12 @@ def test_the_log_grows_by_dated_sections(run, tmp_path):
 
 @pytest.mark.parametrize(
     ("arms", "reason"),
-    [("bare-vllm,nobody", "unknown: nobody"), ("ringfence", "bare-vllm is what the others are")],
+    [
+        ("bare-vllm,nobody", "unknown: nobody"),
+        ("bare-vllm,ringfence+nothing", "unknown: ringfence+nothing"),
+        ("bare-vllm+embedder", "unknown: bare-vllm+embedder"),
+        ("ringfence", "bare-vllm is what the others are"),
+    ],
 )
 def test_an_unknown_arm_or_none_to_compare_with_is_refused(arms, reason, capsys):
     with pytest.raises(SystemExit):
@@ -69,3 +78,19 @@ def test_bare_vllm_is_given_the_shared_engine_arguments(tmp_path):
     assert "--enforce-eager" in command
     assert command[command.index("--max-model-len") + 1] == str(ENGINE_ARGUMENTS["max_model_len"])
     assert command[command.index("--host") + 1] == "127.0.0.1"
+
+
+def test_ringfence_is_compared_with_the_parts_in_its_name(tmp_path):
+    plain, more = built("ringfence", tmp_path), built("ringfence+embedder", tmp_path)
+    assert (plain.name, more.name) == ("ringfence", "ringfence+embedder")
+    models = [config.parse(config.read(Path(arm.command[-1]))).models for arm in (plain, more)]
+    assert [[spec.id for spec in served] for served in models] == [
+        ["smollm2-135m-instruct"],
+        ["smollm2-135m-instruct", "all-minilm-l6-v2"],
+    ]
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_every_part_is_something_that_can_be_configured(part, tmp_path):
+    path = write_configuration(tmp_path / "ringfence.yaml", {"models": ["simulated"]}, [part])
+    assert config.parse(config.read(path)) != config.parse({"models": ["simulated"]})
