@@ -85,11 +85,10 @@ class RemoteEngine:
             while not complete:
                 item = await incoming.take()
                 complete = isinstance(item, Usage)
-                if complete:
-                    # grpc.aio takes one event of its calls a turn of the loop: calls whose answers
-                    # are all there would pile up under load, by the thousand.
-                    await asyncio.wait({call}, timeout=CALL_END_DEADLINE_S)
                 yield item
+            # grpc.aio takes one event of its calls a turn of the loop: calls whose answers are all
+            # there would pile up under load, by the thousand.
+            await asyncio.wait({call}, timeout=CALL_END_DEADLINE_S)
         finally:
             incoming.close()
             if not complete:

@@ -292,12 +292,12 @@ async def test_answer_ends_when_its_call_has(receiver: Receiver) -> None:
     handle = FakeHandle(b"a", USAGE)
     handle.may_end.clear()
     async with aclosing(engine(handle, receiver).generate(REQUEST)) as items:
-        assert await anext(items) == b"a"
-        end = asyncio.ensure_future(anext(items))
+        assert [await anext(items), await anext(items)] == [b"a", USAGE]
+        end = asyncio.ensure_future(anext(items, None))
         await asyncio.sleep(0.05)
         assert not end.done()
         handle.may_end.set()
-        assert await end == USAGE
+        assert await end is None
 
 
 async def test_call_that_does_not_end_does_not_hold_its_answer(
