@@ -38,7 +38,7 @@ class Finished:
 
 def add_options(parser: argparse.ArgumentParser, *, rounds: int) -> None:
     """Options that both commands have."""
-    text = f"even, for ABBA (default: {rounds})"
+    text = f"every second one reverses the order of the one before (default: {rounds})"
     parser.add_argument("--rounds", type=int, default=rounds, help=text)
     parser.add_argument("--out", type=Path, default=REPOSITORY / "benchmarks" / "results")
     parser.add_argument("--log", metavar="TITLE", help="append the tables to benchmarks/LOG.md")
