@@ -66,7 +66,8 @@ def _is_known(name: str, known: Collection[str]) -> bool:
 
 def carry_out(module: str, work: Callable[[], Finished], *, log: str | None) -> int:
     """Run a comparison, print its tables and log them; the exit code."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
         finished = work()
     except NotSetUp as error:
@@ -87,6 +88,8 @@ def progress(line: str) -> None:
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # A second one must not keep servers from ending.
     raise KeyboardInterrupt
 
 
