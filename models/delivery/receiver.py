@@ -56,7 +56,13 @@ class Incoming:
         self._alarm = self._loop.call_later(first_timeout_s, self._check_silence)
 
     def put(self, kind: int, payload: bytes) -> None:
-        """Take the next item from the connection."""
+        """Take the next item from the connection.
+
+        One that comes after the end is dropped: where a replica dies Ray may send the call to
+        another, whose answer would follow what the first has said.
+        """
+        if self._end is not None:
+            return
         self._heard = self._loop.time()
         self._limit_s = self._stall_timeout_s
         if kind == Kind.DELTA:

@@ -199,6 +199,25 @@ async def test_closed_stream_takes_nothing_more(receiver: Receiver, sender: Send
     assert incoming._deltas == []
 
 
+async def test_answer_that_is_begun_again_elsewhere_is_not_mixed_with_the_first(
+    receiver: Receiver, sender: Sender
+) -> None:
+    """Ray sends a call to another replica when the first dies early enough."""
+    incoming = opened(receiver)
+    first = asyncio.create_task(sender.deliver(items(b"a", 60.0), incoming.address, failure=told))
+    await asyncio.sleep(0.05)
+    sender.close()
+    await asyncio.sleep(0.05)
+    again = Sender()
+    await again.deliver(items(b"a", b"b", USAGE), incoming.address, failure=told)
+    await asyncio.sleep(0.05)
+    assert await incoming.take() == b"a"
+    with pytest.raises(EngineUnavailable):
+        await incoming.take()
+    again.close()
+    first.cancel()
+
+
 async def test_sender_waits_for_a_receiver_that_is_full(
     receiver: Receiver, sender: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
