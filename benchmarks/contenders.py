@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import cycle, islice
+from time import sleep
 
 import psutil
 import uvloop
@@ -21,6 +22,8 @@ from benchmarks.records import RequestRecord, StreamReader, WholeReader
 from benchmarks.spending import Watched, watched
 
 WARM_UP_REQUESTS = 100
+# Ray waits by the clock for HAProxy to reload: frozen while it does, it would give HAProxy up.
+SETTLE_S = 3.0
 _WARM_UP_STREAMS = 4
 _POOL = 64
 
@@ -124,6 +127,7 @@ def start(
         server = stack.enter_context(running(arm, log_dir=logs))
         contender = Contender(name, server, None if arm.engine_title else mock, cores)
         contender.warm_up(WARM_UP_REQUESTS)
+        sleep(SETTLE_S)
         server.freeze()
         contenders[name] = contender
     return {name: contenders[name] for name in names}
