@@ -157,8 +157,14 @@ def _stop(process: subprocess.Popen[bytes], mark: str, deadline_s: float) -> Non
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait(deadline_s)
+    finally:  # Also where a signal to us cuts the waiting short.
+        _kill_rest(process.pid, mark, known, deadline_s)
+        process.poll()
+
+
+def _kill_rest(pid: int, mark: str, known: Iterable[psutil.Process], deadline_s: float) -> None:
     give_up_s = monotonic() + deadline_s
-    while left := _alive({*known, *_members(process.pid, mark)}):
+    while left := _alive({*known, *_members(pid, mark)}):
         if monotonic() > give_up_s:
             raise ServerError(f"processes survived SIGKILL: {left}")
         _, survivors = psutil.wait_procs(left, timeout=_GRACE_S)

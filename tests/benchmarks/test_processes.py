@@ -1,3 +1,4 @@
+import signal
 import socket
 import subprocess
 import sys
@@ -7,7 +8,7 @@ import psutil
 import pytest
 
 from benchmarks.arms import HOST, Arm, free_port
-from benchmarks.machine import tree_cpu_s, tree_pss_bytes
+from benchmarks.machine import process_tree, tree_cpu_s, tree_pss_bytes
 from benchmarks.processes import ServerError, running
 
 # A real server with the habits that make servers hard to stop. Of its children the first ignores
@@ -133,3 +134,24 @@ def test_an_ended_process_uses_nothing():
     ended.wait(10)
     gone = ended.pid
     assert (tree_pss_bytes([gone]), tree_cpu_s([gone])) == (0, 0.0)
+
+
+def test_a_signal_while_a_server_is_stopped_does_not_leave_it(tmp_path):
+    def interrupt(_signal, _frame):
+        raise KeyboardInterrupt
+
+    def run():
+        with running(fake_arm(ignores_term=True), log_dir=tmp_path, stop_deadline_s=20) as server:
+            members.update(process.pid for process in process_tree(server.pids()))
+            signal.setitimer(signal.ITIMER_REAL, 0.5)  # In the 20 s that the stop waits.
+
+    members: set[int] = set()
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert members
+    assert alive(members) == []
