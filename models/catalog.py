@@ -6,6 +6,7 @@ Knows nothing of loading or serving them.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,6 +15,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}$")]
+
+Amount = Annotated[Decimal, Field(ge=0, le=1_000_000, decimal_places=6)]
 
 _NAMED_ARGUMENTS = {
     "model": "source",
@@ -76,6 +79,23 @@ class PackagedSource(BaseModel):
     file: str
 
 
+class Price(BaseModel):
+    """What a model costs, in the currency of the configuration. Exact to a millionth of it.
+
+    GPU-seconds of a request are its share of its engine: the GPUs of a replica, over the requests
+    that run in it at once at most, for as long as the request ran. One CPU engine counts as a GPU.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    input_per_million: Amount = Field(Decimal(0), description="Per million prompt tokens.")
+    cached_input_per_million: Amount | None = Field(
+        None, description="Of prompt tokens found in the prefix cache; default: as the others."
+    )
+    output_per_million: Amount = Field(Decimal(0), description="Per million generated tokens.")
+    per_gpu_second: Amount = Field(Decimal(0), description="Per GPU and second.")
+
+
 class Simulation(BaseModel):
     """Step-time model of a simulated engine: `step_base_ms + step_per_sequence_ms * batch`."""
 
@@ -123,6 +143,7 @@ class ModelSpec(BaseModel):
     lora_path: str | None = Field(None, description="Where adapters are found (s3://, gs://, ...).")
     engine_kwargs: Mapping[str, Any] = Field(default_factory=dict)
     simulation: Simulation = Simulation()
+    price: Price = Price()
 
     replicas: int = Field(1, ge=1)
     max_replicas: int | None = Field(None, ge=1, description="Above `replicas`: autoscaling.")
@@ -168,6 +189,12 @@ class ModelSpec(BaseModel):
     def simulated(self) -> bool:
         """Whether answers are made up. Shown wherever the model is."""
         return self.engine == "simulated"
+
+    @property
+    def gpu_share(self) -> float:
+        """GPUs that one request occupies: those of a replica over its places."""
+        gpus = self.tensor_parallel_size * self.pipeline_parallel_size
+        return gpus / self.max_ongoing_requests
 
     @property
     def deployment_name(self) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import SecretStr
 from ray import serve
 from ray.serve._private import http_util
 from ray.serve.deployment import Application
@@ -24,17 +25,25 @@ from models.delivery.receiver import Receiver
 from models.ray_binding import between_nodes, bind_to_node, node_address
 from models.remote_embedder import RemoteEmbedder
 from models.remote_engine import RemoteEngine
+from models.token_counter import TokenCounter, counter
 from serving import config
 from serving.access.authenticator import Authenticator
+from serving.access.idempotency import IdempotencyStore
 from serving.access.keys import KeyStore
+from serving.access.limits import LimitStore
 from serving.access.secret import server_secret
+from serving.access.tenants import TenantStore
+from serving.books import Books
 from serving.cluster import APPLICATION
-from serving.config import QUIET_ENVIRONMENT, Settings
+from serving.config import QUIET_ENVIRONMENT, IdempotencySettings, Settings
+from serving.gateway.admin.administration import Administration
 from serving.gateway.app import build_app
+from serving.gateway.idempotency import Idempotency
 from serving.pipeline import Pipeline
 from serving.readiness import ServeReadiness
 from serving.storage import migrate
 from serving.storage.database import Database
+from serving.storage.valkey import Valkey
 from serving.telemetry.logs import configure_logs
 from serving.telemetry.meter import Meter
 
@@ -66,28 +75,53 @@ class Gateway:
         access = settings.access
         await asyncio.to_thread(migrate.upgrade, access.database_url)
         secret = await asyncio.to_thread(server_secret, access)
-        store = KeyStore(Database.open(access.database_url), secret)
+        database = Database.open(access.database_url)
         receiver = Receiver()
         await receiver.listen(node_address(), tls=between_nodes().server)
-        meter = Meter()
         specs = {spec.id: spec for spec in settings.models}
+        engines = {
+            i: self._engine(i, receiver) for i, spec in specs.items() if spec.task == "generate"
+        }
+        keys = KeyStore(database, secret)
+        authenticator = Authenticator(keys, secret, fixed_key=settings.api_key)
+        meter = Meter()
+        books = Books.open(database, settings, authenticator=authenticator, meter=meter)
         pipeline = Pipeline(
-            authenticator=Authenticator(store, secret, fixed_key=settings.api_key),
+            authenticator=authenticator,
+            attempts=books.attempts,
             specs=specs,
-            engines={
-                i: self._engine(i, receiver) for i, spec in specs.items() if spec.task == "generate"
-            },
+            engines=engines,
             embedders={i: self._embedder(i) for i, spec in specs.items() if spec.task == "embed"},
-            meter=meter,
+            counters={i: await self._counter(spec, engines.get(i)) for i, spec in specs.items()},
             secret=secret,
         )
+        books.start()
         return build_app(
             pipeline,
+            Idempotency(_idempotency_store(books.valkey, secret, settings.idempotency)),
             readiness=ServeReadiness(APPLICATION, {i: s.deployment_name for i, s in specs.items()}),
             meter=meter,
             server=settings.server,
             limits=settings.limits,
+            administration=Administration(
+                authenticate=authenticator.authenticate,
+                database=database,
+                tenants=TenantStore(database),
+                keys=keys,
+                limits=LimitStore(database),
+                spending=books.spending,
+                usage=books.ledger,
+                models=frozenset(specs),
+                currency=settings.accounting.currency,
+            ),
         )
+
+    async def _counter(self, spec: ModelSpec, engine: RemoteEngine | None) -> TokenCounter:
+        """Counts with the files of a model that are on this node, else asks its engine."""
+        directory = None
+        if not spec.simulated and prepare.status(spec, self._settings.home) == "ready":
+            directory = await asyncio.to_thread(prepare.prepare, spec, self._settings.home)
+        return await asyncio.to_thread(counter, spec, directory, engine)
 
     def _engine(self, model: str, receiver: Receiver) -> RemoteEngine:
         server = self._settings.server
@@ -101,6 +135,12 @@ class Gateway:
     def _embedder(self, model: str) -> RemoteEmbedder:
         timeout_s = self._settings.server.first_delta_timeout_s
         return RemoteEmbedder(self._handles[model], timeout_s=timeout_s)
+
+
+def _idempotency_store(
+    valkey: Valkey, secret: SecretStr, settings: IdempotencySettings
+) -> IdempotencyStore:
+    return IdempotencyStore(valkey, secret, ttl_s=settings.ttl_s, max_bytes=settings.max_bytes)
 
 
 class _Unwrapped:

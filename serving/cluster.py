@@ -125,10 +125,12 @@ class Cluster:
 
     Args:
         settings: where to listen and how much to reserve.
+        spared: a child of ours that is not the cluster's, and is not stopped with it.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, spared: Callable[[], int | None]) -> None:
         self._settings = settings
+        self._spared = spared
         self._started: dict[int, psutil.Process] = {}
         self._log_directory: Path | None = None
 
@@ -186,8 +188,10 @@ class Cluster:
 
     def note_processes(self) -> None:
         """Remember our descendants, for `stop`: some lose their parent when it dies."""
+        spared = self._spared()
         for process in psutil.Process().children(recursive=True):
-            self._started[process.pid] = process
+            if process.pid != spared:
+                self._started[process.pid] = process
 
     def stop(self, on_phase: Callable[[str], None]) -> None:
         """Drain the application, stop Ray, and end what is left of the processes we started."""

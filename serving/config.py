@@ -9,8 +9,9 @@ import difflib
 import os
 import re
 from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
@@ -34,6 +35,9 @@ QUIET_ENVIRONMENT = {
     "ANONYMIZED_TELEMETRY": "False",
 }
 """No telemetry and no download at run time: set for every process we start."""
+
+EMBEDDED_VALKEY = "RINGFENCE_EMBEDDED_VALKEY"
+"""Tells gateways the URL of the Valkey that `ringfence serve` has started. Not for operators."""
 
 DEFAULT_MODELS = ("smollm2-135m-instruct", "all-minilm-l6-v2")
 
@@ -103,6 +107,82 @@ class AccessSettings(_Group):
         return self.home / "secret"
 
 
+class StorageSettings(_Group):
+    """State that all gateways share. Valkey is started with the server unless a URL is given."""
+
+    valkey: SecretStr | None = Field(
+        None, description="valkey://, redis://, rediss:// or unix:// URL of Valkey or Redis."
+    )
+
+
+def _bound_entry(value: Any) -> Any:
+    """A bare value is one with the default policy."""
+    return value if isinstance(value, Mapping) else {"value": value}
+
+
+class Bound(_Group):
+    """One limit, and what it does while Valkey cannot be asked."""
+
+    value: int = Field(ge=0, lt=2**53)
+    without_store: Literal["allow", "refuse"] = "allow"
+
+
+class Budget(_Group):
+    """What may be spent, in the currency, and what happens while Valkey cannot be asked."""
+
+    value: Decimal = Field(ge=0, le=9_000_000, decimal_places=9)
+    without_store: Literal["allow", "refuse"] = "refuse"
+
+
+Bounded = Annotated[Bound, BeforeValidator(_bound_entry)]
+Budgeted = Annotated[Budget, BeforeValidator(_bound_entry)]
+
+
+class RateDefaults(_Group):
+    """Limits of whoever has none of their own. A bare number, or `{value, without_store}`."""
+
+    requests_per_minute: Bounded | None = None
+    tokens_per_minute: Bounded | None = None
+    concurrent_requests: Bounded | None = None
+    tokens_per_request: Bounded | None = None
+
+
+class SpendingDefaults(RateDefaults):
+    """Limits, and budgets over a day, a month (both UTC) and altogether."""
+
+    budget_day: Budgeted | None = None
+    budget_month: Budgeted | None = None
+    budget_total: Budgeted | None = None
+
+
+class AdmissionSettings(_Group):
+    """Who is let in, and in which order. Limits of a single one are set by the admin API."""
+
+    per_key: SpendingDefaults = SpendingDefaults()
+    per_tenant: SpendingDefaults = SpendingDefaults()
+    per_model: RateDefaults = RateDefaults()
+    max_queue_wait_s: float = Field(
+        10.0, ge=0, description="A request that would wait longer for a place is refused."
+    )
+    overload_wait_s: float = Field(
+        1.0, ge=0, description="The same while a queue has not been empty for ten seconds."
+    )
+    max_request_s: float = Field(1800.0, gt=0, description="From admission to the last byte.")
+
+
+class IdempotencySettings(_Group):
+    """Answers kept, encrypted, for a repeat with the same `Idempotency-Key`."""
+
+    ttl_s: float = Field(86_400.0, gt=0)
+    max_bytes: int = Field(8 * 1024 * 1024, ge=1024, description="Of one answer.")
+
+
+class AccountingSettings(_Group):
+    """How usage is told."""
+
+    currency: str = Field("USD", pattern="^[A-Z]{3}$", description="Of prices and budgets.")
+
+
 class RaySettings(_Group):
     """The Ray cluster that is started, or joined when `address` is set."""
 
@@ -134,9 +214,14 @@ class Settings(_Group):
 
     home: Path = Field(Path(".ringfence"), exclude=True)
     api_key: SecretStr | None = Field(None, exclude=True, description="From RINGFENCE_API_KEY.")
+    embedded_valkey: str | None = Field(None, exclude=True, description="URL of the one we started")
     server: ServerSettings = ServerSettings()
     limits: LimitSettings = LimitSettings()
     access: AccessSettings = AccessSettings()
+    storage: StorageSettings = StorageSettings()
+    admission: AdmissionSettings = AdmissionSettings()
+    idempotency: IdempotencySettings = IdempotencySettings()
+    accounting: AccountingSettings = AccountingSettings()
     ray: RaySettings = RaySettings()
     models: tuple[Annotated[ModelSpec, BeforeValidator(_model_entry)], ...] = Field(
         default=DEFAULT_MODELS, validate_default=True, min_length=1
@@ -148,6 +233,21 @@ class Settings(_Group):
         if twice := sorted({i for i in ids if ids.count(i) > 1}):
             raise ValueError(f"models: {twice[0]!r} stands twice")
         return self
+
+    @property
+    def valkey_url(self) -> str:
+        """URL of the Valkey that gateways share.
+
+        Raises:
+            ConfigError: none is configured, and none was started.
+        """
+        if self.storage.valkey is not None:
+            return self.storage.valkey.get_secret_value()
+        if self.embedded_valkey is None:
+            raise ConfigError(
+                ["storage.valkey: set the URL of a Valkey; only `ringfence serve` starts one"]
+            )
+        return self.embedded_valkey
 
     def model(self, model_id: str) -> ModelSpec | None:
         """The served model of that id."""
@@ -185,7 +285,7 @@ def parse(raw: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> S
         ConfigError: an unknown key, a wrong value, or an unset `${ENV}`.
     """
     environ = os.environ if environ is None else environ
-    if given := {"home", "api_key"} & set(raw):
+    if given := {"home", "api_key", "embedded_valkey"} & set(raw):
         raise ConfigError([f"{min(given)}: set in the environment, not in the configuration"])
     if "home" in _group(raw, "access"):
         raise ConfigError(["access.home: unknown key; the state directory is RINGFENCE_HOME"])
@@ -196,7 +296,8 @@ def parse(raw: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> S
     filled["access"] = _group(filled, "access") | {"home": home}
     api_key = environ.get("RINGFENCE_API_KEY") or None
     try:
-        return Settings.model_validate(filled | {"home": home, "api_key": api_key})
+        own = {"home": home, "api_key": api_key, "embedded_valkey": environ.get(EMBEDDED_VALKEY)}
+        return Settings.model_validate(filled | own)
     except ValidationError as error:
         raise ConfigError(_problems(error)) from None
 
@@ -231,7 +332,7 @@ def export_environment(values: Mapping[str, str]) -> None:
 def json_schema() -> dict[str, Any]:
     """JSON Schema of `ringfence.yaml`."""
     schema = Settings.model_json_schema()
-    for name in ("home", "api_key"):
+    for name in ("home", "api_key", "embedded_valkey"):
         schema["properties"].pop(name, None)
     schema["$defs"]["AccessSettings"]["properties"].pop("home", None)
     entry = {"anyOf": [{"enum": sorted(builtin())}, {"$ref": "#/$defs/ModelSpec"}]}

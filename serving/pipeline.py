@@ -15,37 +15,52 @@ from pydantic import SecretStr
 
 from models.catalog import ModelSpec
 from models.embedder import Embedder, Embeddings
-from models.engine import Delta, Engine, EngineFailed, GenerationRequest, Kind, Usage
+from models.engine import (
+    Delta,
+    Engine,
+    EngineFailed,
+    GenerationRequest,
+    Kind,
+    TokenizeRequest,
+    Tokens,
+    Usage,
+)
+from models.token_counter import TokenCounter
 from serving.access.authenticator import Authenticator
 from serving.access.principal import Principal
+from serving.accounting.estimate import Shape
+from serving.attempts import Attempts, Call, Forecast
 from serving.errors import InvalidRequest, NotPermitted, UnknownModel
-from serving.telemetry.meter import Meter, Record
+from serving.quota import Quota
+from serving.telemetry.meter import Record
 
 COLLECTED_STREAM_INTERVAL = 64
 """Tokens in a delta of an answer that is collected anyway."""
 
 
-@dataclass(frozen=True, slots=True)
-class GenerationCall:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationCall(Call):
     """A validated generation. `body` holds only fields an engine may see."""
 
-    request_id: str
-    principal: Principal
     kind: Kind
-    model: str
     body: dict[str, Any]
     stream: bool
 
 
-@dataclass(frozen=True, slots=True)
-class EmbeddingCall:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddingCall(Call):
     """A validated embedding request: texts, or token ids of each text."""
 
-    request_id: str
-    principal: Principal
-    model: str
     inputs: list[str] | list[list[int]]
     dimensions: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """An answer on its way, and what is left of the caller's limits."""
+
+    deltas: AsyncGenerator[Delta, None]
+    quota: Quota
 
 
 class Pipeline:
@@ -53,10 +68,11 @@ class Pipeline:
 
     Args:
         authenticator: turns a key into a principal.
+        attempts: lets requests in, and settles what they used.
         specs: the served models, by id.
         engines: of the models that generate.
         embedders: of the models that embed.
-        meter: counts every request once.
+        counters: of all models.
         secret: salts the prefix cache, so that no tenant can probe another's prompts.
     """
 
@@ -64,17 +80,19 @@ class Pipeline:
         self,
         *,
         authenticator: Authenticator,
+        attempts: Attempts,
         specs: Mapping[str, ModelSpec],
         engines: Mapping[str, Engine],
         embedders: Mapping[str, Embedder],
-        meter: Meter,
+        counters: Mapping[str, TokenCounter],
         secret: SecretStr,
     ) -> None:
         self._authenticator = authenticator
+        self._attempts = attempts
         self._specs = specs
         self._engines = engines
         self._embedders = embedders
-        self._meter = meter
+        self._counters = counters
         self._secret = secret.get_secret_value().encode()
 
     async def authenticate(self, authorization: str | None) -> Principal:
@@ -106,46 +124,40 @@ class Pipeline:
             raise InvalidRequest(f"The model {model!r} does not {task}.", param="model")
         return spec
 
-    def engine(self, principal: Principal, model: str) -> Engine:
-        """The engine of a model that generates. Raises as `model` does."""
-        return self._engines[self.model(principal, model, task="generate").id]
-
     @asynccontextmanager
-    async def generate(self, call: GenerationCall) -> AsyncIterator[AsyncGenerator[Delta, None]]:
-        """Run one generation: the scope owns the engine's slot and the meter's record.
+    async def generate(self, call: GenerationCall) -> AsyncIterator[Generation]:
+        """Run one generation: the scope owns its reservation, its place and the engine's stream.
 
         The first delta has arrived when the scope is entered, so a failure up to then has a
-        status of its own. Leaving the scope, however, stops the engine and settles the record.
+        status of its own. Leaving the scope, however, stops the engine and settles what was used.
 
         Raises:
-            RingfenceError: the model cannot be used.
+            RingfenceError: the model cannot be used, or the request is not let in.
             EngineError: the engine refused or failed.
         """
         spec = self.model(call.principal, call.model, task="generate")
+        interval = spec.stream_interval if call.stream else COLLECTED_STREAM_INTERVAL
         request = GenerationRequest(
             request_id=uuid4().hex,
             kind=call.kind,
             body=call.body | {"model": call.model, "cache_salt": self._salt(call.principal)},
-            stream_interval=spec.stream_interval if call.stream else COLLECTED_STREAM_INTERVAL,
+            stream_interval=interval,
         )
-        record = Record(
-            request_id=call.request_id,
-            endpoint=call.kind,
-            tenant=call.principal.tenant,
-            key_id=call.principal.key_id,
-            model=call.model,
-            streamed=call.stream,
-        )
-        with self._meter.record(record):
-            async with aclosing(self._engines[spec.id].generate(request)) as items:
-                first = await anext(items, None)
-                if not isinstance(first, bytes):
-                    raise EngineFailed("The model's engine sent no answer.")
-                async with aclosing(_metered(first, items, record)) as deltas:
-                    yield deltas
+        forecast = self._forecast(call, interval)
+        async with (
+            self._attempts.begin(
+                call, endpoint=call.kind, streamed=call.stream, forecast=forecast
+            ) as (record, quota),
+            aclosing(self._engines[spec.id].generate(request)) as items,
+        ):
+            first = await anext(items, None)
+            if not isinstance(first, bytes):
+                raise EngineFailed("The model's engine sent no answer.")
+            async with aclosing(_metered(first, items, record)) as deltas:
+                yield Generation(deltas, quota)
 
-    async def embed(self, call: EmbeddingCall) -> Embeddings:
-        """Vectors of a request's texts, in their order.
+    async def embed(self, call: EmbeddingCall) -> tuple[Embeddings, Quota]:
+        """Vectors of a request's texts, in their order, and what is left of the caller's limits.
 
         Raises:
             RingfenceError: the model cannot be used, or has fewer dimensions than asked for.
@@ -153,19 +165,46 @@ class Pipeline:
         """
         spec = self.model(call.principal, call.model, task="embed")
         _check_dimensions(call.dimensions, spec.dimension)
-        record = Record(
-            request_id=call.request_id,
-            endpoint="embedding",
-            tenant=call.principal.tenant,
-            key_id=call.principal.key_id,
-            model=call.model,
-            streamed=False,
+        counter = self._counters[spec.id]
+        forecast = Forecast(
+            Shape.of_embedding(len(call.inputs), counter.context_tokens),
+            count=lambda: counter.count_texts(call.inputs),
         )
-        with self._meter.record(record):
+        async with self._attempts.begin(call, endpoint="embedding", forecast=forecast) as (
+            record,
+            quota,
+        ):
             embeddings = await self._embedders[spec.id].embed(call.inputs)
             record.usage = Usage(sum(embeddings.token_counts), 0)
             _check_dimensions(call.dimensions, embeddings.vectors.shape[1])
-        return embeddings
+        return embeddings, quota
+
+    async def tokenize(self, call: Call, request: TokenizeRequest) -> tuple[Tokens, Quota]:
+        """Token ids of a text or a conversation; uses no tokens of a limit.
+
+        Raises:
+            RingfenceError, EngineError: as `generate` does.
+        """
+        engine = self._engine(call)
+        async with self._attempts.begin(call, endpoint="tokenize") as (_, quota):
+            return await engine.tokenize(request), quota
+
+    async def detokenize(self, call: Call, token_ids: list[int]) -> tuple[str, Quota]:
+        """Text of token ids; uses no tokens of a limit. Raises as `tokenize` does."""
+        engine = self._engine(call)
+        async with self._attempts.begin(call, endpoint="detokenize") as (_, quota):
+            return await engine.detokenize(token_ids), quota
+
+    def _engine(self, call: Call) -> Engine:
+        return self._engines[self.model(call.principal, call.model, task="generate").id]
+
+    def _forecast(self, call: GenerationCall, interval: int) -> Forecast:
+        counter = self._counters[call.model]
+        return Forecast(
+            Shape.of(call.kind, call.body, counter.context_tokens),
+            count=lambda: counter.count(call.kind, call.body),
+            interval=interval,
+        )
 
     def _salt(self, principal: Principal) -> str:
         return _salt(self._secret, principal.tenant)

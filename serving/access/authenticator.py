@@ -14,11 +14,13 @@ from datetime import datetime
 
 from pydantic import SecretStr
 
+from serving.access.clock import utc_now
 from serving.access.errors import InvalidKey, MissingKey
-from serving.access.key_cache import CachedKey, KeyCache
+from serving.access.fresh_cache import Cached, FreshCache
 from serving.access.key_text import KeyMint, public_id
-from serving.access.keys import KeyStore, utc_now
+from serving.access.keys import KeyStore
 from serving.access.principal import Principal
+from serving.access.records import StoredKey
 
 MAX_HEADER_CHARS = 256
 
@@ -32,9 +34,9 @@ _UNKNOWN_DIGEST = secrets.token_bytes(32)  # Compared with where there is no dig
 
 
 class Authenticator:
-    """Checks keys. A good key costs no database query but once every `key_cache.TTL_S`.
+    """Checks keys. A good key costs no database query but once every `fresh_cache.TTL_S`.
 
-    A revocation takes effect within `key_cache.MAX_AGE_S`, an expiry at once, and while the
+    A revocation takes effect within `fresh_cache.MAX_AGE_S`, an expiry at once, and while the
     database is away nothing older than that is believed.
 
     Args:
@@ -58,7 +60,11 @@ class Authenticator:
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._mint = KeyMint(secret)
-        self._cache = KeyCache(store, clock=clock)
+        self._cache: FreshCache[str, StoredKey | None] = FreshCache(
+            store.find,
+            unavailable="API keys cannot be checked at the moment. Try again soon.",
+            clock=clock,
+        )
         self._now = now
         self._fixed_digest = None if fixed_key is None else self._digest_of_fixed(fixed_key)
 
@@ -90,7 +96,7 @@ class Authenticator:
         key_id = public_id(key)
         if key_id is None:
             raise _invalid()
-        found = (self._cache.fresh(key_id) or await self._read(key_id, key)).key
+        found = (self._cache.fresh(key_id) or await self._read(key_id, key)).value
         expected = _UNKNOWN_DIGEST if found is None else found.digest
         if not hmac.compare_digest(digest, expected) or found is None:
             raise _invalid()
@@ -98,7 +104,14 @@ class Authenticator:
             raise _invalid()
         return found.principal
 
-    async def _read(self, key_id: str, key: str) -> CachedKey:
+    async def still_works(self, key_id: str) -> bool:
+        """Whether a key that was accepted before would be now. Raises `StoreUnavailable`."""
+        if key_id == FIXED_PRINCIPAL.key_id:
+            return True
+        found = (self._cache.fresh(key_id) or await self._cache.read(key_id)).value
+        return found is not None and found.works(self._now())
+
+    async def _read(self, key_id: str, key: str) -> Cached[StoredKey | None]:
         """Ask the store, but only about keys this server made: others cost it nothing."""
         if not self._mint.issued(key):
             raise _invalid()

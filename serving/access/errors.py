@@ -7,17 +7,22 @@ from serving.errors import AccessError, InvalidKey, MissingKey, NotPermitted, St
 __all__ = [
     "AccessError",
     "InvalidKey",
+    "InvalidLimit",
     "InvalidName",
     "InvalidTime",
+    "InvalidWeight",
     "KeyAmbiguous",
     "KeyInactive",
     "KeyNameTaken",
     "KeyNotFound",
     "KeysError",
+    "LimitNotFound",
     "MissingKey",
     "NotPermitted",
     "SecretUnsafe",
     "StoreUnavailable",
+    "TenantExists",
+    "TenantNotFound",
 ]
 
 
@@ -37,6 +42,11 @@ class KeysError(Exception):
     ├── KeyNotFound
     ├── KeyAmbiguous         keys of several tenants have the name
     ├── KeyInactive          revoked, rotated or expired, so it cannot be rotated
+    ├── InvalidLimit         a limit's value is out of bounds
+    ├── LimitNotFound
+    ├── TenantNotFound
+    ├── TenantExists         a new tenant has the name of another
+    ├── InvalidWeight        a tenant's weight is out of bounds
     └── SecretUnsafe         the server secret is too short, or others can read it
     """
 
@@ -63,6 +73,26 @@ class KeyAmbiguous(KeysError):
 
 class KeyInactive(KeysError):
     """The key is revoked, rotated or expired."""
+
+
+class InvalidLimit(KeysError):
+    """A limit or a budget has a value that it may not have."""
+
+
+class LimitNotFound(KeysError):
+    """The subject has no such limit."""
+
+
+class TenantNotFound(KeysError):
+    """No tenant has that name."""
+
+
+class TenantExists(KeysError):
+    """A tenant has that name already."""
+
+
+class InvalidWeight(KeysError):
+    """A tenant's weight is not above 0, or too large."""
 
 
 class SecretUnsafe(KeysError):

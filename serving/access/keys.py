@@ -5,18 +5,18 @@ Only a digest of each key is kept; see `key_text` for what a key looks like.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import cast
+from typing import Any, cast
 
 from pydantic import SecretStr
-from sqlalchemy import and_, bindparam, or_, select, text
+from sqlalchemy import Select, and_, bindparam, insert, literal, or_, select, tuple_
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from serving.access.audit import COMMAND, Actor, record
+from serving.access.clock import utc_now
 from serving.access.errors import (
-    InvalidName,
     InvalidTime,
     KeyAmbiguous,
     KeyInactive,
@@ -24,24 +24,17 @@ from serving.access.errors import (
     KeyNotFound,
 )
 from serving.access.key_text import KeyMint, public_id
+from serving.access.names import check_model, check_name, is_name
 from serving.access.principal import Role
 from serving.access.records import IssuedKey, KeyRecord, StoredKey
+from serving.access.tenants import DEFAULT_WEIGHT, Tenant, add_tenant, hold_tenant
 from serving.storage.database import Database
-from serving.storage.schema import ApiKey, UtcDateTime
+from serving.storage.schema import ApiKey, Limit
 
 MAX_GRACE_S = 30 * 86_400.0
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}")
-_ADD_TENANT = text(
-    "INSERT INTO tenants (name, created_at) VALUES (:name, :created_at) "
-    "ON CONFLICT (name) DO NOTHING"
-).bindparams(bindparam("created_at", type_=UtcDateTime()))
-
-
-def utc_now() -> datetime:
-    """The wall clock."""
-    return datetime.now(UTC)
+_KEYS = select(ApiKey)
+_ORDER = (ApiKey.tenant, ApiKey.name, ApiKey.created_at, ApiKey.id)
 
 
 class KeyStore:
@@ -65,19 +58,22 @@ class KeyStore:
         role: Role = "inference",
         expires_at: datetime | None = None,
         allowed_models: Iterable[str] | None = None,
+        new_tenant: bool = True,
+        actor: Actor = COMMAND,
     ) -> IssuedKey:
-        """Issue a key, and add its tenant when that is new.
+        """Issue a key, and with `new_tenant` add its tenant when that is missing.
 
         Raises:
             InvalidName: of the tenant, the key or a model.
             InvalidTime: `expires_at` has passed or has no time zone.
             KeyNameTaken: the tenant has such a key that is not revoked, if perhaps expired.
+            TenantNotFound: there is no such tenant, and none was to be added.
         """
-        _check(_NAME, "tenant", tenant)
-        _check(_NAME, "key name", name)
+        check_name("tenant", tenant)
+        check_name("key name", name)
         models = None if allowed_models is None else sorted(set(allowed_models))
         for model in models or ():
-            _check(_MODEL, "model", model)
+            check_model(model)
         now = self._now()
         if expires_at is not None:
             _check_expiry(expires_at, now)
@@ -85,16 +81,45 @@ class KeyStore:
         row = ApiKey(tenant=tenant, name=name, role=role, allowed_models=models)
         row.expires_at = expires_at
         async with self._database.transaction() as session:
-            await session.execute(_ADD_TENANT, {"name": tenant, "created_at": now})
-            return await self._issue(session, key, row, now)
+            if new_tenant:
+                await add_tenant(session, Tenant(tenant, now, DEFAULT_WEIGHT), actor)
+            else:
+                await hold_tenant(session, tenant)
+            issued = await self._issue(session, key, row, now)
+            _audit(session, actor, "key.create", row, _rights(row))
+            return issued
 
-    async def list(self, tenant: str | None = None) -> Sequence[KeyRecord]:
-        """Every key (of one tenant), revoked ones too, by tenant, name and age."""
-        query = select(ApiKey).order_by(ApiKey.tenant, ApiKey.name, ApiKey.created_at, ApiKey.id)
+    async def list(
+        self, tenant: str | None = None, *, limit: int | None = None, after: str | None = None
+    ) -> Sequence[KeyRecord]:
+        """Keys (of one tenant), revoked ones too, by tenant, name and age.
+
+        Args:
+            tenant: whose keys.
+            limit: how many at most.
+            after: the id of the key that the first one follows.
+
+        Raises:
+            InvalidName: of the tenant.
+            KeyNotFound: no key has the id `after`.
+        """
+        query = select(ApiKey).order_by(*_ORDER).limit(limit)
         if tenant is not None:
-            query = query.where(ApiKey.tenant == _check(_NAME, "tenant", tenant))
+            query = query.where(ApiKey.tenant == check_name("tenant", tenant))
         async with self._database.session() as session:
+            if after is not None:
+                last = await _by_id(session, after)
+                query = query.where(tuple_(*_ORDER) > tuple_(*_position(last)))
             return [KeyRecord.of(row) for row in await session.scalars(query)]
+
+    async def get(self, key_id: str) -> KeyRecord:
+        """What is known of the key of that public id, revoked or not.
+
+        Raises:
+            KeyNotFound: there is none.
+        """
+        async with self._database.session() as session:
+            return KeyRecord.of(await _by_id(session, key_id))
 
     async def find(self, key_id: str) -> StoredKey | None:
         """The key of that public id, revoked or not."""
@@ -102,7 +127,9 @@ class KeyStore:
             row = await session.get(ApiKey, key_id)
         return None if row is None else StoredKey.of(row)
 
-    async def revoke(self, id_or_name: str, tenant: str | None = None) -> KeyRecord:
+    async def revoke(
+        self, id_or_name: str, tenant: str | None = None, *, actor: Actor = COMMAND
+    ) -> KeyRecord:
         """End a key at once, a retiring one too; one that has ended stays as it is.
 
         Raises:
@@ -114,12 +141,20 @@ class KeyStore:
             now = self._now()
             if row.revoked_at is None or row.revoked_at > now:
                 row.revoked_at = now
+                _audit(session, actor, "key.revoke", row, {})
             return KeyRecord.of(row)
 
     async def rotate(
-        self, id_or_name: str, tenant: str | None = None, *, grace_s: float = 0.0
+        self,
+        id_or_name: str,
+        tenant: str | None = None,
+        *,
+        grace_s: float = 0.0,
+        actor: Actor = COMMAND,
     ) -> IssuedKey:
-        """Replace a key by one with the same name and rights; both work for `grace_s` seconds.
+        """Replace a key by one with the same name, rights, limits and budgets.
+
+        Both work for `grace_s` seconds.
 
         Raises:
             InvalidTime: `grace_s` is not between 0 and `MAX_GRACE_S`.
@@ -137,7 +172,10 @@ class KeyStore:
             await session.flush()  # Frees the name.
             row = ApiKey(tenant=old.tenant, name=old.name, role=old.role, rotated_from=old.id)
             row.allowed_models, row.expires_at = old.allowed_models, old.expires_at
-            return await self._issue(session, self._mint.new(cast("Role", old.role)), row, now)
+            issued = await self._issue(session, self._mint.new(cast("Role", old.role)), row, now)
+            await _copy_limits(session, old.id, row.id)
+            _audit(session, actor, "key.rotate", old, {"successor": row.id, "grace_s": grace_s})
+            return issued
 
     async def _issue(
         self, session: AsyncSession, key: SecretStr, row: ApiKey, now: datetime
@@ -157,10 +195,26 @@ class KeyStore:
         return IssuedKey(KeyRecord.of(row), key)
 
 
-def _check(pattern: re.Pattern[str], what: str, value: str) -> str:
-    if not pattern.fullmatch(value):
-        raise InvalidName(f"the {what} {value[:140]!r} does not match ^{pattern.pattern}$")
-    return value
+def _rights(row: ApiKey) -> dict[str, Any]:
+    expires = None if row.expires_at is None else row.expires_at.isoformat()
+    return {"role": row.role, "expires_at": expires, "allowed_models": row.allowed_models}
+
+
+def _audit(
+    session: AsyncSession, actor: Actor, action: str, row: ApiKey, change: dict[str, Any]
+) -> None:
+    named = {"tenant": row.tenant, "name": row.name}
+    record(session, actor, action, subject=("key", row.id), change=named | change)
+
+
+async def _copy_limits(session: AsyncSession, old_id: str, new_id: str) -> None:
+    """Give a key the limits of another; without them a rotation would be a way around them."""
+    kept = (Limit.measure, Limit.value, Limit.without_store, Limit.updated_at)
+    copies = select(literal("key"), literal(new_id), *kept).where(
+        Limit.subject_kind == "key", Limit.subject == old_id
+    )
+    columns = ["subject_kind", "subject", *(column.key for column in kept)]
+    await session.execute(insert(Limit).from_select(columns, copies))
 
 
 def _check_expiry(expires_at: datetime, now: datetime) -> None:
@@ -174,13 +228,36 @@ def _check_expiry(expires_at: datetime, now: datetime) -> None:
         raise InvalidTime(f"the expiry {expires_at} has passed")
 
 
+async def hold_key(session: AsyncSession, key_id: str) -> None:
+    """Keep a key from being deleted until the caller's transaction ends.
+
+    Raises:
+        KeyNotFound: no key has that id.
+    """
+    await _by_id(session, key_id, select(ApiKey).with_for_update(read=True, key_share=True))
+
+
+async def _by_id(session: AsyncSession, key_id: str, query: Select[ApiKey] = _KEYS) -> ApiKey:
+    # PostgreSQL refuses to look for some texts that are no ids.
+    row = await session.scalar(query.where(ApiKey.id == key_id)) if is_name(key_id) else None
+    if row is None:
+        raise KeyNotFound(f"no key has the id {key_id[:64]!r}; `ringfence keys list` shows them")
+    return row
+
+
+def _position(row: ApiKey) -> Iterator[Any]:
+    """Where `row` stands in `_ORDER`."""
+    for column in _ORDER:
+        yield bindparam(None, getattr(row, column.key), type_=column.type)
+
+
 async def _resolve(session: AsyncSession, id_or_name: str, tenant: str | None) -> ApiKey:
     """The one key meant, locked until the transaction ends."""
     live_name = and_(ApiKey.name == id_or_name, ApiKey.revoked_at.is_(None))
     query = select(ApiKey).where(or_(ApiKey.id == id_or_name, live_name)).with_for_update()
     if tenant is not None:
-        query = query.where(ApiKey.tenant == _check(_NAME, "tenant", tenant))
-    found = (await session.scalars(query)).all() if _NAME.fullmatch(id_or_name) else []
+        query = query.where(ApiKey.tenant == check_name("tenant", tenant))
+    found = (await session.scalars(query)).all() if is_name(id_or_name) else []
     found = [row for row in found if row.id == id_or_name] or found
     if not found:
         raise KeyNotFound(f"no key {id_or_name[:64]!r}; `ringfence keys list` shows them")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
@@ -17,15 +16,15 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 from pydantic import SecretStr
-from rich.console import Console
-from rich.table import Table
 
 from serving import config as configuration
+from serving.access.clock import utc_now
 from serving.access.errors import InvalidName, InvalidTime, KeysError
-from serving.access.key_cache import MAX_AGE_S
-from serving.access.keys import KeyStore, utc_now
+from serving.access.fresh_cache import MAX_AGE_S
+from serving.access.keys import KeyStore
 from serving.access.records import IssuedKey, KeyRecord
 from serving.access.secret import server_secret
+from serving.cli import rows
 from serving.cli.options import ConfigOption, JsonOption
 from serving.storage.database import Database
 from serving.storage.errors import DatabaseError
@@ -111,17 +110,7 @@ def list_keys(
     if as_json:
         typer.echo(json.dumps(shown))
         return
-    if not sys.stdout.isatty():
-        rows = [[_cell(row[column]) for column in _PLAIN_COLUMNS] for row in shown]
-        typer.echo("\n".join("\t".join(row) for row in [list(_PLAIN_COLUMNS), *rows]))
-        return
-    table = Table(caption="Times are UTC.")
-    for column in _TABLE_COLUMNS:
-        table.add_column(column.removesuffix("_at"), overflow="fold", no_wrap=column == "id")
-    for row in shown:
-        cells = [_cell(row[column]) for column in _TABLE_COLUMNS]
-        table.add_row(*cells[:-1], cells[-1].replace("T", " ").replace("+00:00", ""))
-    Console().print(table)
+    rows.show(shown, _PLAIN_COLUMNS, on_terminal=_TABLE_COLUMNS, caption="Times are UTC.")
 
 
 @keys_app.command()
@@ -190,7 +179,7 @@ def _show_issued(issued: IssuedKey, *, as_json: bool) -> None:
         typer.echo(json.dumps({**_shown(record), "key": key}))
         return
     typer.echo(key)
-    until = f", valid until {_cell(_shown(record)['expires_at'])}" if record.expires_at else ""
+    until = f", valid until {_shown(record)['expires_at']}" if record.expires_at else ""
     typer.echo(
         f"This is the {record.role} key {record.name!r} ({record.id}) of tenant "
         f"{record.tenant!r}{until}. It is shown only once: store it now.",
@@ -206,9 +195,3 @@ def _shown(record: KeyRecord) -> dict[str, Any]:
     }
     models = row.pop("allowed_models")
     return row | {"models": models, "status": record.status(utc_now())}
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    return ",".join(value) if isinstance(value, tuple) else str(value)

@@ -8,7 +8,19 @@ from typing import Annotated
 
 import typer
 
-from serving.cli import bench, chat, config, doctor, keys, models, serve
+from serving.cli import (
+    bench,
+    budgets,
+    chat,
+    config,
+    doctor,
+    keys,
+    limits,
+    models,
+    serve,
+    tenants,
+    usage,
+)
 from serving.config import ConfigError
 
 app = typer.Typer(
@@ -22,7 +34,11 @@ app.command("serve")(serve.serve)
 app.command("chat")(chat.chat)
 app.command("bench")(bench.bench)
 app.command("doctor")(doctor.doctor)
+app.command("usage")(usage.usage)
 app.add_typer(keys.keys_app, name="keys")
+app.add_typer(tenants.tenants_app, name="tenants")
+app.add_typer(limits.limits_app, name="limits")
+app.add_typer(budgets.budgets_app, name="budgets")
 app.add_typer(models.models_app, name="models")
 app.add_typer(config.config_app, name="config")
 

@@ -22,9 +22,12 @@ from serving.cli.first_key import first_key
 from serving.cli.options import ConfigOption
 from serving.cli.progress import Phases, console
 from serving.config import Settings
+from serving.storage.embedded_valkey import EmbeddedValkey
+from serving.storage.errors import ValkeyStartFailed
 
 READY_DEADLINE_S = 600.0
 DEPLOY_DEADLINE_S = 180.0
+WATCH_S = 0.5
 
 
 class StartFailed(Exception):
@@ -46,20 +49,39 @@ def serve(
         config.export_environment({"RINGFENCE_PORT": str(port)})
     settings = config.parse(raw)
     _listen_for_signals()
-    running = cluster.Cluster(settings)
+    valkey = EmbeddedValkey(settings.home)
+    running = cluster.Cluster(settings, spared=lambda: valkey.pid)
     phases = Phases()
     try:
+        if own_valkey := settings.storage.valkey is None and settings.ray.address is None:
+            valkey.ensure()
+            config.export_environment({config.EMBEDDED_VALKEY: valkey.url})
+            settings = config.parse(raw)
+        _ = settings.valkey_url  # Without one the gateways would not start.
         _start(settings, raw, running, phases)
         _listen_for_signals()  # Ray has installed its own.
-        while True:
-            time.sleep(3600)
+        _watch(valkey if own_valkey else None)
     except KeyboardInterrupt:
         console.print("Stopping.")
-    except (StartFailed, PreparationFailed, cluster.ApplicationFailed) as error:
+    except (
+        StartFailed, PreparationFailed, cluster.ApplicationFailed, ValkeyStartFailed
+    ) as error:  # fmt: skip
         typer.echo(f"ringfence: {error}", err=True)
         raise typer.Exit(1) from None
     finally:
         _stop(running)
+        valkey.stop()
+
+
+def _watch(valkey: EmbeddedValkey | None) -> NoReturn:
+    """Start the embedded Valkey again whenever it is gone, until Ctrl-C."""
+    while True:
+        time.sleep(WATCH_S)
+        try:
+            if valkey is not None:
+                valkey.ensure()
+        except ValkeyStartFailed as error:
+            typer.echo(f"ringfence: {error}; trying again", err=True)
 
 
 def _start(

@@ -12,8 +12,11 @@ from models.engine import EngineError
 from serving.config import LimitSettings, ServerSettings
 from serving.errors import InvalidRequest, RingfenceError, Unexpected, UnknownUrl, WrongMethod
 from serving.gateway import embeddings, generation, health, model_list, tokens
+from serving.gateway.admin import routes
+from serving.gateway.admin.administration import Administration
 from serving.gateway.boundary import Boundary
 from serving.gateway.health import Readiness
+from serving.gateway.idempotency import Idempotency
 from serving.gateway.responses import error_response
 from serving.pipeline import Pipeline
 from serving.telemetry.meter import Meter
@@ -21,19 +24,23 @@ from serving.telemetry.meter import Meter
 
 def build_app(
     pipeline: Pipeline,
+    idempotency: Idempotency,
     *,
     readiness: Readiness,
     meter: Meter,
     server: ServerSettings,
     limits: LimitSettings,
+    administration: Administration | None = None,
 ) -> ASGIApp:
     """The HTTP edge over a pipeline. No path of it imports torch or vllm."""
     app = FastAPI(openapi_url=None, redirect_slashes=False)
-    app.include_router(generation.router(pipeline, server=server, limits=limits))
-    app.include_router(embeddings.router(pipeline, server=server, limits=limits))
-    app.include_router(tokens.router(pipeline, server=server, limits=limits))
+    app.include_router(generation.router(pipeline, idempotency, server=server, limits=limits))
+    app.include_router(embeddings.router(pipeline, idempotency, server=server, limits=limits))
+    app.include_router(tokens.router(pipeline, idempotency, server=server, limits=limits))
     app.include_router(model_list.router(pipeline))
     app.include_router(health.router(readiness, meter))
+    if administration is not None:
+        app.include_router(routes.router(administration, server=server, limits=limits))
     app.add_exception_handler(RingfenceError, _told)
     app.add_exception_handler(EngineError, _told)
     app.add_exception_handler(HTTPException, _framework)

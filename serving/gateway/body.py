@@ -29,12 +29,16 @@ async def read(
         BodyTimeout: not all of it came in time.
         InvalidRequest: not JSON, nested too deeply, or not what `kind` takes.
     """
+    return parse(await receive(request, server), kind, max_depth=limits.max_depth)
+
+
+async def receive(request: Request, server: ServerSettings) -> bytes:
+    """The body as it was sent. Raises `BodyTooLarge` and `BodyTimeout`."""
     try:
         async with asyncio.timeout(server.body_timeout_s):
-            raw = await _receive(request, server.max_body_bytes)
+            return await _receive(request, server.max_body_bytes)
     except TimeoutError:
         raise BodyTimeout(f"The body did not arrive within {server.body_timeout_s:g} s.") from None
-    return parse(raw, kind, max_depth=limits.max_depth)
 
 
 def parse(raw: bytes, kind: type[Body], *, max_depth: int) -> Body:

@@ -13,38 +13,59 @@ from starlette.responses import Response
 from starlette.types import Send
 
 from models.embedder import Embeddings
+from serving.access.principal import Principal
 from serving.config import LimitSettings, ServerSettings
 from serving.gateway import body
-from serving.gateway.headers import LOCAL
+from serving.gateway.headers import LOCAL, quota_headers, raw_headers
+from serving.gateway.idempotency import Idempotency
 from serving.gateway.responses import Deferred, send_json
+from serving.gateway.terms import terms
 from serving.gateway.wire import EmbeddingRequest
 from serving.pipeline import EmbeddingCall, Pipeline
 
 
-def router(pipeline: Pipeline, *, server: ServerSettings, limits: LimitSettings) -> APIRouter:
+def router(
+    pipeline: Pipeline,
+    idempotency: Idempotency,
+    *,
+    server: ServerSettings,
+    limits: LimitSettings,
+) -> APIRouter:
     """Routes over a pipeline."""
     routes = APIRouter(prefix="/v1")
 
     @routes.post("/embeddings")
     async def create_embeddings(request: Request) -> Response:
         principal = await pipeline.authenticate(request.headers.get("authorization"))
-        wire = await body.read(request, EmbeddingRequest, server=server, limits=limits)
-        wire.check(limits)
-        call = EmbeddingCall(
-            request_id=request.scope["request_id"],
-            principal=principal,
-            model=wire.model,
-            inputs=wire.inputs(),
-            dimensions=wire.dimensions,
-        )
+        raw = await body.receive(request, server)
 
+        async def make() -> Response:
+            wire = body.parse(raw, EmbeddingRequest, max_depth=limits.max_depth)
+            wire.check(limits)
+            return _response(_call(request, principal, wire), wire)
+
+        return await idempotency.respond(request, principal, raw, make)
+
+    def _response(call: EmbeddingCall, wire: EmbeddingRequest) -> Response:
         async def produce(send: Send) -> None:
-            answer = render(await pipeline.embed(call), wire)
-            await send_json(send, answer, headers=LOCAL)
+            embeddings, quota = await pipeline.embed(call)
+            left = raw_headers(quota_headers(quota))
+            await send_json(send, render(embeddings, wire), headers=LOCAL + left)
 
         return Deferred(produce)
 
     return routes
+
+
+def _call(request: Request, principal: Principal, wire: EmbeddingRequest) -> EmbeddingCall:
+    return EmbeddingCall(
+        request_id=request.scope["request_id"],
+        principal=principal,
+        model=wire.model,
+        inputs=wire.inputs(),
+        dimensions=wire.dimensions,
+        terms=terms(request),
+    )
 
 
 def render(embeddings: Embeddings, wire: EmbeddingRequest) -> dict[str, Any]:

@@ -9,15 +9,24 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from models.engine import Kind
+from serving.access.principal import Principal
 from serving.config import LimitSettings, ServerSettings
 from serving.gateway import body
 from serving.gateway.headers import LOCAL
+from serving.gateway.idempotency import Idempotency
 from serving.gateway.responses import collected, streamed
+from serving.gateway.terms import terms
 from serving.gateway.wire import ChatRequest, CompletionRequest
 from serving.pipeline import GenerationCall, Pipeline
 
 
-def router(pipeline: Pipeline, *, server: ServerSettings, limits: LimitSettings) -> APIRouter:
+def router(
+    pipeline: Pipeline,
+    idempotency: Idempotency,
+    *,
+    server: ServerSettings,
+    limits: LimitSettings,
+) -> APIRouter:
     """Routes over a pipeline."""
     routes = APIRouter()
 
@@ -25,26 +34,22 @@ def router(pipeline: Pipeline, *, server: ServerSettings, limits: LimitSettings)
         request: Request, kind: Kind, shape: type[ChatRequest | CompletionRequest]
     ) -> Response:
         principal = await pipeline.authenticate(request.headers.get("authorization"))
-        wire = await body.read(request, shape, server=server, limits=limits)
-        wire.check(limits)
-        if isinstance(wire, ChatRequest):
-            await _check_schemas(wire, limits)
-        call = GenerationCall(
-            request_id=request.scope["request_id"],
-            principal=principal,
-            kind=kind,
-            model=wire.model,
-            body=wire.to_engine(),
-            stream=bool(wire.stream),
-        )
-        if not call.stream:
-            call.body["stream_options"] = {"include_usage": True}
-            response = collected(pipeline.generate(call), headers=LOCAL)
-        else:
-            response = streamed(
-                pipeline.generate(call), headers=LOCAL, keep_alive_s=server.keep_alive_s
-            )
-        return response
+        raw = await body.receive(request, server)
+
+        async def make() -> Response:
+            wire = body.parse(raw, shape, max_depth=limits.max_depth)
+            wire.check(limits)
+            if isinstance(wire, ChatRequest):
+                await _check_schemas(wire, limits)
+            return _response(_call(request, principal, kind, wire))
+
+        return await idempotency.respond(request, principal, raw, make)
+
+    def _response(call: GenerationCall) -> Response:
+        generating = pipeline.generate(call)
+        if call.stream:
+            return streamed(generating, headers=LOCAL, keep_alive_s=server.keep_alive_s)
+        return collected(generating, headers=LOCAL)
 
     async def create_chat_completion(request: Request) -> Response:
         return await answer(request, "chat", ChatRequest)
@@ -56,6 +61,23 @@ def router(pipeline: Pipeline, *, server: ServerSettings, limits: LimitSettings)
     routes.add_route("/v1/chat/completions", create_chat_completion, methods=["POST"])
     routes.add_route("/v1/completions", create_completion, methods=["POST"])
     return routes
+
+
+def _call(
+    request: Request, principal: Principal, kind: Kind, wire: ChatRequest | CompletionRequest
+) -> GenerationCall:
+    call = GenerationCall(
+        request_id=request.scope["request_id"],
+        principal=principal,
+        kind=kind,
+        model=wire.model,
+        body=wire.to_engine(),
+        stream=bool(wire.stream),
+        terms=terms(request),
+    )
+    if not call.stream:
+        call.body["stream_options"] = {"include_usage": True}
+    return call
 
 
 async def _check_schemas(wire: ChatRequest, limits: LimitSettings) -> None:

@@ -1,3 +1,42 @@
-"""Headers that tell where an answer came from. Nothing leaves yet, so there is one route."""
+"""Headers that tell where an answer came from, and what is left of the caller's limits.
+
+Nothing leaves yet, so there is one route.
+"""
+
+from __future__ import annotations
+
+import math
+
+from serving.quota import Headroom, Quota
 
 LOCAL = [(b"x-ringfence-route", b"local"), (b"x-ringfence-privacy", b"local_only")]
+
+
+def quota_headers(quota: Quota) -> dict[str, str]:
+    """OpenAI's `x-ratelimit-*`, for the kinds of limits that there are."""
+    headers: dict[str, str] = {}
+    for kind, headroom in (("requests", quota.requests), ("tokens", quota.tokens)):
+        if headroom is not None:
+            headers |= _headroom(kind, headroom)
+    return headers
+
+
+def raw_headers(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
+    """Headers as ASGI takes them."""
+    return [(name.encode(), value.encode()) for name, value in headers.items()]
+
+
+def _headroom(kind: str, headroom: Headroom) -> dict[str, str]:
+    return {
+        f"x-ratelimit-limit-{kind}": str(headroom.limit),
+        f"x-ratelimit-remaining-{kind}": str(headroom.remaining),
+        f"x-ratelimit-reset-{kind}": duration(headroom.reset_s),
+    }
+
+
+def duration(seconds: float) -> str:
+    """As OpenAI writes it: `120ms`, `6s`, `1m30s`."""
+    if seconds < 1:
+        return f"{math.ceil(seconds * 1000)}ms"
+    minutes, rest = divmod(math.ceil(seconds), 60)
+    return f"{minutes}m{rest}s" if minutes else f"{rest}s"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
@@ -11,15 +12,17 @@ import orjson
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from models.engine import Delta, EngineError
-from serving.errors import RingfenceError, envelope, outcome
+from models.engine import EngineError
+from serving.errors import RingfenceError, envelope, outcome, retry_after_s
 from serving.gateway.collect import Collector
+from serving.gateway.headers import quota_headers, raw_headers
+from serving.pipeline import Generation
 
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
 
 Headers = list[tuple[bytes, bytes]]
-Generation = AbstractAsyncContextManager[AsyncGenerator[Delta, None]]
+Generating = AbstractAsyncContextManager[Generation]
 
 _STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -45,8 +48,8 @@ class Deferred(Response):
             await self._produce(send)
 
 
-def streamed(generation: Generation, *, headers: Headers, keep_alive_s: float) -> Deferred:
-    """The generation as server-sent events.
+def streamed(generating: Generating, *, headers: Headers, keep_alive_s: float) -> Deferred:
+    """A generation as server-sent events.
 
     Status 200 goes out with the first delta. A failure after that is an `error` event, and the
     stream then ends without `[DONE]`.
@@ -56,11 +59,12 @@ def streamed(generation: Generation, *, headers: Headers, keep_alive_s: float) -
         started = False
         last = DONE
         try:
-            async with generation as deltas, _keep_alive(send, keep_alive_s) as beat:
-                async for delta in deltas:
+            async with generating as generation, _keep_alive(send, keep_alive_s) as beat:
+                async for delta in generation.deltas:
                     if not started:
                         started = True
-                        await send(_start(200, _STREAM_HEADERS + headers))
+                        left = raw_headers(quota_headers(generation.quota))
+                        await send(_start(200, _STREAM_HEADERS + headers + left))
                     beat.sent()
                     await send({"type": "http.response.body", "body": delta, "more_body": True})
         except (RingfenceError, EngineError) as error:
@@ -72,15 +76,16 @@ def streamed(generation: Generation, *, headers: Headers, keep_alive_s: float) -
     return Deferred(produce)
 
 
-def collected(generation: Generation, *, headers: Headers) -> Deferred:
+def collected(generating: Generating, *, headers: Headers) -> Deferred:
     """The same stream, put together into one JSON answer."""
 
     async def produce(send: Send) -> None:
         collector = Collector()
-        async with generation as deltas:
-            async for delta in deltas:
+        async with generating as generation:
+            async for delta in generation.deltas:
                 collector.add(delta)
-        await send_json(send, collector.answer(), headers=headers)
+        left = raw_headers(quota_headers(generation.quota))
+        await send_json(send, collector.answer(), headers=headers + left)
 
     return Deferred(produce)
 
@@ -93,17 +98,24 @@ async def send_json(send: Send, answer: dict[str, Any], *, headers: Headers) -> 
     await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
-def json_response(answer: dict[str, Any], *, status: int = 200) -> Response:
+def json_response(
+    answer: dict[str, Any], *, status: int = 200, headers: dict[str, str] | None = None
+) -> Response:
     """A JSON answer that is complete already."""
-    return Response(orjson.dumps(answer), status, media_type="application/json")
+    return Response(orjson.dumps(answer), status, headers, media_type="application/json")
 
 
 def error_response(error: RingfenceError | EngineError) -> Response:
     """OpenAI's error envelope, with how long to wait where that is known."""
     told = outcome(error)
     headers = {}
-    if told.retry_after_s is not None:
-        headers["retry-after"] = str(told.retry_after_s)
+    if (wait_s := retry_after_s(error)) is not None:
+        headers["retry-after"] = str(max(1, math.ceil(wait_s)))
+        headers["retry-after-ms"] = str(math.ceil(wait_s * 1000))
+    if not told.retry:
+        headers["x-should-retry"] = "false"
+    if isinstance(error, RingfenceError) and error.quota is not None:
+        headers.update(quota_headers(error.quota))
     if told.status == 401:
         headers["www-authenticate"] = "Bearer"
     if told.status in (408, 413):  # Else whoever drips the rest of a body keeps the connection.

@@ -1,4 +1,4 @@
-"""What the database may raise. Knows nothing of who asked."""
+"""What the database and Valkey may raise. Knows nothing of who asked."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ class DatabaseError(Exception):
     ├── DatabaseUrlInvalid    the setting cannot name a database
     ├── DatabaseUnavailable   cannot be opened or reached, locked, or too slow: try again
     └── MigrationFailed       the tables cannot be brought to this version's shape
+
+    ValkeyError
+    ├── ValkeyUrlInvalid      the setting cannot name a server
+    ├── ValkeyStartFailed     the embedded server does not start
+    └── ValkeyUnavailable     not reached, too slow, or refusing: its state is unknown
+        └── ValkeyNotAsked    it failed a moment ago, so nothing was sent
     """
 
 
@@ -23,3 +29,23 @@ class DatabaseUnavailable(DatabaseError):
 
 class MigrationFailed(DatabaseError):
     """The tables are newer than this version, or a migration broke a foreign key."""
+
+
+class ValkeyError(Exception):
+    """A message for the operator; it never holds a password or a value."""
+
+
+class ValkeyUrlInvalid(ValkeyError):
+    """The URL is malformed, or of a scheme that is not supported."""
+
+
+class ValkeyStartFailed(ValkeyError):
+    """The embedded server did not start."""
+
+
+class ValkeyUnavailable(ValkeyError):
+    """The server did not answer in time, or refused. What was asked may have been done."""
+
+
+class ValkeyNotAsked(ValkeyUnavailable):
+    """The server failed a moment ago, so that nothing was sent to it."""

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     CheckConstraint,
     DateTime,
     Dialect,
+    Float,
     ForeignKey,
     Index,
+    Integer,
     LargeBinary,
     MetaData,
     String,
@@ -64,6 +68,8 @@ class Tenant(Base):
 
     name: Mapped[str] = mapped_column(String(64), primary_key=True)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    weight: Mapped[float] = mapped_column(Float, server_default=text("1"), default=1.0)
+    """Its share of an engine that several tenants want at once."""
 
 
 class ApiKey(Base):
@@ -97,3 +103,76 @@ class ApiKey(Base):
     expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     revoked_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     rotated_from: Mapped[str | None] = mapped_column(ForeignKey("api_keys.id", ondelete="SET NULL"))
+
+
+class Limit(Base):
+    """One limit or budget of a key (by its id), a tenant or a model.
+
+    `value` counts requests or tokens; of a budget it is billionths of the currency.
+    """
+
+    __tablename__ = "limits"
+    __table_args__ = (
+        CheckConstraint("subject_kind IN ('key', 'tenant', 'model')", name="subject_kind"),
+        CheckConstraint("without_store IN ('allow', 'refuse')", name="without_store"),
+        CheckConstraint("value >= 0", name="value"),
+    )
+
+    subject_kind: Mapped[str] = mapped_column(String(8), primary_key=True)
+    subject: Mapped[str] = mapped_column(String(128), primary_key=True)
+    measure: Mapped[str] = mapped_column(String(32), primary_key=True)
+    value: Mapped[int] = mapped_column(BigInteger)
+    without_store: Mapped[str] = mapped_column(String(8))
+    updated_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class UsageAttempt(Base):
+    """One attempt to answer a request: what it used and cost, and never what was said.
+
+    It outlives its key and its tenant, so it refers to neither. `day` is of `started_at`, in UTC.
+    """
+
+    __tablename__ = "usage_attempts"
+    __table_args__ = (
+        Index("ix_usage_attempts_tenant_day", "tenant", "day"),
+        Index("ix_usage_attempts_key_id_day", "key_id", "day"),
+        Index("ix_usage_attempts_day", "day"),
+        Index("ix_usage_attempts_request_id", "request_id"),
+    )
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    request_id: Mapped[str] = mapped_column(String(128))
+    tenant: Mapped[str] = mapped_column(String(64))
+    key_id: Mapped[str] = mapped_column(String(12))
+    model: Mapped[str] = mapped_column(String(128))
+    route: Mapped[str] = mapped_column(String(64))
+    endpoint: Mapped[str] = mapped_column(String(16))
+    outcome: Mapped[str] = mapped_column(String(64))
+    day: Mapped[str] = mapped_column(String(10))
+    started_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    ttft_ms: Mapped[float | None] = mapped_column(Float)
+    duration_ms: Mapped[float] = mapped_column(Float)
+    prompt_tokens: Mapped[int] = mapped_column(BigInteger)
+    completion_tokens: Mapped[int] = mapped_column(BigInteger)
+    cached_tokens: Mapped[int] = mapped_column(BigInteger)
+    estimated: Mapped[bool] = mapped_column()
+    """Whether the tokens were counted here, because the engine told no usage."""
+
+    cost_nanos: Mapped[int] = mapped_column(BigInteger)
+
+
+class AuditEvent(Base):
+    """One change that somebody made: who, when, of what, and to what. Never a key's text."""
+
+    __tablename__ = "audit_events"
+    __table_args__ = (Index("ix_audit_events_at", "at"),)
+
+    id: Mapped[int] = mapped_column(
+        BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True
+    )
+    at: Mapped[datetime] = mapped_column(UtcDateTime)
+    actor: Mapped[str] = mapped_column(String(64))
+    action: Mapped[str] = mapped_column(String(32))
+    subject_kind: Mapped[str] = mapped_column(String(16))
+    subject: Mapped[str] = mapped_column(String(128))
+    change: Mapped[dict[str, Any]] = mapped_column(JSON)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -34,9 +34,15 @@ class Record:
     model: str
     streamed: bool
     started: float = field(default_factory=time.perf_counter)
+    queued_s: float = 0.0
     first_delta_s: float | None = None
     deltas: int = 0
     usage: Usage | None = None
+
+    @property
+    def duration_s(self) -> float:
+        """So far."""
+        return time.perf_counter() - self.started
 
     def delta(self, delta: Delta) -> None:
         """Count the events of a delta; the first one sets the time to first token."""
@@ -45,11 +51,23 @@ class Record:
         self.deltas += delta.count(b"\n\n")  # JSON holds no line feed.
 
 
+def told_outcome(error: BaseException | None) -> str:
+    """The one word for how a request ended, in metrics, logs and the ledger."""
+    if error is None:
+        return "ok"
+    if isinstance(error, asyncio.CancelledError | GeneratorExit):
+        return "cancelled"
+    if isinstance(error, RingfenceError | EngineError):
+        return outcome(error).code or "invalid_request"
+    return "error"
+
+
 class Meter:
     """Counts requests, tokens and times. One per gateway process."""
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
+        self._watched: dict[str, Gauge] = {}
         self._requests = Counter(
             "ringfence_requests", "Requests by outcome.", ["endpoint", "model", "outcome"],
             registry=registry,
@@ -74,26 +92,30 @@ class Meter:
     def record(self, record: Record) -> Iterator[Record]:
         """Settle `record` when the scope ends, whatever the outcome."""
         self._running.labels(record.model).inc()
-        told = "error"
+        told = "ok"
         try:
             yield record
-            told = "ok"
-        except (asyncio.CancelledError, GeneratorExit):
-            told = "cancelled"
-            raise
-        except (RingfenceError, EngineError) as error:
-            told = outcome(error).code or "invalid_request"
+        except BaseException as error:
+            told = told_outcome(error)
             raise
         finally:
             self._running.labels(record.model).dec()
             self._settle(record, told)
+
+    def watch(self, name: str, told: str, value: Callable[[], float], **labels: str) -> None:
+        """Show a value that is asked for whenever metrics are read."""
+        gauge = self._watched.get(name)
+        if gauge is None:
+            gauge = Gauge(f"ringfence_{name}", told, list(labels), registry=self._registry)
+            self._watched[name] = gauge
+        (gauge.labels(**labels) if labels else gauge).set_function(value)
 
     def render(self) -> bytes:
         """Everything in Prometheus' text format."""
         return generate_latest(self._registry)
 
     def _settle(self, record: Record, told: str) -> None:
-        duration_s = time.perf_counter() - record.started
+        duration_s = record.duration_s
         self._requests.labels(record.endpoint, record.model, told).inc()
         self._duration.labels(record.endpoint, record.model).observe(duration_s)
         if record.first_delta_s is not None:

@@ -19,7 +19,15 @@ from benchmarks.load_client import encode_chat, open_loop
 from benchmarks.statistics import percentile
 from models.catalog import ModelSpec, Simulation
 from tests.benchmarks.fake_deployment import deployed
-from tests.serving.conftest import FIXED_KEY, Make, database, make, store_url  # noqa: F401
+from tests.serving.conftest import (  # noqa: F401
+    FIXED_KEY,
+    Make,
+    database,
+    embedded_valkey_url,
+    make,
+    store_url,
+    wire,
+)
 from tests.serving.live import listening
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "k6" / "load.js"

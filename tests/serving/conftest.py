@@ -8,26 +8,43 @@ from typing import Any
 import httpx
 import orjson
 import pytest
-from pydantic import SecretStr
 from starlette.types import ASGIApp
 
 from models.catalog import ModelSpec, Simulation
 from models.embedder import Embedder
 from models.engine import Engine
 from models.simulated_engine import SimulatedEngine
-from serving.access.authenticator import Authenticator
+from serving.access.idempotency import IdempotencyStore
 from serving.access.keys import KeyStore
+from serving.books import Books
 from serving.config import LimitSettings, ServerSettings
 from serving.gateway.app import build_app
 from serving.gateway.health import ModelState
-from serving.pipeline import Pipeline
+from serving.gateway.idempotency import Idempotency
 from serving.storage.database import Database
 from serving.storage.migrate import upgrade
 from serving.telemetry.meter import Meter
 from tests.serving.fakes import DIMENSION, FakeEmbedder
+from tests.serving.valkeys import (
+    embedded_valkey_url,
+    redis_url,
+    valkey,
+    valkey_prefix,
+    valkey_url,
+)
+from tests.serving.wiring import FIXED_KEY, SECRET, Wire, wire
 
-SECRET = SecretStr("server-secret-of-the-tests-0123456789")
-FIXED_KEY = "fixed-key-of-the-tests"
+__all__ = [
+    "FIXED_KEY",
+    "SECRET",
+    "embedded_valkey_url",
+    "redis_url",
+    "valkey",
+    "valkey_prefix",
+    "valkey_url",
+    "wire",
+]
+
 INSTANT = Simulation(step_base_ms=0, step_per_sequence_ms=0, prefill_ms_per_token=0)
 SPECS = (
     ModelSpec(id="chat", engine="simulated", context_tokens=1000, simulation=INSTANT),
@@ -60,6 +77,7 @@ class Backend:
     app: ASGIApp
     meter: Meter
     client: httpx.AsyncClient
+    books: Books
 
     async def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
         raw = body if isinstance(body, bytes) else orjson.dumps(body)
@@ -126,8 +144,11 @@ async def database(store_url: str) -> AsyncIterator[Database]:
 
 
 @pytest.fixture
-async def make(database: Database) -> AsyncIterator[Make]:
-    """Makes gateways: `make(engine, embedder=..., server={...}, limits={...}, states={...})`."""
+async def make(wire: Wire) -> AsyncIterator[Make]:
+    """Makes gateways: `make(engine, embedder=..., server={...}, limits={...}, states={...})`.
+
+    Other settings by the name of their group: `admission={...}`.
+    """
     clients: list[httpx.AsyncClient] = []
 
     def build(
@@ -138,24 +159,18 @@ async def make(database: Database) -> AsyncIterator[Make]:
         limits: dict[str, Any] | None = None,
         states: dict[str, ModelState] | None = None,
         specs: tuple[ModelSpec, ...] = SPECS,
+        **settings: Any,
     ) -> Backend:
-        meter = Meter()
-        store = KeyStore(database, SECRET)
         engines: dict[str, Engine] = {
             spec.id: SimulatedEngine(spec) for spec in specs if spec.task == "generate"
         }
         if engine is not None:
             engines["chat"] = engine
-        pipeline = Pipeline(
-            authenticator=Authenticator(store, SECRET, fixed_key=SecretStr(FIXED_KEY)),
-            specs={spec.id: spec for spec in specs},
-            engines=engines,
-            embedders={"embed": embedder or FakeEmbedder()},
-            meter=meter,
-            secret=SECRET,
-        )
+        embedders = {"embed": embedder or FakeEmbedder()}
+        pipeline, books, meter = wire(specs, engines, embedders, **settings)
         app = build_app(
             pipeline,
+            Idempotency(IdempotencyStore(books.valkey, SECRET)),
             readiness=FixedReadiness(states or {}),
             meter=meter,
             server=ServerSettings.model_validate(server or {}),
@@ -167,7 +182,7 @@ async def make(database: Database) -> AsyncIterator[Make]:
             headers={"Authorization": f"Bearer {FIXED_KEY}"},
         )
         clients.append(client)
-        return Backend(app, meter, client)
+        return Backend(app, meter, client, books)
 
     yield build
     for client in clients:

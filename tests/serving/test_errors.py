@@ -13,6 +13,7 @@ from models.engine import EngineError, RequestRejected
 from serving.errors import (
     OUTCOMES,
     AccessError,
+    AdmissionError,
     InvalidRequest,
     RingfenceError,
     Unexpected,
@@ -23,7 +24,10 @@ from serving.errors import (
 )
 from serving.gateway.responses import error_response
 
-TYPES = {"invalid_request_error", "authentication_error", "permission_error", "server_error"}
+TYPES = {
+    *("invalid_request_error", "authentication_error", "permission_error", "server_error"),
+    *("rate_limit_error", "insufficient_quota"),
+}
 
 
 def descendants(kind: type[Exception]) -> Iterator[type[Exception]]:
@@ -34,7 +38,7 @@ def descendants(kind: type[Exception]) -> Iterator[type[Exception]]:
 
 TOLD = [
     kind for base in (RingfenceError, EngineError) for kind in descendants(base)
-    if kind is not AccessError  # Only its kinds are raised.
+    if kind not in (AccessError, AdmissionError)  # Only its kinds are raised.
 ]  # fmt: skip
 
 
@@ -49,7 +53,7 @@ def test_every_row_is_told_as_openai_tells_errors(kind: type[Exception]) -> None
     assert 400 <= row.status < 600
     assert row.type in TYPES
     assert (row.status >= 500) == (row.type == "server_error")
-    assert (row.status == 503) == (row.retry_after_s is not None)
+    assert (row.status in (429, 503)) == (row.retry_after_s is not None)
 
 
 def test_row_of_the_most_specific_class_counts() -> None:

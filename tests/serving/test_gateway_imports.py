@@ -21,7 +21,7 @@ HEAVY = (
     "chromadb",
     "pandas",
 )
-MAX_IMPORT_S = 2.0
+MAX_IMPORT_S = 3.0
 MAX_RESIDENT_MB = 250
 
 _MEASURE = """
@@ -77,7 +77,7 @@ def test_gateway_imports_neither_torch_nor_vllm(measured: tuple[float, float, li
     assert measured[2] == []
 
 
-def test_gateway_imports_within_two_seconds(measured: tuple[float, float, list[str]]) -> None:
+def test_gateway_imports_within_three_seconds(measured: tuple[float, float, list[str]]) -> None:
     assert measured[0] < MAX_IMPORT_S
 
 

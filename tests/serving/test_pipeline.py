@@ -7,18 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from pydantic import SecretStr
 
 from models.catalog import ModelSpec
 from models.engine import EngineFailed, EngineOverloaded
-from serving.access.authenticator import Authenticator
-from serving.access.keys import KeyStore
 from serving.access.principal import Principal
 from serving.errors import InvalidKey, InvalidRequest, MissingKey, NotPermitted, UnknownModel
-from serving.pipeline import COLLECTED_STREAM_INTERVAL, EmbeddingCall, GenerationCall, Pipeline
-from serving.storage.database import Database
-from serving.telemetry.meter import Meter
-from tests.serving.conftest import FIXED_KEY, SECRET, SPECS, Keys
+from serving.pipeline import COLLECTED_STREAM_INTERVAL, EmbeddingCall, GenerationCall
+from tests.serving.conftest import FIXED_KEY, SPECS, Keys
 from tests.serving.fakes import (
     DIMENSION,
     HELLO,
@@ -29,6 +24,7 @@ from tests.serving.fakes import (
     ScriptedEngine,
     usage_frame,
 )
+from tests.serving.wiring import Wire
 
 ANYONE = Principal("acme", "k1", "ci", "inference", None)
 LIMITED = Principal("acme", "k2", "ci", "inference", frozenset({"embed"}))
@@ -39,31 +35,34 @@ class Bench:
 
     def __init__(
         self,
-        database: Database,
+        wire: Wire,
         engine: ScriptedEngine,
         embedder: FakeEmbedder,
         specs: tuple[ModelSpec, ...],
     ) -> None:
-        self.meter = Meter()
         self.engine = engine
-        self.pipeline = Pipeline(
-            authenticator=Authenticator(
-                KeyStore(database, SECRET), SECRET, fixed_key=SecretStr(FIXED_KEY)
-            ),
-            specs={spec.id: spec for spec in specs},
-            engines={"chat": engine, "other": ScriptedEngine()},
-            embedders={"embed": embedder},
-            meter=self.meter,
-            secret=SECRET,
-        )
+        engines = {"chat": engine, "other": ScriptedEngine()}
+        self.pipeline, self.books, self.meter = wire(specs, engines, {"embed": embedder})
 
     def generate(self, *, stream: bool = True, principal: Principal = ANYONE) -> Any:
-        body: dict[str, Any] = {"messages": []}
-        call = GenerationCall("r1", principal, "chat", "chat", body, stream)
+        call = GenerationCall(
+            request_id="r1",
+            principal=principal,
+            model="chat",
+            kind="chat",
+            body={"messages": []},
+            stream=stream,
+        )
         return self.pipeline.generate(call)
 
     async def embed(self, *inputs: str, dimensions: int | None = None) -> Any:
-        call = EmbeddingCall("r1", ANYONE, "embed", list(inputs), dimensions)
+        call = EmbeddingCall(
+            request_id="r1",
+            principal=ANYONE,
+            model="embed",
+            inputs=list(inputs),
+            dimensions=dimensions,
+        )
         return await self.pipeline.embed(call)
 
     def sample(self, name: str, **labels: str) -> float:
@@ -85,27 +84,27 @@ Start = Callable[..., Bench]
 
 
 @pytest.fixture
-def bench(database: Database) -> Start:
+def bench(wire: Wire) -> Start:
     def start(
         *script: Any,
         embedder: FakeEmbedder | None = None,
         specs: tuple[ModelSpec, ...] = SPECS,
     ) -> Bench:
-        return Bench(database, ScriptedEngine(*script), embedder or FakeEmbedder(), specs)
+        return Bench(wire, ScriptedEngine(*script), embedder or FakeEmbedder(), specs)
 
     return start
 
 
 async def test_deltas_come_as_they_are_and_the_usage_record_does_not(bench: Start) -> None:
-    async with bench(*WHOLE).generate() as deltas:
-        assert [delta async for delta in deltas] == [ROLE, HELLO, STOP, usage_frame()]
+    async with bench(*WHOLE).generate() as answer:
+        assert [delta async for delta in answer.deltas] == [ROLE, HELLO, STOP, usage_frame()]
 
 
 async def test_record_is_settled_once_when_the_scope_ends(bench: Start) -> None:
     running = bench(*WHOLE)
-    async with running.generate() as deltas:
+    async with running.generate() as answer:
         assert running.sample("ringfence_running_requests", model="chat") == 1
-        _ = [delta async for delta in deltas]
+        _ = [delta async for delta in answer.deltas]
         assert running.outcomes() == {}
     assert running.outcomes() == {"ok": 1}
     assert running.sample("ringfence_running_requests", model="chat") == 0
@@ -116,8 +115,8 @@ async def test_record_is_settled_once_when_the_scope_ends(bench: Start) -> None:
 
 async def test_leaving_the_scope_early_stops_the_engine(bench: Start) -> None:
     running = bench(*WHOLE)
-    async with running.generate() as deltas:
-        await anext(deltas)
+    async with running.generate() as answer:
+        await anext(answer.deltas)
         assert running.engine.open == 1
     assert running.engine.open == 0
 
@@ -125,8 +124,8 @@ async def test_leaving_the_scope_early_stops_the_engine(bench: Start) -> None:
 async def test_exception_in_the_scope_stops_the_engine_and_is_counted(bench: Start) -> None:
     running = bench(*WHOLE)
     with pytest.raises(ZeroDivisionError):  # noqa: PT012  What follows the raise is the test.
-        async with running.generate() as deltas:
-            await anext(deltas)
+        async with running.generate() as answer:
+            await anext(answer.deltas)
             raise ZeroDivisionError
     assert running.engine.open == 0
     assert running.outcomes() == {"error": 1}
@@ -139,8 +138,8 @@ async def test_cancellation_stops_the_engine_and_is_counted(
     running = bench(*before, asyncio.Event())
 
     async def consume() -> None:
-        async with running.generate() as deltas:
-            async for _ in deltas:
+        async with running.generate() as answer:
+            async for _ in answer.deltas:
                 pass
 
     task = asyncio.create_task(consume())
@@ -164,8 +163,8 @@ async def test_failure_after_the_first_delta_is_raised_while_reading(bench: Star
     running = bench(ROLE, EngineFailed("Broke."))
     read = []
     with pytest.raises(EngineFailed):  # noqa: PT012  What was read before it counts.
-        async with running.generate() as deltas:
-            async for delta in deltas:
+        async with running.generate() as answer:
+            async for delta in answer.deltas:
                 read.append(delta)  # noqa: PERF401  The list outlives the failure.
     assert read == [ROLE]
     assert running.outcomes() == {"engine_failed": 1}
@@ -174,8 +173,8 @@ async def test_failure_after_the_first_delta_is_raised_while_reading(bench: Star
 async def test_answer_without_a_usage_record_is_a_failure(bench: Start) -> None:
     running = bench(ROLE, STOP)
     with pytest.raises(EngineFailed, match="usage"):
-        async with running.generate() as deltas:
-            _ = [delta async for delta in deltas]
+        async with running.generate() as answer:
+            _ = [delta async for delta in answer.deltas]
     assert running.outcomes() == {"engine_failed": 1}
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from serving.access.authenticator import FIXED_PRINCIPAL, Authenticator
 from serving.access.errors import AccessError, InvalidKey, MissingKey, StoreUnavailable
-from serving.access.key_cache import MAX_AGE_S, TTL_S
+from serving.access.fresh_cache import MAX_AGE_S, TTL_S
 from serving.access.key_text import KeyMint
 from serving.access.keys import KeyStore
 from serving.access.principal import Principal

@@ -12,6 +12,8 @@ from serving.access.errors import (
     KeyInactive,
     KeyNameTaken,
     KeyNotFound,
+    KeysError,
+    TenantNotFound,
 )
 from serving.access.key_text import KeyMint, public_id
 from serving.access.keys import MAX_GRACE_S, KeyStore
@@ -19,6 +21,7 @@ from serving.access.principal import Principal, Role
 from serving.access.records import IssuedKey
 from serving.storage.database import Database
 from serving.storage.errors import DatabaseUnavailable
+from tests.serving.access.audited import changes
 from tests.serving.access.conftest import Clock
 
 
@@ -247,6 +250,85 @@ async def test_issued_key_shows_its_text_in_no_form(store: KeyStore, secret: Sec
     assert plain(issued) not in shown
     assert plain(issued).rpartition("-")[2] not in shown
     assert secret.get_secret_value() not in shown
+
+
+async def test_keys_come_in_pages_in_the_order_of_the_list(store: KeyStore, clock: Clock) -> None:
+    for tenant, name in [("b", "x"), ("a", "y"), ("a", "x"), ("a", "x"), ("c", "x")]:
+        clock.seconds += 1
+        await store.create(tenant, name)
+        await store.revoke(name, tenant)
+    whole = [record.id for record in await store.list()]
+    pages = [await store.list(limit=2)]
+    for _ in range(2):
+        pages.append(await store.list(limit=2, after=pages[-1][-1].id))
+    assert [[record.id for record in page] for page in pages] == [whole[:2], whole[2:4], whole[4:]]
+    assert [record.id for record in await store.list("a", limit=9, after=whole[0])] == whole[1:3]
+
+
+@pytest.mark.parametrize("key_id", ["000000000000", "", "\x00", "x" * 10_000])
+async def test_id_that_no_key_has_is_an_error(store: KeyStore, key_id: str) -> None:
+    with pytest.raises(KeyNotFound):
+        await store.get(key_id)
+    with pytest.raises(KeyNotFound):
+        await store.list(after=key_id)
+
+
+async def test_name_is_no_id(store: KeyStore) -> None:
+    issued = await store.create("acme", "ci")
+    assert await store.get(issued.record.id) == issued.record
+    with pytest.raises(KeyNotFound):
+        await store.get("ci")
+
+
+async def test_tenant_must_exist_where_none_may_be_added(
+    store: KeyStore, database: Database
+) -> None:
+    with pytest.raises(TenantNotFound):
+        await store.create("acme", "ci", new_tenant=False)
+    assert (await store.list(), await changes(database)) == ([], [])
+    await store.create("acme", "ci")
+    assert (await store.create("acme", "cd", new_tenant=False)).record.tenant == "acme"
+
+
+async def test_every_change_is_audited_with_its_actor(
+    store: KeyStore, database: Database, clock: Clock
+) -> None:
+    expires = clock.now() + timedelta(days=1)
+    old = await store.create("acme", "ci", expires_at=expires, allowed_models=["m"], actor="boss")
+    new = await store.rotate("ci", grace_s=5, actor="boss")
+    await store.revoke(new.record.id, actor="boss")
+    rights = {"role": "inference", "expires_at": expires.isoformat(), "allowed_models": ["m"]}
+    named = {"tenant": "acme", "name": "ci"}
+    assert await changes(database) == [
+        ("boss", "tenant.create", "tenant:acme", {"weight": 1.0}),
+        ("boss", "key.create", f"key:{old.record.id}", named | rights),
+        (
+            "boss", "key.rotate", f"key:{old.record.id}",
+            named | {"successor": new.record.id, "grace_s": 5},
+        ),
+        ("boss", "key.revoke", f"key:{new.record.id}", named),
+    ]  # fmt: skip
+
+
+async def test_what_changes_nothing_is_not_audited(store: KeyStore, database: Database) -> None:
+    issued = await store.create("acme", "ci")
+    await store.revoke("ci")
+    before = await changes(database)
+    await store.revoke(issued.record.id)
+    for failing in (store.revoke("nothing"), store.rotate(issued.record.id)):
+        with pytest.raises(KeysError):
+            await failing
+    assert await changes(database) == before
+
+
+async def test_audit_holds_no_part_of_a_key_but_its_id(store: KeyStore, database: Database) -> None:
+    issued = [await store.create("acme", "ci"), await store.rotate("ci")]
+    await store.revoke("ci")
+    async with database.session() as session:
+        kept = str((await session.execute(text("SELECT * FROM audit_events"))).all())
+    for one in issued:
+        hidden = plain(one).rpartition("-")[2]
+        assert not any(hidden[i : i + 6] in kept for i in range(len(hidden) - 6))
 
 
 async def test_store_without_its_database_says_so(secret: SecretStr) -> None:

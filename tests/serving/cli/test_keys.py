@@ -14,6 +14,7 @@ import pytest
 from pydantic import SecretStr
 from typer.testing import CliRunner, Result
 
+from serving.access import audit
 from serving.access.authenticator import Authenticator
 from serving.access.errors import InvalidKey
 from serving.access.keys import KeyStore
@@ -253,3 +254,22 @@ def test_database_that_is_away_is_an_operational_error(tmp_path: Path) -> None:
     result = run("list", "--config", str(config), code=1)
     assert "unavailable" in result.stderr
     assert "hidden" not in result.stderr
+
+
+def test_every_change_is_audited_as_the_command_s(home: Path) -> None:
+    create()
+    run("rotate", "ci")
+    run("revoke", "ci")
+
+    async def told() -> list[tuple[str, str]]:
+        database = Database.open(f"sqlite:///{home}/ringfence.db")
+        try:
+            events = await audit.events(database, limit=10)
+        finally:
+            await database.close()
+        return [(event.actor, event.action) for event in reversed(events)]
+
+    assert asyncio.run(told()) == [
+        ("command", action)
+        for action in ("tenant.create", "key.create", "key.rotate", "key.revoke")
+    ]

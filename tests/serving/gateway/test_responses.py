@@ -20,6 +20,8 @@ from models.engine import Engine, EngineFailed
 from models.simulated_engine import SimulatedEngine
 from serving.errors import Unexpected, envelope
 from serving.gateway.responses import DONE, KEEP_ALIVE, Deferred, collected, streamed
+from serving.pipeline import Generation
+from serving.quota import Quota
 from tests.serving.conftest import FIXED_KEY, SPECS, Backend, Make
 from tests.serving.fakes import HELLO, ROLE, STOP, USAGE, WHOLE, FakeEmbedder, ScriptedEngine
 from tests.serving.live import Connection, dechunked, listening, within
@@ -275,7 +277,7 @@ class Scope:
             for delta in self._deltas:
                 yield delta
 
-        return generate()
+        return Generation(generate(), Quota())
 
     async def __aexit__(self, *_: object) -> None: ...
 

@@ -17,6 +17,7 @@ from serving.storage.migrate import upgrade
 from serving.storage.schema import Base
 
 ROOT = Path(__file__).parents[3]
+HEAD = "0002"
 
 
 async def read(url: str, statement: str) -> list[tuple[object, ...]]:
@@ -40,7 +41,9 @@ async def test_models_and_migrations_agree(database: Database) -> None:
 
 async def test_upgrade_twice_keeps_what_is_there(database: Database, database_url: str) -> None:
     async with database.transaction() as session:
-        await session.execute(text("INSERT INTO tenants VALUES ('acme', '2026-01-01 00:00:00')"))
+        await session.execute(
+            text("INSERT INTO tenants (name, created_at) VALUES ('acme', '2026-01-01 00:00:00')")
+        )
     await asyncio.to_thread(upgrade, database_url)
     assert await read(database_url, "SELECT name FROM tenants") == [("acme",)]
 
@@ -62,7 +65,7 @@ def test_upgrades_from_zero_in_one_process_do_not_collide(empty_url: str) -> Non
     with ThreadPoolExecutor(4) as threads:
         done = list(threads.map(upgrade, [empty_url] * 4))
     assert done == [None] * 4
-    assert asyncio.run(read(empty_url, "SELECT version_num FROM alembic_version")) == [("0001",)]
+    assert asyncio.run(read(empty_url, "SELECT version_num FROM alembic_version")) == [(HEAD,)]
 
 
 def test_upgrades_from_zero_by_processes_do_not_collide(empty_url: str) -> None:
@@ -75,7 +78,7 @@ def test_upgrades_from_zero_by_processes_do_not_collide(empty_url: str) -> None:
     ]
     ended = [(process.communicate(timeout=120)[1], process.returncode) for process in running]
     assert ended == [(b"", 0)] * 3
-    assert asyncio.run(read(empty_url, "SELECT version_num FROM alembic_version")) == [("0001",)]
+    assert asyncio.run(read(empty_url, "SELECT version_num FROM alembic_version")) == [(HEAD,)]
 
 
 async def test_upgrade_waits_for_one_that_runs(empty_url: str) -> None:
@@ -91,7 +94,7 @@ async def test_upgrade_waits_for_one_that_runs(empty_url: str) -> None:
         assert not done
     await upgrading
     await database.close()
-    assert await read(empty_url, "SELECT version_num FROM alembic_version") == [("0001",)]
+    assert await read(empty_url, "SELECT version_num FROM alembic_version") == [(HEAD,)]
 
 
 def test_database_of_a_newer_version_is_refused_unchanged(database_url: str) -> None:

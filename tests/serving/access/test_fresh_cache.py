@@ -1,16 +1,17 @@
 import asyncio
+from typing import Any
 
 import pytest
 
 from serving.access.errors import StoreUnavailable
-from serving.access.key_cache import MAX_AGE_S, RETRY_WAIT_S, TTL_S, KeyCache
-from serving.access.keys import KeyStore
-from serving.access.records import StoredKey
+from serving.access.fresh_cache import MAX_AGE_S, RETRY_WAIT_S, TTL_S, FreshCache
 from serving.storage.errors import DatabaseUnavailable
 from tests.serving.access.conftest import Clock
 
+Cache = FreshCache[str, None]
 
-class FakeStore(KeyStore):
+
+class FakeStore:
     """Answers when it is let to; has no database."""
 
     def __init__(self) -> None:
@@ -19,12 +20,15 @@ class FakeStore(KeyStore):
         self.open.set()
         self.down = False
 
-    async def find(self, key_id: str) -> StoredKey | None:
+    async def find(self, key_id: str) -> None:
         self.asked.append(key_id)
         await self.open.wait()
         if self.down:
             raise DatabaseUnavailable("down")
-        return None
+
+
+def made(fake: FakeStore, **options: Any) -> Cache:
+    return FreshCache(fake.find, unavailable="Try again soon.", **options)
 
 
 @pytest.fixture
@@ -33,11 +37,11 @@ def fake() -> FakeStore:
 
 
 @pytest.fixture
-def cache(fake: FakeStore, clock: Clock) -> KeyCache:
-    return KeyCache(fake, clock=clock, max_entries=3)
+def cache(fake: FakeStore, clock: Clock) -> Cache:
+    return made(fake, clock=clock, max_entries=3)
 
 
-async def test_answer_is_fresh_until_its_time_is_over(cache: KeyCache, clock: Clock) -> None:
+async def test_answer_is_fresh_until_its_time_is_over(cache: Cache, clock: Clock) -> None:
     clock.seconds = 100
     entry = await cache.read("a")
     clock.seconds = 100 + TTL_S - 0.01
@@ -46,7 +50,7 @@ async def test_answer_is_fresh_until_its_time_is_over(cache: KeyCache, clock: Cl
     assert cache.fresh("a") is None
 
 
-async def test_least_recently_used_answer_is_dropped(cache: KeyCache) -> None:
+async def test_least_recently_used_answer_is_dropped(cache: Cache) -> None:
     for key_id in "abc":
         await cache.read(key_id)
     cache.fresh("a")
@@ -54,13 +58,13 @@ async def test_least_recently_used_answer_is_dropped(cache: KeyCache) -> None:
     assert [cache.fresh(key_id) is not None for key_id in "abcd"] == [True, False, True, True]
 
 
-async def test_burst_makes_one_look_up_an_id(cache: KeyCache, fake: FakeStore) -> None:
+async def test_burst_makes_one_look_up_an_id(cache: Cache, fake: FakeStore) -> None:
     await asyncio.gather(*(cache.read(key_id) for key_id in "ab" * 100))
     assert sorted(fake.asked) == ["a", "b"]
 
 
 async def test_waiter_that_goes_away_leaves_the_answer_to_the_others(
-    cache: KeyCache, fake: FakeStore
+    cache: Cache, fake: FakeStore
 ) -> None:
     fake.open.clear()
     first, second = (asyncio.create_task(cache.read("a")) for _ in range(2))
@@ -68,12 +72,12 @@ async def test_waiter_that_goes_away_leaves_the_answer_to_the_others(
     first.cancel()
     await asyncio.sleep(0)
     fake.open.set()
-    assert (await second).key is None
+    assert (await second).value is None
     assert fake.asked == ["a"]
 
 
 async def test_answer_is_as_old_as_its_question(
-    cache: KeyCache, fake: FakeStore, clock: Clock
+    cache: Cache, fake: FakeStore, clock: Clock
 ) -> None:
     fake.open.clear()
     reading = asyncio.create_task(cache.read("a"))
@@ -86,7 +90,7 @@ async def test_answer_is_as_old_as_its_question(
 
 
 async def test_answer_that_came_too_late_is_not_believed(
-    cache: KeyCache, fake: FakeStore, clock: Clock
+    cache: Cache, fake: FakeStore, clock: Clock
 ) -> None:
     fake.open.clear()
     reading = asyncio.create_task(cache.read("a"))
@@ -98,7 +102,7 @@ async def test_answer_that_came_too_late_is_not_believed(
 
 
 async def test_old_answer_serves_while_the_store_is_down_and_no_longer(
-    cache: KeyCache, fake: FakeStore, clock: Clock
+    cache: Cache, fake: FakeStore, clock: Clock
 ) -> None:
     entry = await cache.read("a")
     fake.down = True
@@ -110,7 +114,7 @@ async def test_old_answer_serves_while_the_store_is_down_and_no_longer(
 
 
 async def test_store_that_failed_is_left_alone_for_a_moment(
-    cache: KeyCache, fake: FakeStore, clock: Clock
+    cache: Cache, fake: FakeStore, clock: Clock
 ) -> None:
     fake.down = True
     for key_id in "aab":
@@ -124,7 +128,7 @@ async def test_store_that_failed_is_left_alone_for_a_moment(
 
 
 async def test_store_that_hangs_makes_nobody_wait_for_long(fake: FakeStore, clock: Clock) -> None:
-    cache = KeyCache(fake, clock=clock, lookup_timeout_s=0.05)
+    cache = made(fake, clock=clock, lookup_timeout_s=0.05)
     fake.open.clear()
     with pytest.raises(StoreUnavailable):
         await asyncio.wait_for(cache.read("a"), 30)
@@ -132,9 +136,9 @@ async def test_store_that_hangs_makes_nobody_wait_for_long(fake: FakeStore, cloc
 
 async def test_bug_in_the_store_is_not_taken_for_an_outage(clock: Clock) -> None:
     class Broken(FakeStore):
-        async def find(self, key_id: str) -> StoredKey | None:
+        async def find(self, key_id: str) -> None:
             raise ZeroDivisionError(key_id)
 
-    cache = KeyCache(Broken(), clock=clock)
+    cache = made(Broken(), clock=clock)
     with pytest.raises(ZeroDivisionError):
         await cache.read("a")

@@ -1,0 +1,354 @@
+"""Admission: what a request may use is reserved, then it waits its turn; its use is settled once.
+
+One scope around a request's work. However it is left, the reservation is settled and the place in
+the engine is free. Knows nothing of HTTP, engines or prices.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import date, datetime
+
+from serving.access.budgets import SpentInLedger, begin, budget_of
+from serving.access.errors import InvalidKey, StoreUnavailable
+from serving.access.fair_queue import FairQueue, Priority, QueueFull, QueueTimeout, Slot
+from serving.access.policies import Policies, Policy
+from serving.access.principal import Principal
+from serving.access.reservations import (
+    NEVER_RAN,
+    Demand,
+    OverBudget,
+    RateMeasure,
+    Refused,
+    Reservations,
+    Settlement,
+    Unseeded,
+    Verdict,
+)
+from serving.errors import (
+    AdmissionUnavailable,
+    BudgetExhausted,
+    BudgetHeld,
+    DeadlineExceeded,
+    Overloaded,
+    RateLimited,
+    TooManyTokens,
+)
+from serving.quota import Quota
+from serving.storage.errors import DatabaseUnavailable, ValkeyUnavailable
+
+SETTLE_WAIT_S = 1.0
+"""For Valkey to confirm a settlement before the client hears the end. It is kept beyond that."""
+
+STORE_WAIT_S = 1.0
+"""For a Valkey that is away to come back, before a limit that lets nothing through refuses."""
+
+STORE_RETRY_S = 0.1
+REVOCATION_CHECK_S = 1.0
+
+StillWorks = Callable[[str], Awaitable[bool]]
+"""Whether the key of that id has not been revoked since."""
+
+
+@dataclass(frozen=True, slots=True)
+class Most:
+    """The most a request can use: tokens of prompt and answers, and billionths of the currency."""
+
+    tokens: int
+    cost_nanos: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A request that wants in.
+
+    `most` tells what is used at most in so many seconds; it is asked only where a limit or a
+    budget is on that. `tokens` is a guess that costs nothing, for the queue.
+    """
+
+    id: str
+    principal: Principal
+    model: str
+    started_at: datetime
+    facts: str
+    most: Callable[[float], Awaitable[Most]]
+    tokens: int = 1
+    priority: Priority = "interactive"
+    timeout_s: float | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Permit:
+    """The right to run, for as long as its scope lasts."""
+
+    quota: Quota
+    deadline: asyncio.Timeout
+    slot: Slot | None = None
+    ended: Exception | None = None
+
+    def revoke(self) -> None:
+        """End the scope as soon as the loop can."""
+        self.ended = InvalidKey("The API key was revoked.")
+        self.deadline.reschedule(asyncio.get_running_loop().time())
+
+    @property
+    def waited_s(self) -> float:
+        """For the place."""
+        return 0.0 if self.slot is None else self.slot.waited_s
+
+    def spend(self, settlement: Settlement) -> Settlement:
+        """Tell the queue what the request used."""
+        if self.slot is not None:
+            self.slot.spend(max(1, settlement.tokens))
+        return settlement
+
+    def why(self, error: BaseException) -> BaseException:
+        """What `error` stands for: a cancelled scope may have been ended by us."""
+        if not self.deadline.expired():
+            return error
+        return self.ended or DeadlineExceeded("The request was not done in its time.")
+
+
+Close = Callable[[BaseException | None], Awaitable[Settlement]]
+"""Called when the work is over, with what ended it if that was an error."""
+
+
+@dataclass(slots=True)
+class Admission:
+    """Lets requests in, one scope each.
+
+    Attributes:
+        policies: which limits apply.
+        reservations: what is left of them.
+        queues: of each model, its places.
+        spent: what the ledger says of a budget that Valkey does not know.
+        still_works: asked every second about the keys of running requests.
+        max_request_s: the longest that a request may take.
+        unchecked: requests let in while Valkey was away.
+    """
+
+    policies: Policies
+    reservations: Reservations
+    queues: Mapping[str, FairQueue]
+    spent: SpentInLedger
+    still_works: StillWorks
+    max_request_s: float
+    unchecked: int = 0
+    _running: dict[str, set[Permit]] = field(default_factory=lambda: defaultdict(set))
+    _watching: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to be heard of by Valkey, and to look for keys that were revoked."""
+        self.reservations.start()
+        self._watching = asyncio.create_task(self._watch_keys())
+
+    async def close(self) -> None:
+        """Send what is left to settle."""
+        if self._watching is not None:
+            self._watching.cancel()
+        await self.reservations.close()
+
+    @asynccontextmanager
+    async def enter(self, ask: Ask, close: Close) -> AsyncIterator[Permit]:
+        """The scope of one request's work. `close` tells what it used.
+
+        Raises:
+            AdmissionError: it is not let in, or not let go on.
+            InvalidKey: its key was revoked meanwhile.
+            StoreUnavailable: which limits apply cannot be looked up.
+        """
+        policy = await self.policies.of(ask.principal, ask.model)
+        demand = await self._demand(ask, policy)
+        quota = await self._reserve(demand, policy, ask.started_at.date())
+        settlement = NEVER_RAN
+        try:
+            async with self._placed(ask, policy, demand, quota) as permit:
+                try:
+                    yield permit
+                except BaseException as error:
+                    settlement = permit.spend(await close(permit.why(error)))
+                    raise
+                settlement = permit.spend(await close(None))
+        finally:
+            await self._settle(demand, settlement)
+
+    @asynccontextmanager
+    async def _placed(
+        self, ask: Ask, policy: Policy, demand: Demand, quota: Quota
+    ) -> AsyncIterator[Permit]:
+        """A place in the engine, within the request's time."""
+        deadline = asyncio.timeout(self._longest_s(ask))
+        permit = Permit(quota, deadline)
+        place = self.queues[ask.model].slot(
+            ask.principal.tenant,
+            weight=policy.weight,
+            priority=ask.priority,
+            cost=max(1, demand.tokens or ask.tokens),
+            timeout_s=ask.timeout_s,
+        )
+        try:
+            async with deadline, place as permit.slot:
+                with self._watched(ask.principal.key_id, permit):
+                    yield permit
+        except (QueueFull, QueueTimeout) as error:
+            raise Overloaded(
+                "Too many requests wait for this model; try again later.",
+                retry_after_s=error.retry_after_s,
+                quota=quota,
+            ) from None
+        except TimeoutError as error:
+            raise permit.why(error) from None
+
+    @contextmanager
+    def _watched(self, key_id: str, permit: Permit) -> Iterator[None]:
+        """Ended when the key is revoked."""
+        running = self._running[key_id]
+        running.add(permit)
+        try:
+            yield
+        finally:
+            running.discard(permit)
+            if not running:
+                self._running.pop(key_id, None)
+
+    async def _watch_keys(self) -> None:
+        while True:
+            await asyncio.sleep(REVOCATION_CHECK_S)
+            for key_id in list(self._running):
+                with suppress(StoreUnavailable):  # Nobody was revoked that we know of.
+                    if not await self.still_works(key_id):
+                        for permit in list(self._running.get(key_id, ())):
+                            permit.revoke()
+
+    def _longest_s(self, ask: Ask) -> float:
+        return min(self.max_request_s, ask.timeout_s or self.max_request_s)
+
+    async def _demand(self, ask: Ask, policy: Policy) -> Demand:
+        most = Most(tokens=0, cost_nanos=0)
+        if policy.counts_tokens:
+            most = await ask.most(self._longest_s(ask))
+        _check_tokens(most.tokens, policy)
+        day = ask.started_at.date()
+        return Demand(
+            id=ask.id,
+            tokens=most.tokens,
+            cost_nanos=most.cost_nanos,
+            limits=policy.rates,
+            budgets=[budget_of(limit, day) for limit in policy.budgets],
+            facts=ask.facts,
+        )
+
+    async def _reserve(self, demand: Demand, policy: Policy, day: date) -> Quota:
+        if policy.is_empty:
+            self.reservations.hold(demand)
+            return Quota()
+        give_up_at = _now() + (STORE_WAIT_S if policy.refuses_without_store else 0.0)
+        while True:
+            try:
+                verdict = await self._ask(demand, policy, day)
+                return _granted(verdict, demand, policy)
+            except (ValkeyUnavailable, DatabaseUnavailable):
+                if _now() >= give_up_at:
+                    return self._unchecked(demand, policy)
+            await asyncio.sleep(STORE_RETRY_S)
+
+    async def _ask(self, demand: Demand, policy: Policy, day: date) -> Verdict:
+        """Ask Valkey, and tell it on the way what it does not know of budgets."""
+        verdict = await self.reservations.reserve(demand)
+        for _ in demand.budgets:
+            if not isinstance(verdict, Unseeded):
+                break
+            await self._seed(demand, policy, verdict.budget, day)
+            verdict = await self.reservations.reserve(demand)
+        return verdict
+
+    async def _seed(self, demand: Demand, policy: Policy, at: int, day: date) -> None:
+        """Tell Valkey what the ledger says was spent of a budget."""
+        limit, budget = policy.budgets[at], demand.budgets[at]
+        spent = await self.spent(str(limit.subject), begin(limit.window, day))
+        await self.reservations.seed(budget, spent)
+
+    def _unchecked(self, demand: Demand, policy: Policy) -> Quota:
+        """Let in without a check, where every limit's policy says so."""
+        if policy.refuses_without_store:
+            raise AdmissionUnavailable("Limits cannot be checked at the moment. Try again soon.")
+        self.unchecked += 1
+        self.reservations.hold(demand)
+        return Quota()
+
+    async def _settle(self, demand: Demand, settlement: Settlement) -> None:
+        """Settle, and wait for it: what a client was told is in the ledger then.
+
+        A scope that was cancelled waits too, shortly: nobody else is there to wait.
+        """
+        settled = self.reservations.settle(demand, settlement)
+        await asyncio.wait({settled}, timeout=SETTLE_WAIT_S)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _check_tokens(tokens: int, policy: Policy) -> None:
+    """Refuse what no waiting would help."""
+    bounds = [one.tokens_per_minute for one in policy.rates]
+    for bound in [policy.tokens_per_request, *bounds]:
+        if bound is not None and tokens > bound:
+            raise TooManyTokens(
+                f"This request could use {tokens} tokens, prompt and answer together; at most "
+                f"{bound} are allowed. Shorten it, or lower max_tokens.",
+                param="max_tokens",
+            )
+
+
+def _granted(verdict: Verdict, demand: Demand, policy: Policy) -> Quota:
+    """The quota left, or the refusal as an error."""
+    match verdict:
+        case Quota():
+            return verdict
+        case Refused():
+            raise RateLimited(
+                f"The {_LIMITS[verdict.measure]} of this {_owner(demand, verdict)} is reached. "
+                f"Try again in {max(1, math.ceil(verdict.wait_s))} s.",
+                retry_after_s=verdict.wait_s,
+                quota=verdict.quota,
+            )
+        case OverBudget():
+            window = policy.budgets[verdict.budget].window
+            raise (_held if verdict.in_flight else _exhausted)(
+                policy.budgets[verdict.budget].subject.kind, window
+            )
+    raise AdmissionUnavailable("Budgets cannot be checked at the moment. Try again soon.")
+
+
+_LIMITS: Mapping[RateMeasure, str] = {
+    "requests_per_minute": "limit of requests per minute",
+    "tokens_per_minute": "limit of tokens per minute",
+    "concurrent_requests": "limit of concurrent requests",
+}
+
+
+def _owner(demand: Demand, refused: Refused) -> str:
+    """`key`, `tenant` or `model`."""
+    return demand.limits[refused.subject].subject.partition(":")[0]
+
+
+def _exhausted(kind: str, window: str) -> BudgetExhausted:
+    return BudgetExhausted(
+        f"The {_WINDOWS[window]} budget of this {kind} does not cover this request."
+    )
+
+
+def _held(kind: str, window: str) -> BudgetHeld:
+    return BudgetHeld(
+        f"Running requests may use up the {_WINDOWS[window]} budget of this {kind}. "
+        "Try again when they have ended."
+    )
+
+
+_WINDOWS = {"day": "daily", "month": "monthly", "total": "total"}

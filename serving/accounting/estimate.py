@@ -1,0 +1,78 @@
+"""What a request will use at most, and what one that was cut short has used as far as was seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from models.engine import Kind, Usage
+
+DEFAULT_COMPLETION_TOKENS = 16
+"""OpenAI's and vLLM's, for `/v1/completions` without `max_tokens`."""
+
+UNKNOWN_CONTEXT_TOKENS = 131_072
+"""Of a model whose context neither its catalogue entry nor its engine tells."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What of a generation decides how much it can use.
+
+    `choices` are answers over all prompts; `most` is what one may have, None: what fits.
+    """
+
+    kind: Kind
+    prompts: int
+    choices: int
+    most: int | None
+    context_tokens: int
+
+    @classmethod
+    def of(cls, kind: Kind, body: Mapping[str, Any], context_tokens: int | None) -> Shape:
+        """The shape of a request's body, as an engine gets it."""
+        prompts = _prompts(body.get("prompt"))
+        most = body.get("max_completion_tokens") or body.get("max_tokens")
+        if most is None and kind == "completion":
+            most = DEFAULT_COMPLETION_TOKENS
+        context = context_tokens or UNKNOWN_CONTEXT_TOKENS
+        return cls(kind, prompts, prompts * (body.get("n") or 1), most, context)
+
+    @classmethod
+    def of_embedding(cls, texts: int, context_tokens: int | None) -> Shape:
+        """The shape of so many texts to embed."""
+        return cls("completion", texts, 0, 0, context_tokens or UNKNOWN_CONTEXT_TOKENS)
+
+    def completion_tokens(self, prompt_tokens: int) -> int:
+        """The most tokens that all answers have together, to prompts of so many together."""
+        shortest = prompt_tokens if self.prompts == 1 else 0  # One of several may be short.
+        room = max(0, self.context_tokens - shortest)
+        return self.choices * (room if self.most is None else min(self.most, room))
+
+    def plausible(self, usage: Usage) -> bool:
+        """Whether an engine can have used that: it may be broken, and money depends on it."""
+        return (
+            0 <= usage.cached_tokens <= usage.prompt_tokens
+            and usage.prompt_tokens <= self.context_tokens * self.prompts
+            and 0 <= usage.completion_tokens <= self.context_tokens * self.choices
+        )
+
+    def seen(self, *, events: int, interval: int, prompt_tokens: int) -> Usage:
+        """The usage of an answer that was cut short after so many events of the stream.
+
+        Args:
+            events: that came; a chat begins with one without a token for each choice.
+            interval: tokens of an event, but for the first.
+            prompt_tokens: of all prompts together.
+        """
+        told = max(0, events - (self.choices if self.kind == "chat" else 0))
+        firsts = min(told, self.choices)
+        tokens = firsts + (told - firsts) * interval
+        return Usage(prompt_tokens, min(tokens, self.completion_tokens(prompt_tokens)))
+
+
+def _prompts(prompt: Any) -> int:
+    """How many prompts a completion has; a chat has one."""
+    if not isinstance(prompt, list) or isinstance(prompt[0], int):
+        return 1
+    return len(prompt)

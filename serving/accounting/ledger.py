@@ -1,0 +1,204 @@
+"""The usage ledger: one row for every attempt, in SQL.
+
+Rows are settled into a stream in Valkey, in the same step as the money, and moved from there into
+SQL in batches: a gateway may die, and Valkey or the database restart, and each row arrives once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import date, datetime
+from typing import Any
+from uuid import uuid4
+
+import orjson
+from sqlalchemy import ColumnElement, Executable, case, func, select
+
+from serving.accounting.attempt import LOST
+from serving.accounting.usage import Dimension, UsageRow
+from serving.storage.database import Database, Dialect
+from serving.storage.errors import DatabaseUnavailable, ValkeyUnavailable
+from serving.storage.schema import UsageAttempt
+from serving.storage.upsert import insert
+from serving.storage.valkey import Valkey
+
+logger = logging.getLogger("ringfence.accounting")
+
+BATCH = 500
+DRAIN_S = 1.0
+"""How often rows are moved. A report moves them first, so it is never behind."""
+
+_TURN_MS = 3000
+"""How long one gateway has the moving to itself; several would do the same work twice."""
+
+_OUTBOX = "outbox"
+_DRAINER = "drainer"
+_COLUMNS: dict[Dimension, Any] = {
+    "day": UsageAttempt.day,
+    "key": UsageAttempt.key_id,
+    "tenant": UsageAttempt.tenant,
+    "model": UsageAttempt.model,
+}
+
+
+class Ledger:
+    """The ledger of one database, and its stream in Valkey.
+
+    Args:
+        database: holds the rows for good.
+        valkey: where gateways settle.
+        prefix: of the stream's key.
+        unsettled: rows that this gateway could not settle while Valkey is away.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        valkey: Valkey,
+        *,
+        prefix: str,
+        unsettled: Callable[[], Sequence[str]] = tuple,
+    ) -> None:
+        self._database = database
+        self._insert = _into(database.dialect)
+        self._valkey = valkey
+        self._outbox = prefix + _OUTBOX
+        self._drainer = prefix + _DRAINER
+        self._unsettled = unsettled
+        self._name = uuid4().hex
+        self._draining: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to move rows."""
+        self._draining = asyncio.create_task(self._drain_for_ever())
+
+    async def close(self) -> None:
+        """Stop moving rows; those in Valkey are moved by whoever starts next."""
+        if self._draining is not None:
+            self._draining.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._draining
+
+    async def drain(self) -> int:
+        """Move every row that Valkey has; how many.
+
+        Raises:
+            ValkeyUnavailable, DatabaseUnavailable: some may be left; nothing is lost.
+        """
+        moved = 0
+        while True:
+            entries = await self._valkey.command("XRANGE", self._outbox, "-", "+", "COUNT", BATCH)
+            if not entries:
+                return moved
+            await self._write([row for _, fields in entries for row in fields.values()])
+            await self._valkey.command("XDEL", self._outbox, *(number for number, _ in entries))
+            moved += len(entries)
+
+    async def spent_nanos(self, subject: str, since: date | None) -> int:
+        """What `key:<id>` or `tenant:<name>` has spent from that day on, or ever."""
+        await self.drain()
+        kind, _, name = subject.partition(":")
+        column = UsageAttempt.key_id if kind == "key" else UsageAttempt.tenant
+        query = select(func.coalesce(func.sum(UsageAttempt.cost_nanos), 0)).where(column == name)
+        if since is not None:
+            query = query.where(UsageAttempt.day >= since.isoformat())
+        async with self._database.session() as session:
+            return int(await session.scalar(query) or 0)
+
+    async def report(
+        self,
+        *,
+        group_by: Sequence[Dimension],
+        since: date | None = None,
+        until: date | None = None,
+        tenant: str | None = None,
+        key_id: str | None = None,
+        model: str | None = None,
+    ) -> Sequence[UsageRow]:
+        """Sums over attempts, both days included, by what they are grouped by and in its order.
+
+        Up to date with everything that clients were told, unless Valkey is away.
+        """
+        with suppress(ValkeyUnavailable):
+            await self.drain()
+        columns = [_COLUMNS[dimension] for dimension in group_by]
+        query = select(*columns, *_sums()).group_by(*columns).order_by(*columns)
+        bounds = (
+            (UsageAttempt.day >= since.isoformat()) if since else None,
+            (UsageAttempt.day <= until.isoformat()) if until else None,
+            (UsageAttempt.tenant == tenant) if tenant else None,
+            (UsageAttempt.key_id == key_id) if key_id else None,
+            (UsageAttempt.model == model) if model else None,
+        )
+        query = query.where(*(bound for bound in bounds if bound is not None))
+        async with self._database.session() as session:
+            rows = (await session.execute(query)).all()
+        width = len(columns)
+        return [
+            UsageRow(dict(zip(group_by, row[:width], strict=True)), *row[width:])
+            for row in rows
+            if row[width]  # Without a group there is a row of sums over nothing.
+        ]
+
+    async def _drain_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(DRAIN_S)
+            try:
+                if await self._my_turn():
+                    await self.drain()
+            except DatabaseUnavailable:
+                logger.warning("the ledger cannot be written now; its rows wait in Valkey")
+            except ValkeyUnavailable:
+                with suppress(DatabaseUnavailable):
+                    await self._write(self._unsettled())
+
+    async def _my_turn(self) -> bool:
+        taken = await self._valkey.command("SET", self._drainer, self._name, "NX", "PX", _TURN_MS)
+        if taken:
+            return True
+        return bool(await self._valkey.command("GET", self._drainer) == self._name.encode())
+
+    async def _write(self, rows: Sequence[bytes | str]) -> None:
+        """Write rows, each once however often it comes; one that was lost may turn up after all."""
+        for start in range(0, len(rows), BATCH):
+            values = {row["id"]: row for row in map(_parsed, rows[start : start + BATCH])}
+            async with self._database.transaction() as session:
+                await session.execute(self._insert, list(values.values()))
+
+
+def _into(dialect: Dialect) -> Executable:
+    new = insert(dialect, UsageAttempt)
+    columns = [column.name for column in UsageAttempt.__table__.columns if column.name != "id"]
+    statement: Executable = new.on_conflict_do_update(
+        index_elements=[UsageAttempt.id],
+        set_={name: new.excluded[name] for name in columns},
+        where=(UsageAttempt.outcome == LOST) & (new.excluded.outcome != LOST),
+    )
+    return statement
+
+
+def _parsed(row: bytes | str) -> dict[str, Any]:
+    parsed: dict[str, Any] = orjson.loads(row)
+    parsed["started_at"] = datetime.fromisoformat(parsed["started_at"])
+    return parsed
+
+
+def _sums() -> Sequence[ColumnElement[Any]]:
+    failed = case((UsageAttempt.outcome == "ok", 0), else_=1)
+    return (
+        func.count(),
+        func.coalesce(func.sum(failed), 0),
+        *(
+            func.coalesce(func.sum(column), 0)
+            for column in (
+                UsageAttempt.prompt_tokens,
+                UsageAttempt.cached_tokens,
+                UsageAttempt.completion_tokens,
+                UsageAttempt.cost_nanos,
+                UsageAttempt.duration_ms,
+            )
+        ),
+    )

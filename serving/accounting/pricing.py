@@ -1,0 +1,54 @@
+"""What requests cost, in billionths of the currency (nanos, as in Google's `Money`): whole numbers.
+
+A cost is rounded up once, at its end, so that no sum of costs is ever below what was used.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Self
+
+from models.catalog import ModelSpec
+from models.engine import Usage
+
+_PICOS_OF_MILLIONTH = 10**6  # A price per million tokens, in millionths, is picos of one token.
+
+
+@dataclass(frozen=True, slots=True)
+class Tariff:
+    """A model's price in whole numbers: picos (1e-12) of the currency a token, nanos a second."""
+
+    input_picos: int
+    cached_picos: int
+    output_picos: int
+    nanos_per_second: float
+
+    @classmethod
+    def of(cls, spec: ModelSpec) -> Self:
+        """The tariff of a catalogue entry."""
+        price = spec.price
+        cached = price.cached_input_per_million
+        per_million = price.input_per_million
+        return cls(
+            input_picos=int(per_million * _PICOS_OF_MILLIONTH),
+            cached_picos=int((per_million if cached is None else cached) * _PICOS_OF_MILLIONTH),
+            output_picos=int(price.output_per_million * _PICOS_OF_MILLIONTH),
+            nanos_per_second=float(price.per_gpu_second) * spec.gpu_share * 1e9,
+        )
+
+    def cost_nanos(self, usage: Usage, *, seconds: float) -> int:
+        """The cost of what was used."""
+        cached = min(usage.cached_tokens, usage.prompt_tokens)
+        picos = (
+            (usage.prompt_tokens - cached) * self.input_picos
+            + cached * self.cached_picos
+            + usage.completion_tokens * self.output_picos
+        )
+        return -(-picos // 1000) + math.ceil(self.nanos_per_second * seconds)
+
+    def most_nanos(self, *, prompt_tokens: int, completion_tokens: int, seconds: float) -> int:
+        """The most that a request can cost which uses no more than this."""
+        picos = prompt_tokens * max(self.input_picos, self.cached_picos)
+        picos += completion_tokens * self.output_picos
+        return -(-picos // 1000) + math.ceil(self.nanos_per_second * seconds)

@@ -1,0 +1,84 @@
+"""What was used, as its reports tell it: the questions that can be asked, and what answers have.
+
+Knows nothing of where it is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Literal, Protocol
+
+from serving.quota import Spent
+
+Dimension = Literal["day", "key", "tenant", "model"]
+"""By what usage can be told apart. A day is one of UTC, a key its id."""
+
+DIMENSIONS: tuple[Dimension, ...] = ("day", "key", "tenant", "model")
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRow:
+    """What was used by one group of attempts to answer requests.
+
+    `group` has a value for each dimension that was asked for. `cost_nanos` is in billionths of
+    the currency, `duration_ms` the sum over all attempts. Cached tokens are prompt tokens too.
+    """
+
+    group: Mapping[Dimension, str]
+    requests: int
+    failed: int
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    cost_nanos: int
+    duration_ms: float
+
+
+class Spending(Protocol):
+    """Knows what is spent of budgets."""
+
+    async def spending(self, subject: str, windows: Sequence[str]) -> Mapping[str, Spent]:
+        """What a subject has spent in the current window of each kind.
+
+        Args:
+            subject: `key:<id>` or `tenant:<name>`.
+            windows: `day`, `month` or `total`.
+
+        Returns:
+            An entry for each of `windows`.
+
+        Raises:
+            DatabaseUnavailable, ValkeyUnavailable: it cannot be told now.
+        """
+        ...
+
+
+class UsageReport(Protocol):
+    """Sums up what was used."""
+
+    async def report(
+        self,
+        *,
+        group_by: Sequence[Dimension],
+        since: date | None,
+        until: date | None,
+        tenant: str | None,
+        key_id: str | None,
+        model: str | None,
+    ) -> Sequence[UsageRow]:
+        """Sums for each group, in the order of `group_by`; one row where that is empty.
+
+        Args:
+            group_by: dimensions, none of them twice.
+            since: the first day.
+            until: the last day, itself included.
+            tenant: only of this tenant.
+            key_id: only of this key.
+            model: only of this model.
+
+        Raises:
+            DatabaseUnavailable: it cannot be told now.
+        """
+        ...

@@ -1,0 +1,123 @@
+"""`/admin/v1/keys`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self
+
+from fastapi import APIRouter, Query
+from pydantic import Field
+from starlette.requests import Request
+
+from serving.access.clock import utc_now
+from serving.access.principal import Role
+from serving.access.records import IssuedKey, KeyRecord, Status
+from serving.access.tenants import DEFAULT_TENANT
+from serving.gateway.admin.administration import Administration, AdminRoute, Bodies, admin
+from serving.gateway.admin.objects import AdminObject, Deleted, Page
+from serving.gateway.admin.openapi import takes
+from serving.gateway.admin.queries import KeysQuery
+from serving.gateway.admin.wire import KeyCreation, KeyRotation
+
+
+class KeyObject(AdminObject):
+    """A key, without its text."""
+
+    object: Literal["key"] = "key"
+    id: str
+    tenant: str
+    name: str
+    role: Role
+    status: Status
+    last4: str
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    allowed_models: list[str] | None
+    rotated_from: str | None
+
+    @classmethod
+    def of(cls, record: KeyRecord) -> Self:
+        """What is shown of a key."""
+        return cls(**_shown(record))
+
+
+class NewKeyObject(KeyObject):
+    """A key that was just issued."""
+
+    key: str = Field(description="The key's text. It is never shown again.")
+
+    @classmethod
+    def issued(cls, issued: IssuedKey) -> Self:
+        """A new key with its text, for the only time."""
+        return cls(**_shown(issued.record), key=issued.key.get_secret_value())
+
+
+class KeyPage(Page[KeyObject]):
+    """Keys by tenant, name and age."""
+
+
+def _shown(record: KeyRecord) -> dict[str, Any]:
+    models = record.allowed_models
+    return {
+        "id": record.id,
+        "tenant": record.tenant,
+        "name": record.name,
+        "role": record.role,
+        "status": record.status(utc_now()),
+        "last4": record.last4,
+        "created_at": record.created_at,
+        "expires_at": record.expires_at,
+        "revoked_at": record.revoked_at,
+        "allowed_models": None if models is None else list(models),
+        "rotated_from": record.rotated_from,
+    }
+
+
+def router(administration: Administration, bodies: Bodies) -> APIRouter:
+    """Routes over the keys."""
+    routes = APIRouter(prefix="/keys", tags=["Keys"], route_class=AdminRoute)
+    keys = administration.keys
+
+    @routes.get("", summary="List keys")
+    async def list_keys(query: Annotated[KeysQuery, Query()]) -> KeyPage:
+        """Keys by tenant, name and age; those that are revoked or have expired too."""
+        found = await keys.list(query.tenant, limit=query.limit + 1, after=query.after)
+        return KeyPage.of(found, query.limit, show=KeyObject.of, id_of=lambda one: one.id)
+
+    @routes.post("", summary="Create a key", openapi_extra=takes(KeyCreation))
+    async def create_key(request: Request) -> NewKeyObject:
+        """Issues a key. Its text is in this answer and nowhere else."""
+        wire = await bodies.read(request, KeyCreation)
+        issued = await keys.create(
+            wire.tenant,
+            wire.name,
+            role=wire.role,
+            expires_at=wire.expires_at,
+            allowed_models=wire.allowed_models,
+            new_tenant=wire.tenant == DEFAULT_TENANT,
+            actor=admin(request).key_id,
+        )
+        return NewKeyObject.issued(issued)
+
+    @routes.get("/{key_id}", summary="Get a key")
+    async def get_key(key_id: str) -> KeyObject:
+        """One key, without its text."""
+        return KeyObject.of(await keys.get(key_id))
+
+    @routes.delete("/{key_id}", summary="Revoke a key")
+    async def revoke_key(request: Request, key_id: str) -> Deleted:
+        """Ends a key for good. It stays in the list; one that has ended stays as it is."""
+        record = await keys.get(key_id)  # By its id only: a name could be another key's.
+        await keys.revoke(record.id, actor=admin(request).key_id)
+        return Deleted(id=record.id, object="key.deleted")
+
+    @routes.post("/{key_id}/rotate", summary="Rotate a key", openapi_extra=takes(KeyRotation))
+    async def rotate_key(request: Request, key_id: str) -> NewKeyObject:
+        """Replaces a key by one with the same name, rights, limits and budgets."""
+        wire = await bodies.read(request, KeyRotation)
+        record = await keys.get(key_id)
+        actor = admin(request).key_id
+        return NewKeyObject.issued(await keys.rotate(record.id, grace_s=wire.grace_s, actor=actor))
+
+    return routes

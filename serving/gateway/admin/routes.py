@@ -1,0 +1,50 @@
+"""All routes of the admin API behind one guard, and its OpenAPI document."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from fastapi import APIRouter, Depends
+from fastapi.routing import APIRoute
+
+from serving.config import LimitSettings, ServerSettings
+from serving.gateway.admin import audit, budgets, keys, tenants, usage
+from serving.gateway.admin import limits as limits_of
+from serving.gateway.admin.administration import Administration, AdminRoute, Bodies, guard
+from serving.gateway.admin.openapi import ERRORS, document
+
+PREFIX = "/admin/v1"
+
+
+def router(
+    administration: Administration, *, server: ServerSettings, limits: LimitSettings
+) -> APIRouter:
+    """All routes of the admin API."""
+    routes = APIRouter(
+        prefix=PREFIX,
+        route_class=AdminRoute,
+        dependencies=[Depends(guard(administration))],
+        responses=ERRORS,
+        generate_unique_id_function=_operation,
+    )
+    bodies = Bodies(server, limits)
+    for resource in (tenants, keys, limits_of, budgets):
+        routes.include_router(resource.router(administration, bodies))
+    for report in (usage, audit):
+        routes.include_router(report.router(administration))
+
+    @cache
+    def described() -> dict[str, Any]:
+        return document(routes.routes)
+
+    @routes.get("/openapi.json", summary="Describe this API", tags=["Description"])
+    async def describe() -> dict[str, Any]:
+        """This API as an OpenAPI 3.1 document."""
+        return described()
+
+    return routes
+
+
+def _operation(route: APIRoute) -> str:
+    return route.name

@@ -1,0 +1,77 @@
+"""`/admin/v1/tenants`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal, Self
+
+from fastapi import APIRouter, Query
+from starlette.requests import Request
+
+from serving.access.tenants import Tenant
+from serving.errors import Conflict
+from serving.gateway.admin.administration import Administration, AdminRoute, Bodies, admin
+from serving.gateway.admin.objects import AdminObject, Deleted, Page
+from serving.gateway.admin.openapi import takes
+from serving.gateway.admin.queries import PageQuery
+from serving.gateway.admin.wire import TenantChange, TenantCreation
+
+
+class TenantObject(AdminObject):
+    """A tenant."""
+
+    object: Literal["tenant"] = "tenant"
+    name: str
+    weight: float
+    created_at: datetime
+
+    @classmethod
+    def of(cls, tenant: Tenant) -> Self:
+        """What is shown of a tenant."""
+        return cls(name=tenant.name, weight=tenant.weight, created_at=tenant.created_at)
+
+
+class TenantPage(Page[TenantObject]):
+    """Tenants by name."""
+
+
+def router(administration: Administration, bodies: Bodies) -> APIRouter:
+    """Routes over the tenants."""
+    routes = APIRouter(prefix="/tenants", tags=["Tenants"], route_class=AdminRoute)
+    tenants = administration.tenants
+
+    @routes.get("", summary="List tenants")
+    async def list_tenants(query: Annotated[PageQuery, Query()]) -> TenantPage:
+        """Tenants by name."""
+        found = await tenants.list(limit=query.limit + 1, after=query.after or "")
+        return TenantPage.of(found, query.limit, show=TenantObject.of, id_of=lambda one: one.name)
+
+    @routes.post("", summary="Create a tenant", openapi_extra=takes(TenantCreation))
+    async def create_tenant(request: Request) -> TenantObject:
+        """Adds a tenant. Its name cannot be changed later."""
+        wire = await bodies.read(request, TenantCreation)
+        actor = admin(request).key_id
+        return TenantObject.of(await tenants.create(wire.name, weight=wire.weight, actor=actor))
+
+    @routes.get("/{name}", summary="Get a tenant")
+    async def get_tenant(name: str) -> TenantObject:
+        """One tenant."""
+        return TenantObject.of(await tenants.get(name))
+
+    @routes.patch("/{name}", summary="Change a tenant", openapi_extra=takes(TenantChange))
+    async def change_tenant(request: Request, name: str) -> TenantObject:
+        """Sets the tenant's weight: its share of an engine that several tenants want at once."""
+        wire = await bodies.read(request, TenantChange)
+        actor = admin(request).key_id
+        return TenantObject.of(await tenants.set_weight(name, wire.weight, actor=actor))
+
+    @routes.delete("/{name}", summary="Delete a tenant")
+    async def delete_tenant(request: Request, name: str) -> Deleted:
+        """Deletes a tenant with its keys and the limits of both. Usage and audit stay."""
+        caller = admin(request)
+        if caller.tenant == name:
+            raise Conflict("The key sent belongs to this tenant, so it would end with it.")
+        await tenants.delete(name, actor=caller.key_id)
+        return Deleted(id=name, object="tenant.deleted")
+
+    return routes

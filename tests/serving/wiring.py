@@ -1,0 +1,85 @@
+"""A pipeline over fakes, wired as a gateway wires it."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from models.catalog import ModelSpec
+from models.embedder import Embedder
+from models.engine import Engine, Kind
+from models.token_counter import TokenCounter, counter
+from serving.access.authenticator import Authenticator
+from serving.access.keys import KeyStore
+from serving.books import Books
+from serving.config import Settings
+from serving.pipeline import Pipeline
+from serving.storage.database import Database
+from serving.telemetry.meter import Meter
+
+SECRET = SecretStr("server-secret-of-the-tests-0123456789")
+FIXED_KEY = "fixed-key-of-the-tests"
+
+Wire = Callable[..., tuple[Pipeline, Books, Meter]]
+
+
+class CharacterCounter:
+    """A token for every character of a prompt, as the fake embedder counts."""
+
+    context_tokens = 64
+
+    async def count(self, kind: Kind, body: Mapping[str, Any]) -> int:
+        return len(str(body.get("messages") or body.get("prompt"))) if kind else 0
+
+    async def count_texts(self, inputs: Any) -> int:
+        return sum(map(len, inputs))
+
+
+@pytest.fixture
+async def wire(database: Database, embedded_valkey_url: str) -> AsyncIterator[Wire]:
+    """Wires gateways; two over one `prefix` share their limits as two replicas do."""
+    opened: list[Books] = []
+
+    def build(
+        specs: tuple[ModelSpec, ...],
+        engines: Mapping[str, Engine],
+        embedders: Mapping[str, Embedder],
+        *,
+        prefix: str | None = None,
+        **settings: Any,
+    ) -> tuple[Pipeline, Books, Meter]:
+        settings = {"storage": {"valkey": embedded_valkey_url}} | settings
+        meter = Meter()
+        authenticator = Authenticator(
+            KeyStore(database, SECRET), SECRET, fixed_key=SecretStr(FIXED_KEY)
+        )
+        books = Books.open(
+            database,
+            Settings.model_validate(settings | {"models": specs}),
+            authenticator=authenticator,
+            meter=meter,
+            prefix=prefix or f"{{test-{secrets.token_hex(6)}}}:",
+        )
+        opened.append(books)
+        pipeline = Pipeline(
+            authenticator=authenticator,
+            attempts=books.attempts,
+            specs={spec.id: spec for spec in specs},
+            engines=engines,
+            embedders=embedders,
+            counters={spec.id: _counter(spec) for spec in specs},
+            secret=SECRET,
+        )
+        return pipeline, books, meter
+
+    yield build
+    for books in opened:
+        await books.close()
+
+
+def _counter(spec: ModelSpec) -> TokenCounter:
+    return counter(spec, None, None) if spec.simulated else CharacterCounter()
