@@ -1,8 +1,9 @@
 """How processes of one Ray cluster reach each other: on which address, and under which TLS.
 
-Ray 2.60 binds that gRPC server to every interface of the machine, takes pickled calls from whoever
-reaches it and asks for no token. Bound to the node's own address it is unreachable from outside
-where that address is loopback; between nodes, use RAY_USE_TLS and a network policy.
+Ray 2.60 binds a replica's gRPC server to every interface of the machine. With RAY_AUTH_MODE=token
+it unpickles calls that carry the cluster's token, which crosses in the clear; without, all calls.
+Bound to the node's own address it is unreachable from outside where that address is loopback;
+between nodes, use RAY_USE_TLS and a network policy.
 """
 
 from __future__ import annotations

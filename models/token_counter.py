@@ -10,23 +10,22 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
-from functools import cached_property
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from jinja2 import Environment, Template, TemplateError, nodes
-from jinja2.exceptions import SecurityError
-from jinja2.ext import Extension
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.utils import Namespace
-from tokenizers import AddedToken, Tokenizer
-
 from models.catalog import ModelSpec
+from models.chat_template import ChatTemplate
 from models.engine import Engine, EngineError, Kind, TokenizeRequest
 from models.simulated_text import MARK, VOCABULARY_SIZE, chat_prompt, decode
+from models.tokenizer_files import (
+    SPECIAL_NAMES,
+    load_tokenizer,
+    read_json,
+    template_sources,
+    text_of,
+    tokenizer_config,
+)
 
 INLINE_CHARACTERS = 4_000
 """Longer texts are tokenised in a thread, which takes the loop 0.1 ms. These take it 1.5 ms."""
@@ -39,16 +38,6 @@ SPECIAL_TOKENS = 4
 
 SIMULATED_CONTEXT_TOKENS = 8192
 """Of a simulated model that does not say; a test holds it to the engine's."""
-
-_SPECIAL_NAMES = (
-    "bos_token",
-    "eos_token",
-    "unk_token",
-    "sep_token",
-    "pad_token",
-    "cls_token",
-    "mask_token",
-)
 
 _RENDERING_ARGUMENTS = frozenset(
     {
@@ -110,7 +99,7 @@ def counter(spec: ModelSpec, directory: Path | None, engine: Engine | None) -> T
 
 def _says_all(directory: Path, spec: ModelSpec) -> bool:
     """Whether the files alone say how a prompt is made."""
-    architectures = _json(directory / "config.json").get("architectures") or ()
+    architectures = read_json(directory / "config.json").get("architectures") or ()
     return (
         (directory / "tokenizer.json").is_file()
         and not any(directory.glob("consolidated*.safetensors"))  # Then Mistral's library counts.
@@ -130,12 +119,12 @@ class LocalCounter:
     """
 
     def __init__(self, spec: ModelSpec, directory: Path) -> None:
-        config = _tokenizer_config(directory)
-        special = {name: text for name in _SPECIAL_NAMES if (text := _text_of(config.get(name)))}
-        sources = _template_sources(directory, config)
-        self._tokenizer = _tokenizer(directory, config, special)
-        self._templates = {name: _Template(text, special) for name, text in sources.items()}
-        longest = _json(directory / "sentence_bert_config.json").get("max_seq_length")
+        config = tokenizer_config(directory)
+        special = {name: text for name in SPECIAL_NAMES if (text := text_of(config.get(name)))}
+        sources = template_sources(directory, config)
+        self._tokenizer = load_tokenizer(directory, config, special)
+        self._templates = {name: ChatTemplate(text, special) for name, text in sources.items()}
+        longest = read_json(directory / "sentence_bert_config.json").get("max_seq_length")
         limits = [limit for limit in (spec.context_tokens, longest) if limit]
         self.context_tokens: int | None = min(limits, default=None)
 
@@ -285,278 +274,3 @@ _SIMULATED_PIECES = _simulated_pieces()
 def _simulated_tokens(text: str) -> int:
     """`len(encode(text))`, without the list."""
     return len(_SIMULATED_PIECES.sub(b"-", text.encode("utf-8", "replace")))
-
-
-class _Template:
-    """A chat template, given what vLLM gives it.
-
-    Args:
-        source: Jinja; compiled at the first use, as one that is wrong may never be used.
-        special: texts of the tokenizer's special tokens, which templates know by name.
-    """
-
-    def __init__(self, source: str, special: Mapping[str, str]) -> None:
-        self._source = source
-        self._special = special
-
-    def render(self, body: Mapping[str, Any]) -> str:
-        """The prompt of a chat.
-
-        Raises:
-            Exception: anything that the template raises.
-        """
-        tools = body.get("tools")
-        effort = body.get("reasoning_effort")
-        asked = {"reasoning_effort": effort, "enable_thinking": effort != "none"} if effort else {}
-        return self._compiled.render(
-            {
-                **self._special,
-                **asked,
-                "messages": [self._message(message) for message in body["messages"]],
-                "tools": [_tool(tool) for tool in tools] if tools else None,
-                "documents": None,
-                "add_generation_prompt": True,
-            }
-        )
-
-    @cached_property
-    def _compiled(self) -> Template:
-        return _environment().from_string(self._source)
-
-    @cached_property
-    def _takes_parts(self) -> bool:
-        try:
-            return _loops_over_content(_environment().parse(self._source))
-        except ValueError:
-            return False
-
-    def _message(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        """`_parse_chat_message_content` of vLLM's `chat_utils`, of text only."""
-        role = message["role"]
-        given: dict[str, Any] = {"role": role, "content": self._content(message)}
-        if role == "assistant":
-            if calls := message.get("tool_calls"):
-                given["tool_calls"] = [_tool_call(call) for call in calls]
-            if (reasoning := message.get("reasoning_content")) is not None:
-                names = ("thinking", "reasoning", "reasoning_content")
-                given |= dict.fromkeys(names, reasoning)
-        if role == "tool" and "tool_call_id" in message:
-            given["tool_call_id"] = message["tool_call_id"]
-        if isinstance(message.get("name"), str):
-            given["name"] = message["name"]
-        return given
-
-    def _content(self, message: Mapping[str, Any]) -> str | list[dict[str, str]]:
-        content = message.get("content")
-        texts = [content] if isinstance(content, str) else [part["text"] for part in content or ()]
-        if self._takes_parts and message["role"] != "tool":
-            return [{"type": "text", "text": text} for text in texts]
-        return "\n".join(texts)
-
-
-def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
-    """A tool with the fields, and in the order, of vLLM's `ChatCompletionToolsParam`."""
-    function = tool["function"]
-    given = {name: function.get(name) for name in ("name", "description", "parameters")}
-    if function.get("strict") is not None:
-        given["strict"] = function["strict"]
-    return {"type": "function", "function": given}
-
-
-def _tool_call(call: Mapping[str, Any]) -> dict[str, Any]:
-    """A tool call in the order of OpenAI's types, its arguments an object whatever they are."""
-    function = call["function"]
-    try:
-        arguments = json.loads(function["arguments"] or "{}")
-    except ValueError:
-        arguments = {}
-    named = {
-        "arguments": arguments if isinstance(arguments, dict) else {},
-        "name": function["name"],
-    }
-    return {"id": call["id"], "function": named, "type": "function"}
-
-
-class _GenerationTag(Extension):
-    """`{% generation %}` marks what a model said, for training. Here it only is a scope."""
-
-    tags = {"generation"}  # noqa: RUF012  As Jinja declares it.
-
-    def parse(self, parser: Parser) -> nodes.Node:
-        """See `Extension.parse`."""
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return nodes.Scope(body).set_lineno(line)
-
-
-class _Dict:
-    """`dict` of a template: the type's other attributes are none of its business."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
-        return dict(*args, **kwargs)
-
-    def fromkeys(self, *args: Any) -> dict[Any, Any]:
-        """`dict.fromkeys`."""
-        return dict.fromkeys(*args)
-
-
-class _Namespace(Namespace):
-    """`namespace` of a template, in which no name begins with an underscore."""
-
-    def __init__(*args: Any, **kwargs: Any) -> None:  # `self` may be one of the names.
-        values = dict(*args[1:], **kwargs)
-        for name in values:
-            _check_name(name)
-        Namespace.__init__(args[0], values)
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        _check_name(name)
-        super().__setitem__(name, value)
-
-
-def _check_name(name: Any) -> None:
-    if isinstance(name, str) and name.startswith("_"):
-        raise SecurityError("A template cannot keep private names in a namespace.")
-
-
-def _environment() -> Environment:
-    """The sandbox of `transformers.utils.chat_template_utils`."""
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True,
-        lstrip_blocks=True,
-        extensions=[_GenerationTag, "jinja2.ext.loopcontrols"],
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals |= {
-        "raise_exception": _raise_exception,
-        "strftime_now": _strftime_now,
-        "dict": _Dict(),
-        "namespace": _Namespace,
-    }
-    return environment
-
-
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """`tojson` without Jinja's escapes for HTML. Templates may pass options by position."""
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
-
-
-def _raise_exception(message: str) -> None:
-    raise TemplateError(message)
-
-
-def _strftime_now(pattern: str) -> str:
-    return datetime.now().strftime(pattern)  # noqa: DTZ005  Local, as the engine's is.
-
-
-def _loops_over_content(template: nodes.Template) -> bool:
-    """Whether vLLM gives a template parts rather than texts (`_detect_content_format`).
-
-    Raises:
-        ValueError: the template is not one of those that vLLM looks through.
-    """
-    loops = list(template.find_all(nodes.For))
-    lists = list(_aliases(template, "messages"))
-    messages = [_name(loop.target) for loop in loops if any(_is(loop.iter, a) for a in lists)]
-    return any(
-        (isinstance(loop.iter, nodes.Name) and loop.iter.name == "content")
-        or any(_is(loop.iter, message, "content") for message in messages)
-        for loop in loops
-    )
-
-
-def _aliases(template: nodes.Template, name: str) -> Iterator[str]:
-    """The name, and the names that it, or a part of it, is assigned to."""
-    known = [name]
-    for one in known:
-        yield one
-        for assignment in template.find_all(nodes.Assign):
-            if _is(assignment.node, one) and (other := _name(assignment.target)) not in known:
-                known.append(other)
-
-
-def _name(target: nodes.Node) -> str:
-    if not isinstance(target, nodes.Name):
-        raise ValueError("not a plain name")  # noqa: TRY004  It is no bug of a caller's.
-    return target.name
-
-
-def _is(node: nodes.Node | None, name: str, key: str | None = None) -> bool:
-    """Whether an expression is a variable, or its `key`, perhaps filtered, tested or sliced."""
-    if isinstance(node, nodes.Filter | nodes.Test):
-        return _is(node.node, name, key)
-    if isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Slice):
-        return _is(node.node, name, key)
-    if key is None:
-        return _is_variable(node, name)
-    if isinstance(node, nodes.Getattr):
-        return node.attr == key and _is_variable(node.node, name)
-    if isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Const):
-        return node.arg.value == key and _is_variable(node.node, name)
-    return False
-
-
-def _is_variable(node: nodes.Node | None, name: str) -> bool:
-    return isinstance(node, nodes.Name) and node.ctx == "load" and node.name == name
-
-
-def _tokenizer_config(directory: Path) -> dict[str, Any]:
-    """`tokenizer_config.json`, with what older models keep in `special_tokens_map.json`."""
-    config = _json(directory / "tokenizer_config.json")
-    if "added_tokens_decoder" in config:
-        return config
-    return config | _json(directory / "special_tokens_map.json")
-
-
-def _template_sources(directory: Path, config: Mapping[str, Any]) -> dict[str, str]:
-    """Chat templates by name; files come before what the configuration holds."""
-    files = {path.stem: path for path in (directory / "additional_chat_templates").glob("*.jinja")}
-    if (directory / "chat_template.jinja").is_file():
-        files["default"] = directory / "chat_template.jinja"
-    if files:
-        return {name: path.read_text("utf-8") for name, path in files.items()}
-    kept = config.get("chat_template") or {}
-    if isinstance(kept, list):
-        return {template["name"]: template["template"] for template in kept}
-    return {"default": kept} if isinstance(kept, str) else dict(kept)
-
-
-def _tokenizer(directory: Path, config: Mapping[str, Any], special: Mapping[str, str]) -> Tokenizer:
-    """The tokenizer as transformers' `TokenizersBackend` sets it up, for whole texts."""
-    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    tokenizer.encode_special_tokens = bool(config.get("split_special_tokens"))
-    known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
-    named = dict.fromkeys((*special.values(), *_extra_special(config)))
-    tokenizer.add_special_tokens(
-        [AddedToken(text, special=True, normalized=False) for text in named if text not in known]
-    )
-    return tokenizer
-
-
-def _extra_special(config: Mapping[str, Any]) -> list[str]:
-    """Special tokens beyond those of `_SPECIAL_NAMES`: listed, or named by the model."""
-    listed = config.get("extra_special_tokens") or config.get("additional_special_tokens") or ()
-    listed = listed.values() if isinstance(listed, dict) else listed
-    own = [value for name, value in config.items() if name.endswith("_token")]
-    return [text for value in (*listed, *own) if (text := _text_of(value))]
-
-
-def _text_of(token: Any) -> str | None:
-    """A special token, which is written as its text or as an object with more."""
-    text = token.get("content") if isinstance(token, dict) else token
-    return text if isinstance(text, str) and text else None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """A JSON object; empty if there is no such file."""
-    return dict(json.loads(path.read_bytes())) if path.is_file() else {}

@@ -111,7 +111,7 @@ class StorageSettings(_Group):
     """State that all gateways share. Valkey is started with the server unless a URL is given."""
 
     valkey: SecretStr | None = Field(
-        None, description="valkey://, redis://, rediss:// or unix:// URL of Valkey or Redis."
+        None, description="valkey(s)://, redis(s):// or unix:// URL of Valkey or Redis."
     )
 
 

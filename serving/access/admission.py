@@ -244,6 +244,8 @@ class Admission:
         )
 
     async def _reserve(self, demand: Demand, policy: Policy, day: date) -> Quota:
+        if self.reservations.is_full:
+            raise AdmissionUnavailable("Too much waits to be settled. Try again soon.")
         if policy.is_empty:
             self.reservations.hold(demand)
             return Quota()

@@ -194,6 +194,11 @@ class Reservations:
             await asyncio.wait({self._flying})
 
     @property
+    def is_full(self) -> bool:
+        """Whether so much waits for Valkey that no request should be let in any more."""
+        return len(self._queue) + len(self._unanswered) > MAX_UNSETTLED
+
+    @property
     def unsettled(self) -> int:
         """Settlements on their way, or waiting for Valkey."""
         return sum(one.settles for one in [*self._unanswered, *self._queue])
@@ -209,8 +214,6 @@ class Reservations:
         Raises:
             ValkeyUnavailable: nothing is known, and nothing will be held.
         """
-        if len(self._queue) + len(self._unanswered) > MAX_UNSETTLED:
-            raise ValkeyUnavailable("too many settlements wait for Valkey")
         try:
             reply = await self._submit(_asked("reserve", demand))
         except (asyncio.CancelledError, ValkeyUnavailable) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import platform
@@ -20,6 +21,8 @@ from models import prepare
 from serving import config
 from serving.cli.options import ConfigOption, JsonOption
 from serving.config import Settings
+from serving.storage.errors import ValkeyError
+from serving.storage.valkey import Valkey
 
 GIB = 1024**3
 
@@ -37,7 +40,7 @@ def doctor(config_file: ConfigOption = None, *, as_json: JsonOption = False) -> 
     """Look at Python, memory, cores, GPUs, model files, ports, and what would leave the machine."""
     settings = config.load(config_file)
     checks: list[Callable[[Settings], list[Finding]]] = [
-        _python, _packages, _memory, _cores, _gpus, _disk, _models, _ports, _egress,
+        _python, _packages, _memory, _cores, _gpus, _disk, _models, _valkey, _ports, _egress,
     ]  # fmt: skip
     findings = [finding for check in checks for finding in check(settings)]
     if as_json:
@@ -127,6 +130,26 @@ def _models(settings: Settings) -> list[Finding]:
     return found
 
 
+def _valkey(settings: Settings) -> list[Finding]:
+    if settings.storage.valkey is None:
+        if settings.ray.address is None:
+            return [Finding("Valkey", "ok", "starts with the server")]
+        return [Finding("Valkey", "fail", "storage.valkey is needed on a cluster")]
+    try:
+        asyncio.run(_ping(settings.valkey_url))
+    except ValkeyError as error:
+        return [Finding("Valkey", "warn", f"{error}; budgets refuse requests without it")]
+    return [Finding("Valkey", "ok", "answers")]
+
+
+async def _ping(url: str) -> None:
+    valkey = Valkey.open(url, timeout_s=2.0)
+    try:
+        await valkey.command("PING")
+    finally:
+        await valkey.close()
+
+
 def _ports(settings: Settings) -> list[Finding]:
     server = settings.server
     with socket.socket(socket.AF_INET6 if ":" in server.host else socket.AF_INET) as probe:
@@ -147,7 +170,9 @@ def _egress(settings: Settings) -> list[Finding]:
             f"prompts and answers, to the nodes of the Ray cluster {settings.ray.address}"
         )
     if settings.access.database_url.startswith("postgres"):
-        leaves.append("keys' digests and names, to the PostgreSQL server")
+        leaves.append("names, keys' digests, limits and usage, to the PostgreSQL server")
+    if settings.storage.valkey is not None and not settings.valkey_url.startswith("unix:"):
+        leaves.append("usage, and answers kept encrypted for a repeat, to the Valkey server")
     told = " and ".join(leaves) or "nothing"
     return [
         Finding("reachable", "warn" if open_to else "ok", reached),

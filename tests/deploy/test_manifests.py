@@ -29,7 +29,12 @@ RAYSERVICE = DEPLOY / "kubernetes" / "rayservice.yaml"
 MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
 
 DATABASE_URL = "postgresql://ringfence:pw@db:5432/ringfence"
-ENVIRONMENT = {"RINGFENCE_DATABASE_URL": DATABASE_URL, "RINGFENCE_SECRET": "s" * 32}
+VALKEY_URL = "rediss://ringfence:pw@valkey:6379/0"
+ENVIRONMENT = {
+    "RINGFENCE_DATABASE_URL": DATABASE_URL,
+    "RINGFENCE_VALKEY_URL": VALKEY_URL,
+    "RINGFENCE_SECRET": "s" * 32,
+}
 ENGINES = {"Engine:qwen3-8b", "Engine:llama-3_3-70b"}
 
 REMAKE = "made from deploy/gpu/ringfence.yaml; deploy/README.md has the commands"
@@ -59,6 +64,16 @@ def containers() -> list[dict[str, Any]]:
 
 def environment(container: dict[str, Any]) -> dict[str, str]:
     return {entry["name"]: entry["value"] for entry in container["env"] if "value" in entry}
+
+
+def secret_keys(container: dict[str, Any]) -> dict[str, str]:
+    """Environment variables that are filled from the secret `ringfence`, and with which key."""
+    references = {
+        entry["name"]: entry["valueFrom"]["secretKeyRef"]
+        for entry in container["env"]
+        if "valueFrom" in entry
+    }
+    return {name: one["key"] for name, one in references.items() if one["name"] == "ringfence"}
 
 
 def served() -> tuple[ModelSpec, ...]:
@@ -118,10 +133,25 @@ def test_example_is_a_valid_configuration() -> None:
 
 
 def test_secrets_come_from_the_environment() -> None:
-    access = config.parse(read(CONFIG), ENVIRONMENT).access
-    assert access.database_url == DATABASE_URL
-    assert access.secret is not None
-    assert access.secret.get_secret_value() == ENVIRONMENT["RINGFENCE_SECRET"]
+    settings = config.parse(read(CONFIG), ENVIRONMENT)
+    assert settings.access.database_url == DATABASE_URL
+    assert settings.access.secret is not None
+    assert settings.access.secret.get_secret_value() == ENVIRONMENT["RINGFENCE_SECRET"]
+    assert settings.valkey_url == VALKEY_URL
+
+
+def test_every_model_on_gpus_has_a_price() -> None:
+    for spec in served():
+        if spec.device == "gpu":
+            assert spec.price.input_per_million > 0
+            assert spec.price.output_per_million > spec.price.input_per_million
+            assert spec.price.per_gpu_second > 0
+
+
+def test_every_key_is_limited_and_none_is_stopped_by_a_valkey_that_is_away() -> None:
+    per_key = config.parse(read(CONFIG), ENVIRONMENT).admission.per_key
+    assert per_key.requests_per_minute == config.Bound(value=600, without_store="allow")
+    assert per_key.concurrent_requests == config.Bound(value=64, without_store="allow")
 
 
 def test_serve_config_is_what_the_command_prints() -> None:
@@ -141,7 +171,7 @@ def test_rayservice_carries_the_same_serve_config() -> None:
 
 
 def test_serve_config_does_not_depend_on_who_prints_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RINGFENCE_PORT", "RINGFENCE_DATABASE_URL", "RINGFENCE_API_KEY"):
+    for name in ("RINGFENCE_PORT", "RINGFENCE_API_KEY", *ENVIRONMENT):
         monkeypatch.setenv(name, "9999")
     assert serve_config(read(CONFIG)) == read(SERVE_CONFIG)
 
@@ -235,6 +265,23 @@ def test_every_ray_container_has_the_flags() -> None:
         assert environment(container).items() >= (QUIET_ENVIRONMENT | SERVE_FLAGS).items()
 
 
+def test_every_ray_container_has_the_secrets_that_the_configuration_names() -> None:
+    for container in containers():
+        assert secret_keys(container) == {
+            "RINGFENCE_DATABASE_URL": "database-url",
+            "RINGFENCE_VALKEY_URL": "valkey-url",
+            "RINGFENCE_SECRET": "secret",
+        }
+        assert secret_keys(container).keys() == ENVIRONMENT.keys()
+
+
+def test_secret_is_made_with_the_keys_that_containers_take() -> None:
+    readme = (DEPLOY / "README.md").read_text("utf-8")
+    (command,) = re.findall(r"secret generic ringfence \\\n((?:.*\\\n)*.*)", readme)
+    made = set(re.findall(r"--from-literal=([\w-]+)=", command))
+    assert made == set(secret_keys(containers()[0]).values())
+
+
 def test_every_proxy_is_the_hardened_one() -> None:
     for container in containers():
         path = environment(container)["RAY_SERVE_HAPROXY_BINARY_PATH"]
@@ -248,9 +295,10 @@ def test_ray_asks_for_a_token() -> None:
 
 
 def test_streams_may_end_before_anything_is_stopped() -> None:
-    drain_s = config.parse(read(CONFIG), ENVIRONMENT).server.drain_s
+    settings = config.parse(read(CONFIG), ENVIRONMENT)
+    drain_s = settings.server.drain_s
     longest_stream_s = 8192 / 30
-    assert drain_s > longest_stream_s
+    assert drain_s >= settings.admission.max_request_s > longest_stream_s
     assert service()["rayClusterDeletionDelaySeconds"] > drain_s
     for container in containers():
         assert float(environment(container)["RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S"]) >= drain_s
@@ -295,10 +343,10 @@ def test_images_are_pinned(path: Path) -> None:
 def test_no_secret_is_written_in_clear(path: Path) -> None:
     for document in documents(path):
         for entry in variables(document):
-            if re.search(r"SECRET|TOKEN|PASSWORD|DATABASE", entry["name"]):
+            if re.search(r"SECRET|TOKEN|PASSWORD|DATABASE|VALKEY", entry["name"]):
                 assert "secretKeyRef" in entry.get("valueFrom", {}) or entry["value"] == "unused"
         for key, text in strings(document):
-            if re.search(r"secret|database|password|token", key):
+            if re.search(r"secret|database|valkey|password|token", key):
                 assert re.fullmatch(r"\$\{\w+\}", text), key
 
 
@@ -343,11 +391,15 @@ def test_network_policy_covers_every_pod_in_both_directions() -> None:
         assert group["template"]["metadata"]["labels"].items() >= selected.items()
 
 
-def test_pods_reach_each_other_dns_and_the_database_only() -> None:
-    ring, dns, database = policy()["egress"]
+def test_pods_reach_each_other_dns_the_database_and_valkey_only() -> None:
+    ring, dns, database, valkey = policy()["egress"]
     assert ring == {"to": [{"podSelector": policy()["podSelector"]}]}
     assert {rule["port"] for rule in dns["ports"]} == {53}
     assert database["ports"] == [{"protocol": "TCP", "port": 5432}]
+    assert valkey == {
+        "to": [{"podSelector": {"matchLabels": {"app": "valkey"}}}],
+        "ports": [{"protocol": "TCP", "port": 6379}],
+    }
 
 
 def test_clients_reach_haproxy_only() -> None:
@@ -363,3 +415,9 @@ def test_weights_are_fetched_for_every_model_that_is_not_packaged() -> None:
     (models,) = re.findall(r"for model in (.*); do", container["command"][-1])
     assert models.split() == [spec.id for spec in served() if isinstance(spec.source, str)]
     assert job["spec"]["template"]["metadata"]["labels"] != policy()["podSelector"]["matchLabels"]
+
+
+def test_weights_are_fetched_with_every_variable_that_the_configuration_names() -> None:
+    _, job = documents(DEPLOY / "kubernetes" / "weights.yaml")
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert environment(container).items() >= dict.fromkeys(ENVIRONMENT, "unused").items()

@@ -45,14 +45,16 @@ def simulated(**server: Any) -> str:
 
 def test_machine_is_looked_at(findings: Look, free_port: int) -> None:
     found = findings(simulated(port=free_port))
-    assert {"Python", "package ray", "package torch", "memory", "cores", "GPUs", "disk", "port",
-            "reachable", "leaves the machine", "model simulated"} == found.keys()  # fmt: skip
+    assert found.keys() == {
+        *("Python", "package ray", "package torch", "memory", "cores", "GPUs", "disk", "Valkey"),
+        *("port", "reachable", "leaves the machine", "model simulated"),
+    }
     assert {row["state"] for row in found.values()} <= {"ok", "warn"}
 
 
 def test_each_finding_is_a_line(run: Run, config_file: Write, free_port: int) -> None:
     lines = run("doctor", "-c", config_file(simulated(port=free_port))).stdout.splitlines()
-    assert len(lines) == 11
+    assert len(lines) == 12
     assert {line.split()[0] for line in lines} <= {"ok", "warn"}
 
 
@@ -103,7 +105,11 @@ def test_nothing_leaves_by_default(findings: Look, free_port: int) -> None:
 @pytest.mark.parametrize(
     ("group", "words"),
     [
-        ({"ray": {"address": "10.0.0.5:6379"}}, "the Ray cluster 10.0.0.5:6379"),
+        (
+            {"ray": {"address": "10.0.0.5:6379"}, "storage": {"valkey": "unix:///nowhere"}},
+            "the Ray cluster 10.0.0.5:6379",
+        ),
+        ({"storage": {"valkey": "redis://:canary@127.0.0.1:1"}}, "the Valkey server"),
         ({"access": {"database": "postgresql://u:canary@db/x"}}, "the PostgreSQL server"),
     ],
 )
@@ -113,6 +119,24 @@ def test_what_leaves_to_our_own_machines_is_told(
     text = json.dumps({"server": {"port": free_port}, "models": ["simulated"]} | group)
     found = findings(text)["leaves the machine"]
     assert (found["state"], words in found["detail"]) == ("warn", True)
+    assert "canary" not in found["detail"]
+
+
+@pytest.mark.parametrize(
+    ("group", "state", "words"),
+    [
+        ({}, "ok", "starts with the server"),
+        ({"storage": {"valkey": "redis://:canary@127.0.0.1:1"}}, "warn", "unavailable"),
+        ({"ray": {"address": "10.0.0.5:6379"}}, "fail", "storage.valkey is needed"),
+    ],
+    ids=["embedded", "away", "cluster"],
+)
+def test_valkey_is_looked_at(
+    findings: Look, free_port: int, group: dict[str, Any], state: str, words: str
+) -> None:
+    text = json.dumps({"server": {"port": free_port}, "models": ["simulated"]} | group)
+    found = findings(text, code=int(state == "fail"))["Valkey"]
+    assert (found["state"], words in found["detail"]) == (state, True)
     assert "canary" not in found["detail"]
 
 
