@@ -118,7 +118,10 @@ class Attempts:
             close = partial(self._close, attempt, record, forecast)
             async with self._admission.enter(ask, close) as permit:
                 record.queued_s = permit.waited_s
+                record.admission_s = record.duration_s - permit.waited_s
                 yield record, permit.quota
+                done_s = record.duration_s
+            record.settlement_s = record.duration_s - done_s
 
     def _ask(self, call: Call, attempt: Attempt, forecast: Forecast) -> Ask:
         return Ask(

@@ -18,10 +18,10 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 TTL_S = 2.0
-"""Age from which the database is asked again."""
+"""Age from which the database is asked again, while the answer still serves."""
 
 MAX_AGE_S = 5.0
-"""Age up to which an answer serves while the database is silent: the bound on a revocation."""
+"""Age up to which an answer serves, even while the database is silent: bounds a revocation."""
 
 LOOKUP_TIMEOUT_S = 2.0
 RETRY_WAIT_S = 0.25
@@ -68,8 +68,14 @@ class FreshCache(Generic[K, V]):
         self._retry_at = float("-inf")
 
     def fresh(self, key: K) -> Cached[V] | None:
-        """The answer about `key` if it is younger than `TTL_S`."""
-        return self._younger_than(TTL_S, key)
+        """The answer about `key` if it is younger than `MAX_AGE_S`; past `TTL_S` it is asked anew.
+
+        Nobody waits for that: a look-up goes through threads, which are slow under load.
+        """
+        entry = self._younger_than(MAX_AGE_S, key)
+        if entry is not None and self._clock() - entry.read_at >= TTL_S and self._may_ask(key):
+            self._task(key).add_done_callback(_look_at)
+        return entry
 
     async def read(self, key: K) -> Cached[V]:
         """Ask the database, once for all who wait; the last answer will do if that fails.
@@ -78,7 +84,7 @@ class FreshCache(Generic[K, V]):
             StoreUnavailable: no answer within the look-up's time, and none younger than
                 `MAX_AGE_S` from before.
         """
-        if key in self._lookups or self._clock() >= self._retry_at:
+        if self._may_ask(key):
             await self._lookup(key)
         entry = self._younger_than(MAX_AGE_S, key)
         if entry is None:
@@ -92,12 +98,19 @@ class FreshCache(Generic[K, V]):
         self._entries.move_to_end(key)
         return entry
 
-    async def _lookup(self, key: K) -> None:
+    def _may_ask(self, key: K) -> bool:
+        return key in self._lookups or self._clock() >= self._retry_at
+
+    def _task(self, key: K) -> asyncio.Task[None]:
+        """The look-up that runs, or a new one."""
         task = self._lookups.get(key)
         if task is None:
-            task = asyncio.create_task(self._look_up(key))
-            self._lookups[key] = task
+            task = self._lookups[key] = asyncio.create_task(self._look_up(key))
             task.add_done_callback(lambda _: self._lookups.pop(key))
+        return task
+
+    async def _lookup(self, key: K) -> None:
+        task = self._task(key)
         # Unlike wait_for: one waiter that goes away leaves the lookup to the others, and the
         # deadline holds even while a cancelled query is being cleaned up.
         done, _ = await asyncio.wait({task}, timeout=self._lookup_timeout_s)
@@ -116,3 +129,9 @@ class FreshCache(Generic[K, V]):
         self._entries.move_to_end(key)
         while len(self._entries) > self._max_entries:
             self._entries.popitem(last=False)
+
+
+def _look_at(lookup: asyncio.Task[None]) -> None:
+    """A bug is told to whoever has to wait for the next look-up."""
+    if not lookup.cancelled():
+        lookup.exception()

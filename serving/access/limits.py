@@ -197,11 +197,11 @@ class LimitStore:
         async with self._database.session() as session:
             return [Limit.of(row) for row in await session.scalars(query)]
 
-    async def of(self, subjects: Iterable[Subject]) -> Sequence[Limit]:
-        """The limits of some subjects."""
-        query = select(LimitRow).where(or_(*map(_is, subjects)))
-        async with self._database.session() as session:
-            return [Limit.of(row) for row in await session.scalars(query)]
+
+async def limits_of(session: AsyncSession, subjects: Iterable[Subject]) -> Sequence[Limit]:
+    """The limits of some subjects."""
+    query = select(LimitRow).where(or_(*map(_is, subjects)))
+    return [Limit.of(row) for row in await session.scalars(query)]
 
 
 def _check(limit: Limit) -> None:

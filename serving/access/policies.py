@@ -19,10 +19,10 @@ from serving.access.limits import (
     RATES,
     WINDOWS,
     Limit,
-    LimitStore,
     Subject,
     Window,
     budget_measure,
+    limits_of,
 )
 from serving.access.principal import Principal
 from serving.access.reservations import RateLimits
@@ -89,7 +89,6 @@ class Policies:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
-        self._store = LimitStore(database)
         self._defaults = {
             "key": _defaults(settings.per_key),
             "tenant": _defaults(settings.per_tenant),
@@ -114,9 +113,11 @@ class Policies:
     async def _ask(self, asked: tuple[str, str, str]) -> Policy:
         key_id, tenant, model = asked
         subjects = (Subject("key", key_id), Subject("tenant", tenant), Subject("model", model))
-        own = await self._store.of(subjects)
+        async with self._database.session() as session:
+            own = await limits_of(session, subjects)
+            weight = await session.scalar(select(Tenant.weight).where(Tenant.name == tenant))
         limits = [limit for subject in subjects for limit in self._complete(subject, own)]
-        return Policy.of(limits, weight=await self._weight(tenant))
+        return Policy.of(limits, weight=1.0 if weight is None else weight)
 
     def _complete(self, subject: Subject, own: Sequence[Limit]) -> Iterable[Limit]:
         """The limits of a subject, and defaults for the measures that it has none of."""
@@ -126,11 +127,6 @@ class Policies:
         for default in self._defaults[subject.kind]:
             if default.measure not in measured:
                 yield Limit(subject, default.measure, default.value, default.without_store)
-
-    async def _weight(self, tenant: str) -> float:
-        async with self._database.session() as session:
-            weight = await session.scalar(select(Tenant.weight).where(Tenant.name == tenant))
-        return 1.0 if weight is None else weight
 
 
 def _rates(limits: Sequence[Limit]) -> Iterable[RateLimits]:

@@ -249,7 +249,8 @@ class Reservations:
             Done when Valkey has it; fails with `ValkeyUnavailable` when that will be later.
         """
         live = self._live.pop(demand.id, None)
-        self._unheld.pop(demand.id, None)
+        if self._unheld.pop(demand.id, None) and settlement is NEVER_RAN:
+            return _done()  # Valkey has not heard of it.
         content = {
             "do": "settle",
             "id": demand.id,
@@ -344,6 +345,12 @@ class Reservations:
             if self._flying is not None:
                 with suppress(asyncio.CancelledError):
                     await asyncio.wait({self._flying})
+
+
+def _done() -> asyncio.Future[Any]:
+    done = asyncio.get_running_loop().create_future()
+    done.set_result(None)
+    return done
 
 
 def _look_at(reply: asyncio.Future[Any]) -> None:

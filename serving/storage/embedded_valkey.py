@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import shutil
 import socket
 import subprocess
 import tempfile
@@ -118,7 +119,7 @@ class EmbeddedValkey:
             except BlockingIOError:
                 return None
             return subprocess.Popen(  # noqa: S603  The binary of the package.
-                [get_binary_path(), *self._arguments()],
+                [*_dies_with_us(), get_binary_path(), *self._arguments()],
                 cwd=self._directory,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -140,6 +141,12 @@ class EmbeddedValkey:
             "loglevel": "warning",
         }
         return [word for name, value in settings.items() for word in (f"--{name}", value)]
+
+
+def _dies_with_us() -> list[str]:
+    """A prefix of a command that ends it when we are killed; nothing where there is no setpriv."""
+    setpriv = shutil.which("setpriv")
+    return [] if setpriv is None else [setpriv, "--pdeathsig", "TERM", "--"]
 
 
 def _socket_path(directory: Path) -> Path:

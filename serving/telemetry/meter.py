@@ -20,6 +20,7 @@ from serving.errors import RingfenceError, outcome
 
 logger = logging.getLogger("ringfence.requests")
 
+_BRIEF_SECONDS = (0.0002, 0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.01, 0.05, 0.25, 1)
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 
@@ -34,7 +35,9 @@ class Record:
     model: str
     streamed: bool
     started: float = field(default_factory=time.perf_counter)
+    admission_s: float = 0.0
     queued_s: float = 0.0
+    settlement_s: float = 0.0
     first_delta_s: float | None = None
     deltas: int = 0
     usage: Usage | None = None
@@ -83,6 +86,10 @@ class Meter:
             "ringfence_time_to_first_token_seconds", "From admission to the first delta.",
             ["model"], buckets=_SECONDS, registry=registry,
         )  # fmt: skip
+        self._books = Histogram(
+            "ringfence_books_seconds", "What letting a request in and settling it takes, no queue.",
+            ["part", "model"], buckets=_BRIEF_SECONDS, registry=registry,
+        )  # fmt: skip
         self._duration = Histogram(
             "ringfence_request_duration_seconds", "From admission to the last byte.",
             ["endpoint", "model"], buckets=_SECONDS, registry=registry,
@@ -118,6 +125,8 @@ class Meter:
         duration_s = record.duration_s
         self._requests.labels(record.endpoint, record.model, told).inc()
         self._duration.labels(record.endpoint, record.model).observe(duration_s)
+        self._books.labels("admission", record.model).observe(record.admission_s)
+        self._books.labels("settlement", record.model).observe(record.settlement_s)
         if record.first_delta_s is not None:
             self._first_delta.labels(record.model).observe(record.first_delta_s)
         # A request that was cut short has no usage record: its deltas are a lower bound.
@@ -134,6 +143,8 @@ class Meter:
             "streamed": record.streamed,
             "outcome": told,
             "duration_ms": round(duration_s * 1000, 1),
+            "queued_ms": round(record.queued_s * 1000, 1),
+            "books_ms": round((record.admission_s + record.settlement_s) * 1000, 2),
             "prompt_tokens": usage.prompt_tokens,
             "completion_tokens": usage.completion_tokens,
         }

@@ -6,7 +6,7 @@ import pytest
 from benchmarks.arms import BUILDERS, ENGINE_ARGUMENTS, built, free_port
 from benchmarks.compare import compare, main
 from benchmarks.gateway_arms import token_stream
-from benchmarks.parts import PARTS, write_configuration
+from benchmarks.parts import EVERY_PART, PARTS, parts_of, write_configuration
 from benchmarks.report import append_log, markdown, write_json
 from benchmarks.servers.steps import Pace
 from serving import config
@@ -94,3 +94,38 @@ def test_ringfence_is_compared_with_the_parts_in_its_name(tmp_path):
 def test_every_part_is_something_that_can_be_configured(part, tmp_path):
     path = write_configuration(tmp_path / "ringfence.yaml", {"models": ["simulated"]}, [part])
     assert config.parse(config.read(path)) != config.parse({"models": ["simulated"]})
+
+
+def written(tmp_path, plain, parts):
+    return config.read(write_configuration(tmp_path / "ringfence.yaml", plain, parts))
+
+
+def test_a_part_adds_to_the_lists_and_groups_that_are_there(tmp_path):
+    plain = {"models": ["simulated"], "admission": {"max_request_s": 5}, "server": {"port": 1}}
+    before = repr(plain)
+    document = written(tmp_path, plain, ["embedder", "admission"])
+    assert document["models"] == ["simulated", "all-minilm-l6-v2"]
+    assert document["admission"] == {"max_request_s": 5, **PARTS["admission"]["admission"]}
+    assert document["server"] == {"port": 1}
+    assert repr(plain) == before
+
+
+def test_a_part_is_added_where_there_was_nothing(tmp_path):
+    document = written(tmp_path, {}, ["admission"])
+    assert document == PARTS["admission"]
+    assert written(tmp_path, {}, []) == {}
+
+
+def test_admission_s_part_limits_everything_and_forbids_nothing_seen_in_a_comparison(tmp_path):
+    admission = config.parse(written(tmp_path, {"models": ["simulated"]}, ["admission"])).admission
+    assert None not in {admission.per_key.budget_day, admission.per_tenant.budget_total}
+    groups = (admission.per_key, admission.per_tenant, admission.per_model)
+    bounds = [bound for group in groups for _, bound in group if bound is not None]
+    assert min(bound.value for bound in bounds) >= 100_000
+
+
+def test_the_arm_with_everything_on_has_every_part():
+    assert parts_of(EVERY_PART) == list(PARTS)
+    assert parts_of("ringfence") == []
+    with pytest.raises(KeyError):
+        parts_of("ringfence+admissions")

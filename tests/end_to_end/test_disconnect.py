@@ -116,4 +116,4 @@ def test_full_queue_is_refused_with_503_and_when_to_retry(backend: Backend) -> N
         connection.close()
     assert refused.status_code == 503
     assert refused.json()["error"]["code"] == "overloaded"
-    assert refused.headers["retry-after"] == "1"
+    assert 1 <= int(refused.headers["retry-after"]) <= 120  # As long as eight answers take.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pickle
+from decimal import Decimal
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from models.catalog import ModelSpec, PackagedSource, builtin
+from models.catalog import ModelSpec, PackagedSource, Price, builtin
 
 
 def spec(**fields: Any) -> ModelSpec:
@@ -46,6 +47,12 @@ def test_built_in_models_name_their_licence_and_context() -> None:
         ({"max_ongoing_requests": 0}, "1"),
         ({"simulation": {"max_batch": 0}}, "1"),
         ({"source": {"package": "a"}}, "file"),
+        ({"price": {"input_per_million": -1}}, "greater than or equal to 0"),
+        ({"price": {"output_per_million": 1_000_001}}, "less than or equal to 1000000"),
+        ({"price": {"cached_input_per_million": "0.0000001"}}, "6 decimal places"),
+        ({"price": {"per_gpu_second": float("nan")}}, "finite"),
+        ({"price": {"per_gpu_second": float("inf")}}, "finite"),
+        ({"price": {"per_million": 1}}, "Extra inputs"),
     ],
 )
 def test_entry_that_makes_no_sense_is_refused(fields: dict[str, Any], problem: str) -> None:
@@ -115,3 +122,38 @@ def test_entry_is_frozen_and_travels_between_processes() -> None:
     assert pickle.loads(pickle.dumps(entry)) == entry  # noqa: S301  Our own bytes.
     with pytest.raises(ValidationError, match="frozen"):
         entry.id = "n"  # type: ignore[misc]
+
+
+def test_model_costs_nothing_unless_it_has_a_price() -> None:
+    assert spec().price == Price() == spec(price={}).price
+    assert all(entry.price == Price() for entry in builtin().values())
+
+
+@pytest.mark.parametrize("written", ["0.15", 0.15, Decimal("0.15")], ids=repr)
+def test_price_is_exact_however_it_is_written(written: Any) -> None:
+    assert spec(price={"input_per_million": written}).price.input_per_million == Decimal("0.15")
+
+
+def test_cached_tokens_that_are_free_are_not_cached_tokens_without_a_price() -> None:
+    assert spec(price={"input_per_million": 1}).price.cached_input_per_million is None
+    assert spec(price={"cached_input_per_million": 0}).price.cached_input_per_million == Decimal(0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "share"),
+    [
+        ({"max_ongoing_requests": 1}, 1.0),
+        ({"max_ongoing_requests": 8}, 0.125),
+        ({"max_ongoing_requests": 8, "replicas": 4, "max_replicas": 9}, 0.125),
+        ({"max_ongoing_requests": 8, "tensor_parallel_size": 4}, 0.5),
+        (
+            {"max_ongoing_requests": 2, "tensor_parallel_size": 4, "pipeline_parallel_size": 2},
+            4.0,
+        ),
+    ],
+    ids=["alone", "one of eight", "replicas", "tensor parallel", "more than one GPU"],
+)
+def test_request_has_its_place_s_part_of_a_replica_s_gpus(
+    fields: dict[str, Any], share: float
+) -> None:
+    assert spec(**fields).gpu_share == share

@@ -7,6 +7,7 @@ from serving.access.errors import StoreUnavailable
 from serving.access.fresh_cache import MAX_AGE_S, RETRY_WAIT_S, TTL_S, FreshCache
 from serving.storage.errors import DatabaseUnavailable
 from tests.serving.access.conftest import Clock
+from tests.serving.live import within
 
 Cache = FreshCache[str, None]
 
@@ -41,13 +42,25 @@ def cache(fake: FakeStore, clock: Clock) -> Cache:
     return made(fake, clock=clock, max_entries=3)
 
 
-async def test_answer_is_fresh_until_its_time_is_over(cache: Cache, clock: Clock) -> None:
+async def test_answer_serves_until_it_is_too_old(cache: Cache, clock: Clock) -> None:
     clock.seconds = 100
     entry = await cache.read("a")
-    clock.seconds = 100 + TTL_S - 0.01
+    clock.seconds = 100 + MAX_AGE_S - 0.01
     assert cache.fresh("a") is entry
-    clock.seconds = 100 + TTL_S
+    clock.seconds = 100 + MAX_AGE_S
     assert cache.fresh("a") is None
+
+
+async def test_answer_past_its_time_is_asked_for_anew_and_nobody_waits(
+    cache: Cache, fake: FakeStore, clock: Clock
+) -> None:
+    old = await cache.read("a")
+    clock.seconds = TTL_S - 0.01
+    assert (cache.fresh("a"), fake.asked) == (old, ["a"])
+    clock.seconds = TTL_S
+    assert [cache.fresh("a") for _ in range(3)] == [old] * 3
+    assert await within(5, lambda: cache.fresh("a") is not old)
+    assert fake.asked == ["a", "a"]
 
 
 async def test_least_recently_used_answer_is_dropped(cache: Cache) -> None:
@@ -85,7 +98,7 @@ async def test_answer_is_as_old_as_its_question(
     clock.seconds = TTL_S - 0.5
     fake.open.set()
     await reading
-    clock.seconds = TTL_S
+    clock.seconds = MAX_AGE_S
     assert cache.fresh("a") is None
 
 
