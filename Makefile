@@ -10,7 +10,7 @@ PIP := $(BIN)/pip install --quiet --quiet --disable-pip-version-check
 TORCH := torch==2.13.0+cpu
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: serve test test-full check static format bench bench-full bench-k6 lock tree clean
+.PHONY: serve test test-full check static format bench bench-full bench-k6 bench-overload lock tree clean
 
 serve: $(VENV)/.installed
 	@exec $(BIN)/ringfence serve
@@ -44,6 +44,10 @@ bench: $(VENV)/.installed .bench/litellm .bench/vllm-router
 bench-full: $(VENV)/.installed .bench/litellm .bench/vllm-router
 	$(BIN)/python -m benchmarks.compare --rounds 9
 	$(BIN)/python -m benchmarks.gateways --rounds 9
+
+# Goodput at twice the load that fits, and what a noisy tenant costs quiet ones (15 minutes).
+bench-overload: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.overload
 
 # Gateways that Ringfence is compared with, each in an environment of its own.
 .bench/%: benchmarks/locks/%.txt

@@ -5,9 +5,10 @@ Joins what admission, metrics and the usage ledger each need to know. Knows noth
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from uuid import uuid4
@@ -25,6 +26,9 @@ from serving.quota import Quota
 from serving.telemetry.meter import Meter, Record, told_outcome
 
 logger = logging.getLogger("ringfence.attempts")
+
+COUNT_TIMEOUT_S = 1.0
+"""For the prompt of an answer that was cut short to be counted."""
 
 NOTHING = Usage(prompt_tokens=0, completion_tokens=0)
 
@@ -114,7 +118,7 @@ class Attempts:
             streamed=streamed,
         )
         with self._meter.record(record):
-            ask = self._ask(call, attempt, forecast)
+            ask = self._ask(call, attempt, record, forecast)
             close = partial(self._close, attempt, record, forecast)
             async with self._admission.enter(ask, close) as permit:
                 record.queued_s = permit.waited_s
@@ -123,22 +127,22 @@ class Attempts:
                 done_s = record.duration_s
             record.settlement_s = record.duration_s - done_s
 
-    def _ask(self, call: Call, attempt: Attempt, forecast: Forecast) -> Ask:
+    def _ask(self, call: Call, attempt: Attempt, record: Record, forecast: Forecast) -> Ask:
         return Ask(
             id=attempt.id,
             principal=call.principal,
             model=call.model,
             started_at=attempt.started_at,
             facts=attempt.lost(),
-            most=partial(self._most, call, forecast),
+            most=partial(self._most, call, record, forecast),
             tokens=forecast.shape.completion_tokens(0) if forecast.shape.most else 1,
             priority=call.terms.priority,
             timeout_s=call.terms.timeout_s,
         )
 
-    async def _most(self, call: Call, forecast: Forecast, longest_s: float) -> Most:
+    async def _most(self, call: Call, record: Record, forecast: Forecast, longest_s: float) -> Most:
         """The most that this request can use, and cost, within the longest that it may take."""
-        prompt_tokens = await forecast.count()
+        record.prompt_tokens = prompt_tokens = await forecast.count()
         completion_tokens = forecast.shape.completion_tokens(prompt_tokens)
         cost_nanos = self._tariffs[call.model].most_nanos(
             prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, seconds=longest_s
@@ -175,6 +179,11 @@ async def _seen(record: Record, forecast: Forecast) -> Usage:
     """The usage of an answer that was cut short; nothing when it had not begun."""
     if record.deltas == 0:
         return NOTHING
+    prompt_tokens = record.prompt_tokens
+    if prompt_tokens is None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(COUNT_TIMEOUT_S):
+                prompt_tokens = await forecast.count()
     return forecast.shape.seen(
-        events=record.deltas, interval=forecast.interval, prompt_tokens=await forecast.count()
+        events=record.deltas, interval=forecast.interval, prompt_tokens=prompt_tokens or 0
     )

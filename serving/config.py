@@ -134,8 +134,10 @@ class Budget(_Group):
     without_store: Literal["allow", "refuse"] = "refuse"
 
 
-Bounded = Annotated[Bound, BeforeValidator(_bound_entry)]
-Budgeted = Annotated[Budget, BeforeValidator(_bound_entry)]
+Bounded = Annotated[Bound, BeforeValidator(_bound_entry, json_schema_input_type=int | Bound)]
+Budgeted = Annotated[
+    Budget, BeforeValidator(_bound_entry, json_schema_input_type=float | str | Budget)
+]
 
 
 class RateDefaults(_Group):

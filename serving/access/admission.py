@@ -45,6 +45,9 @@ from serving.storage.errors import DatabaseUnavailable, ValkeyUnavailable
 SETTLE_WAIT_S = 1.0
 """For Valkey to confirm a settlement before the client hears the end. It is kept beyond that."""
 
+CLOSE_WAIT_S = 2.0
+"""For what a request has used to be known."""
+
 STORE_WAIT_S = 1.0
 """For a Valkey that is away to come back, before a limit that lets nothing through refuses."""
 
@@ -87,12 +90,18 @@ class Permit:
     """The right to run, for as long as its scope lasts."""
 
     quota: Quota
-    deadline: asyncio.Timeout
+    ends_at: float
+    deadline: asyncio.Timeout = field(init=False)
     slot: Slot | None = None
     ended: Exception | None = None
 
+    def __post_init__(self) -> None:
+        self.deadline = asyncio.timeout_at(self.ends_at)
+
     def revoke(self) -> None:
-        """End the scope as soon as the loop can."""
+        """End the scope as soon as the loop can, unless it is ending already."""
+        if self.ended is not None or self.deadline.expired():
+            return
         self.ended = InvalidKey("The API key was revoked.")
         self.deadline.reschedule(asyncio.get_running_loop().time())
 
@@ -111,7 +120,7 @@ class Permit:
         """What `error` stands for: a cancelled scope may have been ended by us."""
         if not self.deadline.expired():
             return error
-        return self.ended or DeadlineExceeded("The request was not done in its time.")
+        return self.ended or _too_late()
 
 
 Close = Callable[[BaseException | None], Awaitable[Settlement]]
@@ -162,28 +171,35 @@ class Admission:
             InvalidKey: its key was revoked meanwhile.
             StoreUnavailable: which limits apply cannot be looked up.
         """
+        ends_at = _now() + self._longest_s(ask)
         policy = await self.policies.of(ask.principal, ask.model)
-        demand = await self._demand(ask, policy)
-        quota = await self._reserve(demand, policy, ask.started_at.date())
+        demand, quota = await self._reserved(ask, policy, ends_at)
         settlement = NEVER_RAN
         try:
-            async with self._placed(ask, policy, demand, quota) as permit:
+            async with self._placed(ask, policy, demand, Permit(quota, ends_at)) as permit:
                 try:
                     yield permit
                 except BaseException as error:
-                    settlement = permit.spend(await close(permit.why(error)))
+                    settlement = permit.spend(await _uninterrupted(close(permit.why(error))))
                     raise
-                settlement = permit.spend(await close(None))
+                settlement = permit.spend(await _uninterrupted(close(None)))
         finally:
             await self._settle(demand, settlement)
 
+    async def _reserved(self, ask: Ask, policy: Policy, ends_at: float) -> tuple[Demand, Quota]:
+        """What the request will use at most, and what is left now that it has that."""
+        try:
+            async with asyncio.timeout_at(ends_at):
+                demand = await self._demand(ask, policy)
+                return demand, await self._reserve(demand, policy, ask.started_at.date())
+        except TimeoutError:
+            raise _too_late() from None
+
     @asynccontextmanager
     async def _placed(
-        self, ask: Ask, policy: Policy, demand: Demand, quota: Quota
+        self, ask: Ask, policy: Policy, demand: Demand, permit: Permit
     ) -> AsyncIterator[Permit]:
         """A place in the engine, within the request's time."""
-        deadline = asyncio.timeout(self._longest_s(ask))
-        permit = Permit(quota, deadline)
         place = self.queues[ask.model].slot(
             ask.principal.tenant,
             weight=policy.weight,
@@ -192,14 +208,14 @@ class Admission:
             timeout_s=ask.timeout_s,
         )
         try:
-            async with deadline, place as permit.slot:
+            async with permit.deadline, place as permit.slot:
                 with self._watched(ask.principal.key_id, permit):
                     yield permit
         except (QueueFull, QueueTimeout) as error:
             raise Overloaded(
                 "Too many requests wait for this model; try again later.",
                 retry_after_s=error.retry_after_s,
-                quota=quota,
+                quota=permit.quota,
             ) from None
         except TimeoutError as error:
             raise permit.why(error) from None
@@ -290,6 +306,20 @@ class Admission:
         """
         settled = self.reservations.settle(demand, settlement)
         await asyncio.wait({settled}, timeout=SETTLE_WAIT_S)
+
+
+async def _uninterrupted(closing: Awaitable[Settlement]) -> Settlement:
+    """See to the end of `closing`, whoever cancels meanwhile: what was used has to be known."""
+    task, give_up_at = asyncio.ensure_future(closing), _now() + CLOSE_WAIT_S
+    while not task.done() and (left_s := give_up_at - _now()) > 0:
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait({task}, timeout=left_s)
+    task.cancel()
+    return task.result()
+
+
+def _too_late() -> DeadlineExceeded:
+    return DeadlineExceeded("The request was not done in its time.")
 
 
 def _now() -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import date, datetime
 from typing import Any
@@ -81,6 +81,8 @@ class Ledger:
             self._draining.cancel()
             with suppress(asyncio.CancelledError):
                 await self._draining
+        with suppress(DatabaseUnavailable):
+            await self._write(self._unsettled())
 
     async def drain(self) -> int:
         """Move every row that Valkey has; how many.
@@ -138,7 +140,7 @@ class Ledger:
             rows = (await session.execute(query)).all()
         width = len(columns)
         return [
-            UsageRow(dict(zip(group_by, row[:width], strict=True)), *row[width:])
+            _usage(dict(zip(group_by, row[:width], strict=True)), row[width:])
             for row in rows
             if row[width]  # Without a group there is a row of sums over nothing.
         ]
@@ -164,9 +166,13 @@ class Ledger:
     async def _write(self, rows: Sequence[bytes | str]) -> None:
         """Write rows, each once however often it comes; one that was lost may turn up after all."""
         for start in range(0, len(rows), BATCH):
-            values = {row["id"]: row for row in map(_parsed, rows[start : start + BATCH])}
-            async with self._database.transaction() as session:
-                await session.execute(self._insert, list(values.values()))
+            values: dict[str, dict[str, Any]] = {}
+            for row in filter(None, map(_parsed, rows[start : start + BATCH])):
+                if row["outcome"] != LOST or row["id"] not in values:
+                    values[row["id"]] = row
+            if values:
+                async with self._database.transaction() as session:
+                    await session.execute(self._insert, list(values.values()))
 
 
 def _into(dialect: Dialect) -> Executable:
@@ -180,10 +186,21 @@ def _into(dialect: Dialect) -> Executable:
     return statement
 
 
-def _parsed(row: bytes | str) -> dict[str, Any]:
-    parsed: dict[str, Any] = orjson.loads(row)
-    parsed["started_at"] = datetime.fromisoformat(parsed["started_at"])
+def _parsed(row: bytes | str) -> dict[str, Any] | None:
+    """A row's columns; None if it is none: it must not keep the others from SQL."""
+    try:
+        told = orjson.loads(row)
+        parsed = {column.name: told[column.name] for column in UsageAttempt.__table__.columns}
+        parsed["started_at"] = datetime.fromisoformat(parsed["started_at"])
+    except (ValueError, KeyError, TypeError) as error:
+        logger.error("a row of the ledger cannot be read: %s", type(error).__name__)  # noqa: TRY400
+        return None
     return parsed
+
+
+def _usage(group: Mapping[Dimension, str], sums: Sequence[Any]) -> UsageRow:
+    requests, failed, prompt, cached, completion, cost = map(int, sums[:-1])  # Decimals elsewhere.
+    return UsageRow(group, requests, failed, prompt, cached, completion, cost, float(sums[-1]))
 
 
 def _sums() -> Sequence[ColumnElement[Any]]:

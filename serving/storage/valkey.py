@@ -59,8 +59,11 @@ class Valkey:
                 socket_connect_timeout=timeout_s,  # Calls have their deadline here, in `_bounded`.
                 retry=Retry(NoBackoff(), 0),  # Whether to try again is for the caller to know.
             )
-        except ValueError as error:
-            raise ValkeyUrlInvalid(f"not a Valkey URL: {error}") from None
+            client.connection_pool.make_connection()  # Connects to nothing; options are looked at.
+        except (ValueError, TypeError):  # Their text may hold the password.
+            raise ValkeyUrlInvalid(
+                "not a Valkey URL; a password has to be quoted, and options are those of valkey-py"
+            ) from None
         return cls(client, timeout_s=timeout_s)
 
     async def run(self, script: str, *args: bytes | str | int) -> Any:

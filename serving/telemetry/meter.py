@@ -35,6 +35,7 @@ class Record:
     model: str
     streamed: bool
     started: float = field(default_factory=time.perf_counter)
+    prompt_tokens: int | None = None
     admission_s: float = 0.0
     queued_s: float = 0.0
     settlement_s: float = 0.0

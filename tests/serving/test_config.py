@@ -422,9 +422,6 @@ def test_url_of_valkey_is_not_printed() -> None:
     assert SECRET not in "\n".join(problems({"storage": {"valkey": [f"redis://u:{SECRET}@h"]}}))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the schema has the mapping only, and not the bare value that is its short"
-)
 @pytest.mark.parametrize("measure", ["requests_per_minute", "budget_day"])
 def test_schema_takes_a_bare_limit(measure: str) -> None:
     raw = {"admission": {"per_key": {measure: 5}}}

@@ -172,11 +172,6 @@ async def test_lost_attempt_that_ended_after_all_is_what_it_was(
     assert told == [(one.id, LOST, 0), (one.id, "ok", 7), (one.id, "ok", 7)]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="of rows of one attempt within a batch the last one wins, though it be the lost one; "
-    "nothing is known to write them in this order",
-)
 async def test_lost_row_takes_no_real_one_s_place_within_a_batch(
     database: Database, near: Valkey, valkey_prefix: str
 ) -> None:
@@ -428,11 +423,6 @@ async def test_row_written_while_valkey_was_away_is_not_added_to_a_sum_that_has_
     assert int(spent) == 7
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="what was settled since the last turn and never reached Valkey is lost when a gateway "
-    "stops while Valkey is away",
-)
 async def test_ledger_that_is_closed_while_valkey_is_away_writes_what_is_unsettled(
     database: Database, valkey_prefix: str
 ) -> None:
@@ -444,11 +434,6 @@ async def test_ledger_that_is_closed_while_valkey_is_away_writes_what_is_unsettl
     assert await written(database) == [(one.id, "ok", 7)]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="one row that cannot be written ends the task that moves rows, and every report and "
-    "every seed of a budget fails until somebody deletes it",
-)
 @pytest.mark.parametrize(
     "bad",
     ["not JSON", ended(attempt(id="old")).replace('"route":"local",', "")],
@@ -566,12 +551,7 @@ async def test_report_of_nothing_is_empty(filled: Ledger, group_by: Sequence[Dim
     assert await filled.report(group_by=group_by, tenant="nobody") == []
 
 
-async def test_sums_are_whole_numbers(
-    filled: Ledger, database: Database, request: pytest.FixtureRequest
-) -> None:
-    if database.dialect == "postgresql":
-        reason = "PostgreSQL's sum of a bigint is numeric, which comes as a Decimal"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
+async def test_sums_are_whole_numbers(filled: Ledger) -> None:
     rows = await filled.report(group_by=["tenant"])
     counts = ("requests", "failed", "prompt_tokens", "cached_tokens", "completion_tokens")
     kinds = {type(getattr(row, name)) for row in rows for name in (*counts, "cost_nanos")}

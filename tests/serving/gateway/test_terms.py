@@ -1,0 +1,58 @@
+"""Headers by which a client says how urgent a request is, and when it stops waiting."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.requests import Request
+
+from serving.attempts import Terms
+from serving.errors import InvalidRequest
+from serving.gateway.terms import PRIORITY, TIMEOUT, terms
+
+
+def told(**headers: str) -> Terms:
+    """Of a request with headers, `_` for `-` in their names."""
+    raw = [(n.replace("_", "-").encode(), v.encode("latin-1")) for n, v in headers.items()]
+    return terms(Request({"type": "http", "headers": raw}))
+
+
+def test_request_without_headers_is_interactive_and_waits() -> None:
+    assert told() == Terms(priority="interactive", timeout_s=None)
+
+
+@pytest.mark.parametrize("priority", ["interactive", "background"])
+def test_priority_is_as_it_was_asked_for(priority: str) -> None:
+    assert told(x_ringfence_priority=priority).priority == priority
+
+
+@pytest.mark.parametrize("value", ["", "urgent", "Background", "interactive,background", " "])
+def test_priority_that_does_not_exist_is_refused_by_the_name_of_its_header(value: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        told(x_ringfence_priority=value)
+    assert refused.value.param == PRIORITY
+
+
+@given(st.floats(0, 1e9, exclude_min=True))
+def test_time_is_any_number_of_seconds(seconds: float) -> None:
+    assert told(x_request_timeout_s=repr(seconds)).timeout_s == seconds
+
+
+@pytest.mark.parametrize(
+    "value", ["", "0", "-0", "-1", "nan", "inf", "-inf", "1e999", "1e-999", "soon", "5s", "1,5"]
+)
+def test_time_that_cannot_be_meant_is_refused_by_the_name_of_its_header(value: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        told(x_request_timeout_s=value)
+    assert refused.value.param == TIMEOUT
+
+
+@given(st.text(st.characters(max_codepoint=255), max_size=12))
+def test_any_value_is_a_time_ahead_or_refused(value: str) -> None:
+    try:
+        seconds = told(x_request_timeout_s=value).timeout_s
+    except InvalidRequest:
+        return
+    assert seconds is not None
+    assert 0 < seconds < float("inf")
