@@ -1,5 +1,8 @@
 """A client that goes away frees the engine's slot within half a second, in every phase.
 
+A step of the engine is not interrupted. Where one takes longer than that, as on a processor without
+bfloat16, its time is added: see `bound_s`.
+
 The engine runs four requests at once (see `backend.CONFIGURATION`). When all four slots are taken
 by clients that then hang up, a new request can only start once a slot is free: its time to first
 token is the proof, taken from the real engine.
@@ -53,28 +56,40 @@ def settle(backend: Backend) -> float:
     return min(first_token_s(backend) for _ in range(3))
 
 
+@pytest.fixture(scope="module")
+def bound_s(backend: Backend) -> float:
+    """What a slot may take to be free: half a second, and a long step of a slow processor."""
+    prompt = f"{time.monotonic_ns()} " + "word " * 200  # Of 256 tokens that a step has.
+    body = {"model": MODEL, "max_tokens": 1, "messages": [{"role": "user", "content": prompt}]}
+    settle(backend)
+    started = time.monotonic()
+    httpx.post(f"{backend.url}/v1/chat/completions", json=body, headers=backend.headers, timeout=60)
+    step_s = time.monotonic() - started
+    return BOUND_S + (step_s if step_s > BOUND_S else 0.0)
+
+
 def hang_up_and_measure(backend: Backend, connections: list[socket.socket]) -> float:
     for connection in connections:
         connection.close()
     return first_token_s(backend)
 
 
-def test_hang_up_mid_stream_frees_the_slot(backend: Backend) -> None:
+def test_hang_up_mid_stream_frees_the_slot(backend: Backend, bound_s: float) -> None:
     idle_s = settle(backend)
     taken = [send(backend, long_answer(stream=True)) for _ in range(SLOTS)]
     for connection in taken:
         assert b"200 OK" in connection.recv(4096)
-    assert hang_up_and_measure(backend, taken) < idle_s + BOUND_S
+    assert hang_up_and_measure(backend, taken) < idle_s + bound_s
 
 
-def test_hang_up_of_an_unstreamed_request_frees_the_slot(backend: Backend) -> None:
+def test_hang_up_of_an_unstreamed_request_frees_the_slot(backend: Backend, bound_s: float) -> None:
     idle_s = settle(backend)
     taken = [send(backend, long_answer()) for _ in range(SLOTS)]
     time.sleep(1)
-    assert hang_up_and_measure(backend, taken) < idle_s + BOUND_S
+    assert hang_up_and_measure(backend, taken) < idle_s + bound_s
 
 
-def test_hang_up_during_prefill_frees_the_slot(backend: Backend) -> None:
+def test_hang_up_during_prefill_frees_the_slot(backend: Backend, bound_s: float) -> None:
     idle_s = settle(backend)
     prompts = [f"{i} " + "word " * 1800 for i in range(SLOTS)]
     taken = [
@@ -85,10 +100,10 @@ def test_hang_up_during_prefill_frees_the_slot(backend: Backend) -> None:
         for p in prompts
     ]
     time.sleep(0.1)  # Prefill of 7,000 tokens takes seconds here.
-    assert hang_up_and_measure(backend, taken) < idle_s + BOUND_S
+    assert hang_up_and_measure(backend, taken) < idle_s + bound_s
 
 
-def test_hang_up_in_the_queue_never_reaches_the_engine(backend: Backend) -> None:
+def test_hang_up_in_the_queue_never_reaches_the_engine(backend: Backend, bound_s: float) -> None:
     idle_s = settle(backend)
     taken = [send(backend, long_answer(stream=True)) for _ in range(SLOTS)]
     for connection in taken:
@@ -99,7 +114,7 @@ def test_hang_up_in_the_queue_never_reaches_the_engine(backend: Backend) -> None
         connection.close()
     time.sleep(0.2)
     # Were the four still queued, they would take the slots that are freed now.
-    assert hang_up_and_measure(backend, taken) < idle_s + BOUND_S
+    assert hang_up_and_measure(backend, taken) < idle_s + bound_s
 
 
 def test_full_queue_is_refused_with_503_and_when_to_retry(backend: Backend) -> None:
