@@ -16,7 +16,9 @@ from time import perf_counter
 from benchmarks.load_client import Target, _Stream
 from benchmarks.records import RequestRecord, StreamReader
 
-REFUSALS = frozenset({429, 503})
+REFUSALS = frozenset({"429 rate_limit_exceeded", "503 overloaded"})
+"""Status and code of a request for which there is no room; any other error is a failure."""
+
 _RETRY_AFTER = re.compile(rb"\r\nretry-after:[ \t]*(\d+)[ \t]*\r\n", re.IGNORECASE)
 _CODE = re.compile(r'"code":\s*"(\w+)"')
 
@@ -56,7 +58,7 @@ class Answer:
     @property
     def refused(self) -> bool:
         """Told that there is no place, before anything else."""
-        return self.record.status in REFUSALS
+        return self.outcome in REFUSALS
 
     @property
     def failed(self) -> bool:
@@ -95,7 +97,7 @@ class RefusalReader(StreamReader):
         if in_head:
             self._head += data
         super().feed(data, now_s)
-        if in_head and self._response.status in REFUSALS:
+        if in_head and self._response.status is not None:
             fields = self._head.partition(b"\r\n\r\n")[0] + b"\r\n"
             found = _RETRY_AFTER.search(fields)
             self.retry_after_s = float(found[1]) if found else None

@@ -240,16 +240,36 @@ def _ttft(answers: Sequence[Answer]) -> Times | None:
     return Times.of(times_s)
 
 
-def fairness_ratio(phases: Sequence[FairnessPhase], *, seed: int) -> Ratio:
-    """The quiet tenants' p95 of B over that of A, over pairs.
+@dataclass(frozen=True, slots=True)
+class Fairness:
+    """The quiet tenants' p95 of B over that of A.
+
+    Attributes:
+        ratio: Over the pairs that count.
+        disturbed: How many of those had a disturbed phase.
+        dropped: Pairs that do not count, because they had one.
+    """
+
+    ratio: Ratio
+    disturbed: int
+    dropped: int
+
+
+def fairness(phases: Sequence[FairnessPhase], *, seed: int) -> Fairness:
+    """The ratio over pairs.
+
+    A disturbed A would flatter B. Such pairs are dropped if that leaves half of them at least.
 
     Raises:
-        ValueError: If there is no pair of which both have one.
+        ValueError: If there is no pair of which both phases have a p95.
     """
-    p95_s = {(one.pair, one.phase): one.p95_s for one in phases}
-    ratios = []
+    ratios: dict[bool, list[float]] = {False: [], True: []}
     for pair in sorted({one.pair for one in phases}):
-        before_s, after_s = p95_s.get((pair, "A")), p95_s.get((pair, "B"))
+        both = {one.phase: one for one in phases if one.pair == pair}
+        before_s, after_s = (both[name].p95_s if name in both else None for name in ("A", "B"))
         if before_s and after_s:
-            ratios.append(after_s / before_s)
-    return ratio(ratios, seed=seed)
+            disturbed = any(one.around.conditions.disturbance for one in both.values())
+            ratios[disturbed].append(after_s / before_s)
+    if len(ratios[False]) >= max(1, len(ratios[True])):
+        return Fairness(ratio(ratios[False], seed=seed), 0, len(ratios[True]))
+    return Fairness(ratio([*ratios[False], *ratios[True]], seed=seed), len(ratios[True]), 0)

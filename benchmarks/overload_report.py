@@ -14,16 +14,16 @@ from benchmarks.overload_figures import (
     GOODPUT_GOAL,
     REFUSAL_GOAL_S,
     Around,
+    Fairness,
     FairnessPhase,
     GoodputStep,
     Group,
     Times,
-    fairness_ratio,
+    fairness,
     goodput_ratio,
 )
 from benchmarks.overload_plan import Plan
 from benchmarks.report import provenance, ratio_text, table, write_document
-from benchmarks.statistics import Ratio
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +46,9 @@ class OverloadRun:
     phases: Sequence[FairnessPhase]
 
     @property
-    def fairness(self) -> Ratio:
-        """See `fairness_ratio`."""
-        return fairness_ratio(self.phases, seed=self.plan.seed)
+    def fairness(self) -> Fairness:
+        """See `overload_figures.fairness`."""
+        return fairness(self.phases, seed=self.plan.seed)
 
 
 def write_json(run: OverloadRun, directory: Path) -> Path:
@@ -57,7 +57,7 @@ def write_json(run: OverloadRun, directory: Path) -> Path:
     document: dict[str, Any] = asdict(run) | {
         "goodput_ratio": goodput.value,
         "goodput_peak_share": goodput.peak.share,
-        "fairness_ratio": asdict(run.fairness),
+        "fairness": asdict(run.fairness),
     }
     return write_document(document, directory, began=run.began, name="overload")
 
@@ -78,7 +78,7 @@ def markdown(run: OverloadRun) -> str:
 
 
 def _verdicts(run: OverloadRun) -> list[str]:
-    goodput, fairness = goodput_ratio(run.steps), run.fairness
+    goodput, fair = goodput_ratio(run.steps), run.fairness
     shares = f"{goodput.highest.share:g} x saturation over peak (at {goodput.peak.share:g} x)"
     told_s = goodput.highest.group.refusals.told_s
     refused = sum(phase.quiet.refusals.count for phase in run.phases)
@@ -90,21 +90,21 @@ def _verdicts(run: OverloadRun) -> list[str]:
             f"{goodput.value:.3f}",
             f">= {GOODPUT_GOAL}",
             kept=goodput.value >= GOODPUT_GOAL,
-            around=[goodput.highest.around, goodput.peak.around],
+            note=_told_of_steps(goodput.highest.around, goodput.peak.around),
         ),
         _verdict(
             "time to a refusal there, p50 / p99 ms",
             _pair_ms(told_s),
             f"p99 < {REFUSAL_GOAL_S * 1000:.0f}",
             kept=told_s is None or told_s.p99 < REFUSAL_GOAL_S,
-            around=[goodput.highest.around],
+            note=_told_of_steps(goodput.highest.around),
         ),
         _verdict(
             "quiet tenants' TTFT p95, B over A",
-            f"{ratio_text(fairness)}, pairs: {fairness.rounds}",
+            f"{ratio_text(fair.ratio)}, pairs: {fair.ratio.rounds}",
             f"<= {FAIRNESS_GOAL}",
-            kept=fairness.mean <= FAIRNESS_GOAL,
-            around=[phase.around for phase in run.phases],
+            kept=fair.ratio.mean <= FAIRNESS_GOAL,
+            note=_told_of(fair),
         ),
         _verdict("requests of quiet tenants refused", f"{refused}", "0", kept=not refused),
         _verdict("requests failed otherwise", f"{failed}", "0", kept=not failed),
@@ -114,11 +114,20 @@ def _verdicts(run: OverloadRun) -> list[str]:
 
 
 def _verdict(
-    figure: str, measured: str, goal: str, *, kept: bool, around: Sequence[Around] = ()
+    figure: str, measured: str, goal: str, *, kept: bool, note: str = ""
 ) -> tuple[str, ...]:
-    disturbed = sum(one.conditions.disturbance is not None for one in around)
-    note = f" (disturbed: {disturbed} of {len(around)})" if disturbed else ""
     return (figure, measured, goal, f"{'kept' if kept else 'MISSED'}{note}")
+
+
+def _told_of_steps(*around: Around) -> str:
+    disturbed = sum(one.conditions.disturbance is not None for one in around)
+    return f" (disturbed: {disturbed} of {len(around)})" if disturbed else ""
+
+
+def _told_of(fair: Fairness) -> str:
+    if fair.disturbed:
+        return f" (disturbed: {fair.disturbed} of {fair.ratio.rounds})"
+    return f" (dropped as disturbed: {fair.dropped})" if fair.dropped else ""
 
 
 def _groups(run: OverloadRun) -> list[Group]:

@@ -16,8 +16,8 @@ from benchmarks.overload_figures import (
     Around,
     Refusals,
     counted,
+    fairness,
     fairness_phase,
-    fairness_ratio,
     goodput_ratio,
     goodput_step,
 )
@@ -208,6 +208,14 @@ async def test_a_request_that_waits_for_a_connection_is_late_in_its_own_figures(
     assert all(a.record.ttft_s >= a.held_s + 0.1 for a in answers)
 
 
+async def test_an_error_that_is_no_matter_of_room_is_a_failure():
+    away = OVERLOADED.replace(b"overloaded", b"key_store_unavailable")
+    async with serving(refusal("retry-after: 5", body=away)) as (target, _):
+        (found,) = await sent(target, [0.0])
+    assert (found.served, found.refused, found.failed) == (False, False, True)
+    assert found.outcome == "503 key_store_unavailable"
+
+
 @pytest.mark.parametrize("size", [1, 7, 1000])
 @pytest.mark.parametrize(
     ("fields", "expected"),
@@ -312,7 +320,7 @@ def test_fairness_is_the_mean_of_ratios_inside_pairs():
         phase(0, "A", [0.1] * 20), phase(0, "B", [0.2] * 20),
         phase(1, "B", [0.4] * 20), phase(1, "A", [0.8] * 20),
     ]  # fmt: skip
-    found = fairness_ratio(phases, seed=1)
+    found = fairness(phases, seed=1).ratio
     assert found.mean == pytest.approx(1.0)
     assert (found.rounds, found.low, found.high) == (2, pytest.approx(0.5), pytest.approx(2.0))
 
@@ -322,7 +330,23 @@ def test_a_pair_of_which_a_phase_served_nobody_does_not_count():
         phase(0, "A", [0.1]), phase(0, "B", []),
         phase(1, "A", [0.1]), phase(1, "B", [0.3]),
     ]  # fmt: skip
-    assert fairness_ratio(phases, seed=1).rounds == 1
+    assert fairness(phases, seed=1).ratio.rounds == 1
+
+
+def test_disturbed_pairs_are_dropped_where_half_are_left():
+    busy = replace(AROUND, conditions=BUSY)
+    first = [phase(0, "A", [0.5] * 20, around=busy), phase(0, "B", [0.1] * 20)]
+    second = [phase(1, "B", [0.3] * 20), phase(1, "A", [0.2] * 20)]
+    found = fairness([*first, *second], seed=1)
+    assert (found.ratio.mean, found.ratio.rounds) == (pytest.approx(1.5), 1)
+    assert (found.disturbed, found.dropped) == (0, 1)
+
+
+def test_disturbed_pairs_are_used_and_counted_where_too_few_are_left():
+    busy = replace(AROUND, conditions=BUSY)
+    phases = [phase(0, "A", [0.5] * 20), phase(0, "B", [0.1] * 20, around=busy)]
+    found = fairness(phases, seed=1)
+    assert (found.ratio.rounds, found.disturbed, found.dropped) == (1, 1, 0)
 
 
 # What is told.
@@ -367,8 +391,9 @@ def test_each_goal_that_is_missed_is_said_to_be():
 def test_figures_of_a_disturbed_machine_are_marked():
     run = all_kept()
     disturbed = replace(run.steps[1], around=replace(AROUND, conditions=BUSY))
-    marked = verdicts(replace(run, steps=[run.steps[0], disturbed]))
-    assert marked[:3] == ["kept (disturbed: 1 of 2)", "kept (disturbed: 1 of 1)", "kept"]
+    phases = [replace(one, around=disturbed.around) for one in run.phases]
+    marked = verdicts(replace(run, steps=[run.steps[0], disturbed], phases=phases))
+    assert marked[:3] == ["kept (disturbed: 1 of 2)", *["kept (disturbed: 1 of 1)"] * 2]
 
 
 def test_the_tables_have_a_row_for_each_step_and_phase():
@@ -384,7 +409,7 @@ def test_the_tables_have_a_row_for_each_step_and_phase():
 def test_the_document_has_the_figures_and_what_they_are_read_with(tmp_path):
     document = orjson.loads(write_json(all_kept(), tmp_path).read_bytes())
     assert document["goodput_ratio"] == pytest.approx(0.95)
-    assert document["fairness_ratio"]["mean"] == pytest.approx(1.2)
+    assert document["fairness"]["ratio"]["mean"] == pytest.approx(1.2)
     assert document["plan"]["limits"]["ttft_s"] == 2.0
     assert document["steps"][1]["group"]["refusals"]["outcomes"] == {"503 overloaded": 2}
     assert {"machine", "command", "simulation", "phases"} <= document.keys()
