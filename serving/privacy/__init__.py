@@ -1,0 +1,1 @@
+"""The privacy contract: classes, personal data found, replaced by pseudonyms, and restored."""

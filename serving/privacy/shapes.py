@@ -1,0 +1,137 @@
+"""Shapes of values: what one looks like, what it checks by, and the words that stand near it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from serving.privacy.normalised import View
+from serving.privacy.spans import EntityType, Span
+
+Finder = Callable[[View], Iterable[Span]]
+"""Finds values in a view; the spans are of the view's text and may overlap."""
+
+REACH: Final = 60
+"""How far before a value the words are that tell what it is; a third of that behind it."""
+MAX_NAMED_CHARS: Final = 48
+"""A value that words decide on is no longer."""
+
+_SEPARATORS = dict.fromkeys(map(ord, " \t\n.-/,()"))
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """Words that tell what a value near them is, in lower case."""
+
+    words: tuple[str, ...]
+    _pattern: re.Pattern[str] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        longest = sorted(self.words, key=len, reverse=True)
+        words = "|".join(map(re.escape, longest))
+        pattern = re.compile(rf"(?<![^\W\d_])(?:{words})(?![^\W\d_])")
+        object.__setattr__(self, "_pattern", pattern)
+
+    def places(self, lowered: str) -> Iterator[tuple[int, int]]:
+        """Where each of them is in a text, word by word."""
+        for word in self.words:
+            at = lowered.find(word)
+            while at >= 0:
+                if found := self._pattern.match(lowered, at):
+                    yield found.span()
+                at = lowered.find(word, at + 1)
+
+    def near(self, lowered: str, start: int, end: int, *, reach: int = REACH) -> bool:
+        """Whether one of them is before or soon after a part of a text."""
+        before, after = max(0, start - reach), end + reach // 3
+        return bool(
+            self._pattern.search(lowered, before, start)
+            or self._pattern.search(lowered, end, after)
+        )
+
+    def before(self, lowered: str, start: int, *, within: int) -> bool:
+        """Whether one of them is in so many characters before an offset."""
+        return self._pattern.search(lowered, max(0, start - within), start) is not None
+
+
+def words(*those: str) -> Words:
+    """Words, or several with spaces between them."""
+    return Words(those)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """A kind of value. Its score is the best of those that apply; 0 is no find.
+
+    Args:
+        entity: what such a value is.
+        pattern: what it looks like; of a group named `value`, only that is the value.
+        alone: its score for its look.
+        check: takes the value without separators, in upper case.
+        checked: its score where it checks.
+        near: words that are near such values. Without other scores they are looked for first.
+        named: its score where one is.
+        both: its score where one is and it checks.
+        reach: how far before it they are.
+        marks: of which one is in every text with such a value, in lower case; none: anything.
+        anywhere: to be looked for in the whole text, not only close to digits.
+    """
+
+    entity: EntityType
+    pattern: re.Pattern[str]
+    alone: float = 0.0
+    check: Callable[[str], bool] | None = None
+    checked: float = 0.0
+    near: Words | None = None
+    named: float = 0.0
+    both: float = 0.0
+    reach: int = REACH
+    marks: tuple[str, ...] = ()
+    anywhere: bool = False
+
+    def find(self, view: View) -> Iterator[Span]:
+        """Values of this kind."""
+        group = "value" if "value" in self.pattern.groupindex else 0
+        for start, end in self._parts(view):
+            for match in self.pattern.finditer(view.text, start, end):
+                first, last = match.span(group)
+                if score := self._score(view, first, last):
+                    yield Span(first, last, self.entity, score)
+
+    def _parts(self, view: View) -> Iterable[tuple[int, int]]:
+        if self.marks and not any(mark in view.lowered for mark in self.marks):
+            return ()
+        if self.near and not self.alone and not self.checked:
+            return _around(self.near, view.lowered, self.reach) if view.digit_regions else ()
+        return ((0, len(view.text)),) if self.anywhere else view.digit_regions
+
+    def _score(self, view: View, start: int, end: int) -> float:
+        score, both = self.alone, 0.0
+        if self.check and self.check(compact(view.text[start:end])):
+            score, both = max(score, self.checked), self.both
+        named = max(self.named, both)
+        return named if named > score and self._is_named(view.lowered, start, end) else score
+
+    def _is_named(self, lowered: str, start: int, end: int) -> bool:
+        return self.near is not None and self.near.near(lowered, start, end, reach=self.reach)
+
+
+def _around(near: Words, lowered: str, reach: int) -> Iterator[tuple[int, int]]:
+    """The parts of a text where a value can be that these words decide on, in order."""
+    start = end = 0
+    for first, last in sorted(near.places(lowered)):
+        first_char = max(0, first - reach // 3 - MAX_NAMED_CHARS)
+        if first_char > end:
+            if end:
+                yield start, end
+            start = first_char
+        end = last + reach + MAX_NAMED_CHARS
+    if end:
+        yield start, end
+
+
+def compact(value: str) -> str:
+    """A value without separators, in upper case."""
+    return value.translate(_SEPARATORS).upper()

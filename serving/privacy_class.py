@@ -1,0 +1,45 @@
+"""The words of the privacy contract: classes of requests, and kinds of personal data."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+PrivacyClass = Literal["open", "scrubbed", "local_only"]
+"""`local_only`: nothing leaves. `scrubbed`: without personal data. `open`: as it is."""
+
+CLASSES: tuple[PrivacyClass, ...] = get_args(PrivacyClass)
+"""From the loosest to the strictest."""
+
+EntityType = Literal[
+    "PERSON",
+    "EMAIL",
+    "PHONE",
+    "ADDRESS",  # A street with its number, a PO box, a postcode.
+    "PLACE",
+    "ORGANISATION",
+    "IBAN",
+    "CARD",
+    "ACCOUNT",  # Of a bank, without a check of its own: routing and account numbers, BIC.
+    "NATIONAL_ID",  # Social security, passport, driving licence.
+    "TAX_ID",
+    "BIRTH_DATE",
+    "IP",
+    "MAC",
+    "URL",  # With credentials in it.
+    "SECRET",  # API keys, tokens, passwords, PEM blocks.
+    "CUSTOM",  # The operator's own patterns and words.
+]
+ENTITY_TYPES: tuple[EntityType, ...] = get_args(EntityType)
+
+Action = Literal["mask", "block", "never_restore"]
+"""What happens to personal data that would leave: a pseudonym that is restored in the answer, or
+one that is not, or nothing leaves."""
+
+
+def strictest(*classes: PrivacyClass | None) -> PrivacyClass:
+    """The strictest of some classes; None is one that was not said. `local_only` of nothing.
+
+    It only ever rises: no argument makes the answer looser than another one.
+    """
+    said = [CLASSES.index(one) for one in classes if one is not None]
+    return CLASSES[max(said)] if said else "local_only"

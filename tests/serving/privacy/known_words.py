@@ -1,0 +1,53 @@
+"""A detector that finds the words it was given, wherever they stand."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping, Sequence
+
+from serving.privacy.spans import DetectorUnavailable, EntityType, Span, merged
+
+
+class KnownWords:
+    """Finds words; remembers how often it was asked."""
+
+    def __init__(self, words: Mapping[str, EntityType]) -> None:
+        self.words = words
+        self.calls: list[list[str]] = []
+
+    def find(self, text: str) -> list[Span]:
+        return merged(
+            Span(found.start(), found.end(), entity, 0.9)
+            for word, entity in self.words.items()
+            for found in re.finditer(re.escape(word), text)
+        )
+
+    async def detect(self, texts: Sequence[str]) -> list[list[Span]]:
+        self.calls.append(list(texts))
+        return [self.find(text) for text in texts]
+
+
+class Stuck:
+    """Never answers."""
+
+    async def detect(self, _: Sequence[str]) -> list[list[Span]]:
+        await asyncio.Event().wait()
+        return []
+
+
+class Down:
+    """Cannot answer."""
+
+    async def detect(self, _: Sequence[str]) -> list[list[Span]]:
+        raise DetectorUnavailable("down")
+
+
+class Answering:
+    """Gives the answer it was made with, whatever it is asked."""
+
+    def __init__(self, *answer: list[Span]) -> None:
+        self.answer = list(answer)
+
+    async def detect(self, _: Sequence[str]) -> list[list[Span]]:
+        return self.answer

@@ -1,0 +1,37 @@
+"""What takes seconds to load, once for all tests of a process."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from serving.privacy.lexicon import Lexicon
+from serving.privacy.name_rules import NameRules
+from serving.privacy.names import PACKAGES, NameModels, directory_of
+from serving.privacy.operator_rules import OperatorRules
+from serving.privacy.personal_data import PersonalData
+from serving.privacy.presidio import Recognisers
+
+
+@cache
+def lexicon() -> Lexicon:
+    return Lexicon(directory_of(PACKAGES[0]))
+
+
+@cache
+def name_rules() -> NameRules:
+    return NameRules(lexicon())
+
+
+@cache
+def models() -> NameModels:
+    return NameModels()
+
+
+@cache
+def recognisers() -> Recognisers:
+    return Recognisers()
+
+
+@cache
+def personal_data() -> PersonalData:
+    return PersonalData(OperatorRules.of({"staff": r"EMP-\d{5}"}, {"projects": ("Bluebird",)}))
