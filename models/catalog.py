@@ -121,7 +121,7 @@ class ModelSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: Name
-    task: Literal["generate", "embed"] = "generate"
+    task: Literal["generate", "embed", "rerank"] = "generate"
     engine: Literal["vllm", "sentence-transformers", "simulated"] = "vllm"
     source: PackagedSource | str | None = None
     revision: str | None = None
@@ -151,12 +151,12 @@ class ModelSpec(BaseModel):
         1, ge=1, description="Tokens in a streamed delta after the first; more spares CPU on GPUs."
     )
     max_ongoing_requests: int = Field(32, ge=1, description="Running in one replica at once.")
-    max_queued_requests: int = Field(64, ge=0, description="Waiting; more are refused.")
+    max_queued_requests: int = Field(64, ge=1, description="Waiting; more are refused.")
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelSpec:
-        if (self.engine == "sentence-transformers") != (self.task == "embed"):
-            msg = "an embedding model runs on sentence-transformers, and no other does"
+        if (self.engine == "sentence-transformers") != (self.task in {"embed", "rerank"}):
+            msg = "models that embed or rerank run on sentence-transformers, and no others do"
             raise ValueError(msg)
         if self.engine != "simulated" and self.source is None:
             msg = "a model needs a source: a packaged file, a local path or a Hugging Face id"
@@ -199,7 +199,7 @@ class ModelSpec(BaseModel):
     @property
     def deployment_name(self) -> str:
         """Name of the Serve deployment that runs this model."""
-        part = "Embedder" if self.task == "embed" else "Engine"
+        part = {"generate": "Engine", "embed": "Embedder", "rerank": "Reranker"}[self.task]
         return f"{part}:{self.id.replace('/', '--').replace('.', '_')}"
 
     def scaling(self, *, drain_s: float) -> dict[str, Any]:

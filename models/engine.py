@@ -61,7 +61,10 @@ class EngineFailed(EngineError):
 class GenerationRequest:
     """One generation, already validated and reduced to the fields an engine may see.
 
-    `body` follows OpenAI's request of the same kind. Deltas are rendered as a stream whatever
+    `body` follows OpenAI's request of the same kind, with three fields of vLLM's:
+    `return_token_ids` asks for `token_ids` beside each text and `prompt_token_ids` in the first
+    event; `continue_final_message`, with `add_generation_prompt` false, has a chat go on with its
+    last message. Deltas are rendered as a stream whatever
     `stream_interval` is; it only says how many tokens one delta may carry after the first.
     """
 

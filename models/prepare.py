@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from importlib.machinery import ModuleSpec
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +19,7 @@ from models.conversion import PreparationFailed, Progress, converted, is_current
 
 Status = Literal["ready", "to prepare", "missing"]
 
-__all__ = ["PreparationFailed", "Status", "prepare", "status"]
+__all__ = ["PreparationFailed", "Status", "prepare", "revision_of", "status"]
 
 _PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".ckpt"})
 _DOWNLOADED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
@@ -81,6 +82,24 @@ def status(spec: ModelSpec, home: Path) -> Status:
     except PreparationFailed:
         return "missing"
     return "ready"
+
+
+def revision_of(spec: ModelSpec) -> str:
+    """What pins a model's weights beside its name: a revision, or a package with its version."""
+    if spec.revision is not None:
+        return spec.revision
+    if isinstance(spec.source, PackagedSource):
+        return f"{spec.source.package}=={_version(spec.source.package)}"
+    return "unpinned"
+
+
+def _version(package: str) -> str:
+    """The version of an installed package; its distribution may have another name."""
+    names = packages_distributions().get(package, [package])
+    try:
+        return version(names[0])
+    except PackageNotFoundError:
+        return "unknown"
 
 
 def _converted_directory(spec: ModelSpec, home: Path) -> Path:

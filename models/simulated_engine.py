@@ -9,8 +9,10 @@ import asyncio
 import time
 from array import array
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import orjson
 
 from models.catalog import ModelSpec
 from models.engine import (
@@ -27,6 +29,7 @@ from models.engine import (
 from models.simulated_frames import Frames
 from models.simulated_scheduler import ScheduledSequence, Scheduler, Sleep
 from models.simulated_text import (
+    MARK,
     VOCABULARY_SIZE,
     Answer,
     chat_prompt,
@@ -39,15 +42,21 @@ _DEFAULT_CONTEXT_TOKENS = 8192
 _DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's, for /v1/completions.
 _MOST_CHOICES = 128  # OpenAI's.
 _DELTAS_BEFORE_FAILURE = 3
+_TURN_END = "<|im_end|>\n"
+_MARK = encode(MARK)[0]  # The first of the tokens that answers are made of; bytes come before.
 
 
 @dataclass(slots=True)
 class _Choice:
-    """One answer on its way: what it will say, how far it is, how much of it was sent."""
+    """One answer on its way: what it will say, how far it is, how much of it was sent.
+
+    `prompt` is kept where the events are to tell token ids.
+    """
 
     index: int
     answer: Answer
     sequence: ScheduledSequence
+    prompt: list[int] | None = None
     sent: int = 0
 
     @property
@@ -59,8 +68,9 @@ class SimulatedEngine:
     """`Engine` that follows the `simulation` of a catalogue entry.
 
     Greedy whatever the temperature: an answer depends on the model, its seed, the prompt, the
-    request's `seed` and the choice, and on nothing else. `response_format`, `tools` (beyond the
-    prompt) and `logprobs` have no effect.
+    request's `seed` and the choice, and on nothing else. A prompt that ends with the beginning of
+    an answer is continued, as a greedy model would. `response_format`, `tools` (beyond the prompt)
+    and `logprobs` have no effect.
 
     Args:
         spec: the entry; more sequences than its `max_ongoing_requests + max_queued_requests`
@@ -107,7 +117,7 @@ class SimulatedEngine:
             await _next_step(ready, choices)
             if request.kind == "chat":
                 for choice in choices:
-                    yield frames.role(choice.index)
+                    yield _role(choice, frames)
             while True:
                 for delta in _due(choices, frames, request.stream_interval):
                     yield delta
@@ -152,8 +162,11 @@ class SimulatedEngine:
         """Token ids of each prompt: one of a chat, as many as were sent for a completion."""
         body = request.body
         if request.kind == "chat":
-            text = chat_prompt(body["messages"], body.get("tools"), add_generation_prompt=True)
-            return [encode(text)]
+            goes_on = bool(body.get("continue_final_message"))
+            text = chat_prompt(
+                body["messages"], body.get("tools"), add_generation_prompt=not goes_on
+            )
+            return [encode(text.removesuffix(_TURN_END) if goes_on else text)]
         prompt = body["prompt"]
         if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)):
             prompt = [prompt]
@@ -170,23 +183,37 @@ class SimulatedEngine:
         n = body.get("n") or 1
         if not 1 <= n <= _MOST_CHOICES:
             raise RequestRejected(f"n must be 1 to {_MOST_CHOICES}, not {n}.", param="n")
-        stop = body.get("stop") or ()
-        stops = (stop,) if isinstance(stop, str) else tuple(stop)
         ready = asyncio.Event()
         for number, ids in enumerate(prompts):
             limit = self._limit(body, len(ids), chat=chat)
-            key = f"{self._spec.id}|{self._spec.simulation.seed}|{body.get('seed')}|".encode()
-            key += array("I", ids).tobytes()
             for i in range(n):
-                answer = make_answer(
-                    key + b"|%d" % i,
-                    limit=limit,
-                    stop=stops,
-                    ignore_eos=bool(body.get("ignore_eos")),
-                )
+                answer = self._rest(body, ids, limit, i) or self._answer(body, ids, limit, i)
                 prefill_tokens = 0 if i else len(ids)  # The choices share the prompt's cache.
                 sequence = ScheduledSequence(prefill_tokens, len(answer), ready)
-                yield _Choice(number * n + i, answer, sequence)
+                told = ids if body.get("return_token_ids") else None
+                yield _Choice(number * n + i, answer, sequence, told)
+
+    def _answer(self, body: dict[str, Any], ids: Sequence[int], limit: int, i: int) -> Answer:
+        """What choice `i` says to a prompt."""
+        stop = body.get("stop") or ()
+        key = f"{self._spec.id}|{self._spec.simulation.seed}|{body.get('seed')}|".encode()
+        return make_answer(
+            key + array("I", ids).tobytes() + b"|%d" % i,
+            limit=limit,
+            stop=(stop,) if isinstance(stop, str) else tuple(stop),
+            ignore_eos=bool(body.get("ignore_eos")),
+        )
+
+    def _rest(self, body: dict[str, Any], ids: Sequence[int], limit: int, i: int) -> Answer | None:
+        """What choice `i` says after the beginning of it that a prompt ends with, if it does."""
+        if _MARK not in ids:
+            return None
+        said = ids[::-1].index(_MARK) + 1
+        whole = self._answer(body, ids[:-said], said + limit, i)
+        goes_on = said <= whole.cut and said < len(whole)
+        if not goes_on or whole.text(0, said) != decode(ids[-said:]):
+            return None
+        return replace(whole, codes=whole.codes[said:], cut=whole.cut - said)
 
     def _limit(self, body: dict[str, Any], prompt_tokens: int, *, chat: bool) -> int:
         """Most tokens one choice may have.
@@ -231,11 +258,34 @@ def _due(choices: Sequence[_Choice], frames: Frames, stream_interval: int) -> It
             end = min(choice.sent + (stream_interval if choice.sent else 1), length)
             if end > produced:
                 break
-            text = choice.answer.text(choice.sent, end)
-            choice.sent = end
-            if text or choice.done:
+            begin, choice.sent = choice.sent, end
+            text = choice.answer.text(begin, end)
+            if text or choice.done or choice.prompt:
                 finish = choice.answer.finish if choice.done else None
-                yield frames.content(choice.index, text, finish)
+                delta = frames.content(choice.index, text, finish)
+                yield _with_ids(delta, choice, begin, end) if choice.prompt else delta
+
+
+def _role(choice: _Choice, frames: Frames) -> Delta:
+    """The event that opens a chat choice, where asked with the prompt's tokens, as vLLM has it."""
+    delta = frames.role(choice.index)
+    if choice.prompt is None:
+        return delta
+    told = b',"prompt_token_ids":' + orjson.dumps(choice.prompt)
+    return delta.removesuffix(b"}\n\n") + told + b"}\n\n"
+
+
+def _with_ids(delta: Delta, choice: _Choice, begin: int, end: int) -> Delta:
+    """An event with its tokens; the first of a choice has those of the prompt too."""
+    told = b',"token_ids":' + orjson.dumps(_ids(choice.answer, begin, end))
+    if begin == 0:
+        told += b',"prompt_token_ids":' + orjson.dumps(choice.prompt)
+    return delta.removesuffix(b"}]}\n\n") + told + b"}]}\n\n"
+
+
+def _ids(answer: Answer, begin: int, end: int) -> list[int]:
+    """The tokens of a part of an answer."""
+    return [_MARK + code for code in answer.codes[begin:end]]
 
 
 def _check_ids(ids: Sequence[int], *, param: str) -> None:

@@ -66,10 +66,8 @@ class TokenCounter(Protocol):
         """Most tokens prompt and answer can have together, or an input to embed; None: unknown."""
         ...
 
-    async def count(self, kind: Kind, body: Mapping[str, Any]) -> int:
-        """Prompt tokens of a generation, over all of its prompts.
-
-        Where they cannot be told, an upper bound: too much is reserved rather than too little.
+    async def count(self, kind: Kind, body: Mapping[str, Any]) -> int | None:
+        """Prompt tokens of a generation, over all of its prompts; None where they cannot be told.
 
         Args:
             kind: what `body` is.
@@ -77,8 +75,11 @@ class TokenCounter(Protocol):
         """
         ...
 
-    async def count_texts(self, inputs: Sequence[str] | Sequence[Sequence[int]]) -> int:
-        """Tokens of inputs to embed, all together, special ones included. Nothing is truncated."""
+    async def count_texts(self, inputs: Sequence[str] | Sequence[Sequence[int]]) -> int | None:
+        """Tokens of inputs to embed, all together, special ones included; None: cannot be told.
+
+        Nothing is truncated.
+        """
         ...
 
 
@@ -128,7 +129,7 @@ class LocalCounter:
         limits = [limit for limit in (spec.context_tokens, longest) if limit]
         self.context_tokens: int | None = min(limits, default=None)
 
-    async def count(self, kind: Kind, body: Mapping[str, Any]) -> int:
+    async def count(self, kind: Kind, body: Mapping[str, Any]) -> int | None:
         """See `TokenCounter.count`."""
         try:
             if kind == "chat":
@@ -136,14 +137,14 @@ class LocalCounter:
             return await self._exactly(_prompts(body["prompt"]))
         # A template is a program and may raise anything; then vLLM refuses the request.
         except Exception:  # noqa: BLE001
-            return upper_bound(kind, body)
+            return None
 
-    async def count_texts(self, inputs: Sequence[str] | Sequence[Sequence[int]]) -> int:
+    async def count_texts(self, inputs: Sequence[str] | Sequence[Sequence[int]]) -> int | None:
         """See `TokenCounter.count_texts`."""
         try:
             return await self._exactly(inputs)
         except (TypeError, ValueError):  # A lone surrogate, which has no UTF-8.
-            return _upper_bound_of(inputs)
+            return None
 
     def _rendered(self, body: Mapping[str, Any]) -> str:
         named = "tool_use" if body.get("tools") and "tool_use" in self._templates else "default"
@@ -171,14 +172,14 @@ class SimulatedCounter:
     def __init__(self, spec: ModelSpec) -> None:
         self.context_tokens: int | None = spec.context_tokens or SIMULATED_CONTEXT_TOKENS
 
-    async def count(self, kind: Kind, body: Mapping[str, Any]) -> int:
+    async def count(self, kind: Kind, body: Mapping[str, Any]) -> int | None:
         """See `TokenCounter.count`."""
         if kind == "completion":
             return await self.count_texts(_prompts(body["prompt"]))
         try:
             prompt = chat_prompt(body["messages"], body.get("tools"), add_generation_prompt=True)
         except TypeError:  # An integer of more than 64 bits in a tool's schema.
-            return upper_bound(kind, body)
+            return None
         return _simulated_tokens(prompt)
 
     async def count_texts(self, inputs: Sequence[str] | Sequence[Sequence[int]]) -> int:
@@ -190,7 +191,7 @@ class RemoteCounter:
     """`TokenCounter` that asks the engine: a round trip a prompt.
 
     Args:
-        engine: None: every answer is an upper bound.
+        engine: None: nothing can be told.
         context_tokens: if known; else the engine's first answer says.
     """
 
@@ -198,7 +199,7 @@ class RemoteCounter:
         self._engine = engine
         self.context_tokens = context_tokens
 
-    async def count(self, kind: Kind, body: Mapping[str, Any]) -> int:
+    async def count(self, kind: Kind, body: Mapping[str, Any]) -> int | None:
         """See `TokenCounter.count`."""
         if kind == "completion":
             return await self.count_texts(_prompts(body["prompt"]))
@@ -207,9 +208,9 @@ class RemoteCounter:
         try:
             return await self._asked(request)
         except EngineError:
-            return upper_bound(kind, body)
+            return None
 
-    async def count_texts(self, inputs: Sequence[str] | Sequence[Sequence[int]]) -> int:
+    async def count_texts(self, inputs: Sequence[str] | Sequence[Sequence[int]]) -> int | None:
         """See `TokenCounter.count_texts`."""
         total = 0
         try:
@@ -219,7 +220,7 @@ class RemoteCounter:
                 else:
                     total += len(one)
         except EngineError:
-            return _upper_bound_of(inputs)
+            return None
         return total
 
     async def _asked(self, request: TokenizeRequest) -> int:
@@ -233,12 +234,13 @@ class RemoteCounter:
 def upper_bound(kind: Kind, body: Mapping[str, Any]) -> int:
     """No fewer tokens than a request has: a token stands for a byte at least."""
     if kind == "completion":
-        return _upper_bound_of(_prompts(body["prompt"]))
+        return upper_bound_of_texts(_prompts(body["prompt"]))
     said = json.dumps([body["messages"], body.get("tools")], ensure_ascii=False)
     return len(said.encode("utf-8", "surrogatepass")) + TEMPLATE_TOKENS
 
 
-def _upper_bound_of(inputs: Sequence[str] | Sequence[Sequence[int]]) -> int:
+def upper_bound_of_texts(inputs: Sequence[str] | Sequence[Sequence[int]]) -> int:
+    """No fewer tokens than inputs to embed have."""
     return sum(
         len(one.encode("utf-8", "surrogatepass")) + SPECIAL_TOKENS
         if isinstance(one, str)

@@ -34,6 +34,7 @@ def test_built_in_models_name_their_licence_and_context() -> None:
     ("fields", "problem"),
     [
         ({"task": "embed"}, "sentence-transformers"),
+        ({"task": "rerank"}, "sentence-transformers"),
         ({"engine": "sentence-transformers", "source": "a"}, "sentence-transformers"),
         ({"engine": "vllm"}, "needs a source"),
         ({"accelerator_type": "H100"}, "needs device: gpu"),
@@ -69,6 +70,7 @@ def test_deployments_are_named_after_task_and_model() -> None:
     embedding = {"task": "embed", "engine": "sentence-transformers", "source": "a"}
     assert spec().deployment_name == "Engine:m"
     assert spec(**embedding).deployment_name == "Embedder:m"
+    assert spec(**embedding | {"task": "rerank"}).deployment_name == "Reranker:m"
     assert "/" not in spec(id="org/name").deployment_name
 
 

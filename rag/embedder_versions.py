@@ -1,0 +1,157 @@
+"""What pins an embedder to the vectors it made: model, revision, dimension and canary vectors.
+
+A model's name stays while its weights, its pooling or a library beneath it change. The vectors of
+fixed texts do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.embedder import Embedder
+
+CANARIES = (
+    "The pump must be primed before it is started for the first time.",
+    "Who signs an invoice above five thousand euros?",
+    "Section 4.2: the tenant gives notice of three months, in writing.",
+    "lol no idea, ask Maria when she is back from lunch",
+    "SELECT name FROM parts WHERE stock < 3 ORDER BY name;",
+    "def area(radius): return 3.14159 * radius ** 2",
+    "Mix the flour with the eggs, and let the dough rest for an hour.",
+    "Patients with impaired kidneys receive half of the usual dose.",
+    "Der Zug nach Hamburg fährt heute von Gleis sieben.",
+    "Le rapport annuel sera publié en mars.",
+    "2026-03-01;4711;brass valve;12;EUR 8.40",
+    "ERROR disk full on volume 3, write refused",
+    "Lift and drag of a thin wing at supersonic speed",
+    "Once upon a time there was a lighthouse that nobody needed.",
+    "Dear Sir or Madam, thank you for your letter of 2 May.",
+    "42",
+)
+"""Several registers and languages, so that hardly any change leaves all of them alone."""
+
+LEAST_COSINE = 0.999
+"""Other batches, threads and processors move a float32 model by less than 0.0001."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pinned:
+    """What a generation says of its embedder.
+
+    Attributes:
+        canaries: vectors of `CANARIES`, `(n, dimension)` float32, row by row.
+    """
+
+    model: str
+    revision: str
+    dimension: int
+    canaries: bytes
+
+
+class PinnedGeneration(Protocol):
+    """A generation of a store's vectors, as far as its embedder is concerned."""
+
+    @property
+    def store_id(self) -> str: ...  # noqa: D102  Named by the schema.
+    @property
+    def model(self) -> str: ...  # noqa: D102
+    @property
+    def revision(self) -> str: ...  # noqa: D102
+    @property
+    def dimension(self) -> int: ...  # noqa: D102
+    @property
+    def canaries(self) -> bytes: ...  # noqa: D102
+
+
+@dataclass(frozen=True, slots=True)
+class ServedEmbedder:
+    """An embedding model that is served now.
+
+    Attributes:
+        windows: cuts a chunk's text into pieces that the model takes.
+        tokenizer: directory of its tokenizer, by which documents are cut.
+    """
+
+    embedder: Embedder
+    revision: str
+    windows: Callable[[str], list[str]]
+    tokenizer: str = ""
+
+
+async def pin(embedder: Embedder, model: str, revision: str) -> Pinned:
+    """Embed the canaries.
+
+    Raises:
+        EngineError: the embedder failed.
+    """
+    vectors = await _canary_vectors(embedder)
+    return Pinned(model, revision, vectors.shape[1], vectors.tobytes())
+
+
+async def canary_cosine(embedder: Embedder, canaries: bytes) -> float:
+    """The worst cosine between the canaries' vectors then and now; -1 if the dimension differs.
+
+    Raises:
+        EngineError: the embedder failed.
+    """
+    now = await _canary_vectors(embedder)
+    return worst_cosine(canaries, now.tobytes())
+
+
+def worst_cosine(one: bytes, other: bytes) -> float:
+    """The lowest cosine of two sets of canary vectors, row by row; -1 if they do not fit."""
+    if len(one) != len(other):
+        return -1.0
+    first, second = (
+        np.frombuffer(raw, np.float32).reshape(len(CANARIES), -1) for raw in (one, other)
+    )
+    lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    return float(((first * second).sum(axis=1) / np.maximum(lengths, 1e-12)).min())
+
+
+async def mismatch(
+    generation: PinnedGeneration, embedder: Embedder | None, revision: str | None
+) -> str | None:
+    """Why the embedder that is served is not the one which made these vectors; None: it is.
+
+    Args:
+        generation: of a store.
+        embedder: that is served under the generation's model; None: none is.
+        revision: of that one.
+
+    Returns:
+        A sentence with the command that mends it.
+
+    Raises:
+        EngineError: the embedder failed.
+    """
+    if embedder is None:
+        return _told(generation, f"{generation.model!r}, which is not served", "MODEL")
+    if revision != generation.revision:
+        reason = f"revision {generation.revision!r} of {generation.model!r}; {revision!r} is served"
+        return _told(generation, reason, generation.model)
+    vectors = await _canary_vectors(embedder)
+    if vectors.shape[1] != generation.dimension:
+        reason = f"{generation.dimension} dimensions; {vectors.shape[1]} are served"
+        return _told(generation, reason, generation.model)
+    cosine = worst_cosine(generation.canaries, vectors.tobytes())
+    if cosine < LEAST_COSINE:
+        reason = f"another {generation.model!r}: fixed texts have a cosine of {cosine:.4f} only"
+        return _told(generation, reason, generation.model)
+    return None
+
+
+def _told(generation: PinnedGeneration, reason: str, model: str) -> str:
+    return (
+        f"The vectors of {generation.store_id} were made by {reason}. "
+        f"`ringfence reembed --store {generation.store_id} --model {model}` makes new ones."
+    )
+
+
+async def _canary_vectors(embedder: Embedder) -> NDArray[np.float32]:
+    return np.ascontiguousarray((await embedder.embed(CANARIES)).vectors, dtype=np.float32)

@@ -1,0 +1,34 @@
+"""What parser processes and their owner say to each other: JSON behind four bytes of length."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import IO, Any
+
+import orjson
+
+_LENGTH_BYTES = 4
+
+
+def encoded(value: Any) -> bytes:
+    """A value as a frame."""
+    body = orjson.dumps(value)
+    return len(body).to_bytes(_LENGTH_BYTES, "big") + body
+
+
+def read(stream: IO[bytes]) -> Any | None:
+    """The next value; None: the other side is gone."""
+    head = stream.read(_LENGTH_BYTES)
+    if len(head) < _LENGTH_BYTES:
+        return None
+    return orjson.loads(stream.read(int.from_bytes(head, "big")))
+
+
+async def received(stream: asyncio.StreamReader) -> Any:
+    """The next value.
+
+    Raises:
+        asyncio.IncompleteReadError: the other side is gone.
+    """
+    head = await stream.readexactly(_LENGTH_BYTES)
+    return orjson.loads(await stream.readexactly(int.from_bytes(head, "big")))

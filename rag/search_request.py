@@ -1,0 +1,41 @@
+"""A search as it travels to the process that owns the indexes: plain values that can be pickled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rag.access_lists import Reader
+from rag.filters import Filter
+from rag.fusion import Weights
+from rag.index import Generation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchRequest:
+    """Questions to vector stores, all of which have one embedder.
+
+    Attributes:
+        reader: On whose behalf.
+        generations: What is searched; one of each store.
+        texts: The questions.
+        vectors: Of the questions, `(n, dimension)` float32, L2-normalised.
+        limit: Passages at most, over all questions.
+        filters: What must be true of the attributes of a file.
+        threshold: A passage's score at least.
+        weights: Of both kinds of search.
+        rerank: Whether the reranker looks at the best again, where there is one.
+    """
+
+    reader: Reader
+    generations: Sequence[Generation]
+    texts: Sequence[str]
+    vectors: NDArray[np.float32]
+    limit: int
+    filters: Filter | None
+    threshold: float
+    weights: Weights
+    rerank: bool

@@ -1,0 +1,195 @@
+"""What a reader may find, asked of SQL twice: before the indexes rank, and of what they found.
+
+Nobody may see anything that is not found here: no entry in an access list, no passage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, and_, exists, false, func, or_, select, true
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from rag.access_lists import Reader, file_readable, store_readable
+from rag.index import FileFilter
+from rag.passages import Passage
+from rag.schema import Chunk, File, FileAccess, IndexGeneration, StoreFile, VectorStore
+
+DAY_S = 86_400
+FEW = 100
+"""Files that a search is told to leave out, before it is worth while to ask for all that are in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Searchable:
+    """A store of the reader's: its number, and which of its files may be found; None: all."""
+
+    number: int
+    files: FileFilter | None
+
+
+@dataclass(frozen=True, slots=True)
+class Visible:
+    """A published chunk that the reader may see."""
+
+    key: str
+    chunk_id: int
+    position: int
+    page: int | None
+    text: str
+    store_id: str
+    file_id: str
+    attributes: Mapping[str, Any]
+    filename: str
+    privacy: str
+
+    def passage(self, *, score: float, cosine: float | None) -> Passage:
+        """It as a passage that was found."""
+        return Passage(
+            store_id=self.store_id,
+            file_id=self.file_id,
+            filename=self.filename,
+            attributes=self.attributes,
+            privacy=self.privacy,
+            page=self.page,
+            position=self.position,
+            chunk_id=self.chunk_id,
+            text=self.text,
+            score=score,
+            cosine=cosine,
+        )
+
+
+async def searchable(
+    session: AsyncSession,
+    reader: Reader,
+    generations: Collection[str],
+    filters: ColumnElement[bool] | None,
+    *,
+    now: float,
+) -> dict[str, Searchable]:
+    """The stores that can be searched, by generation; one is left out where it has nothing to find.
+
+    Where all or nearly all files may be found, only those that may not are read.
+
+    Args:
+        session: to ask.
+        reader: on whose behalf.
+        generations: ids; one that is gone is left out.
+        filters: what must be true of a `store_files` row.
+        now: Unix seconds; a store that has expired is left out.
+    """
+    allowed = _allowed(reader, filters)
+    stores = _stores(reader, generations, allowed.label("allowed"), only=~allowed)
+    hidden = stores.where(unexpired(now))
+    rows = (await session.execute(hidden.limit(FEW + len(generations)))).all()
+    if len(rows) < FEW + len(generations):
+        return {
+            generation: Searchable(number, FileFilter(files, but=True) if files else None)
+            for (generation, number), (_, files) in _by_store(rows).items()
+        }
+    stores = _stores(reader, generations, allowed.label("allowed"))
+    rows = (await session.execute(stores.where(unexpired(now)))).all()
+    return {
+        generation: Searchable(number, _shorter(shown, files))
+        for (generation, number), (shown, files) in _by_store(rows).items()
+        if shown
+    }
+
+
+async def visible(
+    session: AsyncSession,
+    reader: Reader,
+    stores: Collection[str],
+    filters: ColumnElement[bool] | None,
+    *,
+    keys: Collection[str],
+    chunk_ids: Collection[int],
+    now: float,
+) -> list[Visible]:
+    """Those of the chunks that are published, unexpired, readable and let through; in no order."""
+    columns = (
+        *(Chunk.key, Chunk.id, Chunk.position, Chunk.page, Chunk.text),
+        *(StoreFile.store_id, StoreFile.file_id, StoreFile.attributes),
+        *(File.filename, File.privacy),
+    )
+    checks = and_(
+        Chunk.version == StoreFile.version,
+        StoreFile.status == "completed",
+        StoreFile.store_id.in_(stores),
+        or_(File.expires_at.is_(None), File.expires_at > now),
+        file_readable(reader),
+        store_readable(reader),
+        unexpired(now),
+        true() if filters is None else filters,
+    )
+    # As a column: among conditions, SQLite would begin with all files of the store.
+    asked = (
+        select(func.coalesce(checks, false()), *columns)
+        .join(StoreFile, StoreFile.id == Chunk.store_file_id)
+        .join(File, File.id == StoreFile.file_id)
+        .join(VectorStore, VectorStore.id == StoreFile.store_id)
+        .where(or_(Chunk.key.in_(keys), Chunk.id.in_(chunk_ids)))
+    )
+    return [Visible(*row) for ok, *row in (await session.execute(asked)).all() if ok]
+
+
+def unexpired(now: float) -> ColumnElement[bool]:
+    """Whether the `vector_stores` row at hand was used lately enough, where that matters."""
+    days = VectorStore.expires_after_days
+    return or_(days.is_(None), VectorStore.last_active_at + days * DAY_S > now)
+
+
+def _allowed(reader: Reader, filters: ColumnElement[bool] | None) -> ColumnElement[bool]:
+    """Whether the `store_files` row at hand may be found, never null.
+
+    One question for each entry, the likeliest first, is twice as fast in SQLite as one for all.
+    """
+    entries = sorted(reader.entries, key=lambda entry: (entry != "tenant", entry))
+    listed = or_(
+        false(),
+        *(
+            exists().where(FileAccess.file_id == StoreFile.file_id, FileAccess.entry == entry)
+            for entry in entries
+        ),
+    )
+    return listed if filters is None else listed & func.coalesce(filters, false())
+
+
+def _stores(
+    reader: Reader,
+    generations: Collection[str],
+    allowed: ColumnElement[bool],
+    *,
+    only: ColumnElement[bool] | None = None,
+) -> Select[str, int, str, bool]:
+    """Generation, store number, file and whether it may be found; a row at least for each store."""
+    files = StoreFile.store_id == VectorStore.id
+    return (
+        select(IndexGeneration.id, VectorStore.number, StoreFile.file_id, allowed)
+        .join(VectorStore, VectorStore.id == IndexGeneration.store_id)
+        .outerjoin(StoreFile, files if only is None else files & only)
+        .where(IndexGeneration.id.in_(generations), store_readable(reader))
+    )
+
+
+def _by_store(
+    rows: Collection[Any],
+) -> dict[tuple[str, int], tuple[list[str], list[str]]]:
+    """Files that may be found and files that may not, by generation and store number."""
+    found: dict[tuple[str, int], tuple[list[str], list[str]]] = {}
+    for generation, number, file_id, allowed in rows:
+        shown, hidden = found.setdefault((generation, number), ([], []))
+        if file_id is not None:
+            (shown if allowed else hidden).append(file_id)
+    return found
+
+
+def _shorter(shown: list[str], hidden: list[str]) -> FileFilter | None:
+    if not hidden:
+        return None
+    if len(hidden) < len(shown):
+        return FileFilter(hidden, but=True)
+    return FileFilter(shown)

@@ -1,0 +1,56 @@
+"""What a search finds by meaning and by words, each alone; and what is noted to be done."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from sqlalchemy import select
+
+from rag.access_lists import Reader
+from rag.fusion import Weights
+from rag.retrieval import Query, Retriever
+from rag.schema import IndexIntent
+from tests.rag.workshop import READER, Workshop
+
+MEANING, WORDS = Weights(embedding=1, text=0), Weights(embedding=0, text=1)
+
+
+async def found(
+    shop: Workshop, store: str, word: str, weights: Weights, reader: Reader = READER
+) -> list[str]:
+    """Files whose chunks have a word, as one kind of search finds them."""
+    (generation,) = await shop.stores.generations(reader, [store])
+    embedded = await shop.embedders[generation.model].embedder.embed([word])
+    query = Query(reader, [generation], word, embedded.vectors[0], 50, weights=weights)
+    retriever = Retriever(shop.database, shop.vectors, shop.text, clock=shop.clock)
+    passages = (await retriever.search(query)).passages
+    return sorted({one.file_id for one in passages if word in one.text.split()})
+
+
+async def noted(shop: Workshop) -> list[tuple[str, str]]:
+    """Kind and subject of all intents."""
+    async with shop.database.session() as session:
+        rows = await session.execute(select(IndexIntent.kind, IndexIntent.subject))
+        return sorted((kind, subject) for kind, subject in rows)
+
+
+async def note(
+    shop: Workshop, kind: str, subject: str, *, collection: str | None = None, until: float = 0.0
+) -> None:
+    """Add an intent of acme's, as somebody who is about to do something adds it."""
+    async with shop.database.transaction() as session:
+        session.add(
+            IndexIntent(
+                kind=kind, tenant="acme", subject=subject, collection=collection, until=until
+            )
+        )
+
+
+async def eventually(true: Callable[[], Awaitable[bool]], *, within_s: float = 20.0) -> None:
+    """Wait until something is true."""
+    async with asyncio.timeout(within_s):
+        while True:
+            if await true():
+                return
+            await asyncio.sleep(0.02)
