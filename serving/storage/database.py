@@ -44,6 +44,13 @@ _DRIVERS: dict[str, tuple[Dialect, str]] = {
 }
 
 
+_SNAPSHOTS: dict[Dialect, dict[str, Any]] = {
+    "sqlite": {},
+    "postgresql": {"postgresql_readonly": True, "isolation_level": "REPEATABLE READ"},
+}
+"""What makes a session see one state of the database from its first statement on."""
+
+
 class Database:
     """A pool of connections to one database.
 
@@ -55,7 +62,7 @@ class Database:
         self._engine = engine
         self._name = engine.url.render_as_string(hide_password=True)
         self._readers = async_sessionmaker(
-            engine.execution_options(postgresql_readonly=True), expire_on_commit=False
+            engine.execution_options(**_SNAPSHOTS[dialect]), expire_on_commit=False
         )
         self._writers = async_sessionmaker(
             engine.execution_options(**{sqlite.WRITES: True}), expire_on_commit=False

@@ -12,6 +12,7 @@ import hashlib
 import os
 import shutil
 import socket
+import stat
 import subprocess
 import tempfile
 import time
@@ -100,8 +101,9 @@ class EmbeddedValkey:
     def _prepare(self) -> None:
         for directory in (self._directory, self._socket.parent):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if directory.stat().st_uid != os.getuid():
-                raise ValkeyStartFailed(f"{directory} belongs to another user")
+            found = directory.lstat()  # In the temporary folder anybody may have put a link there.
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+                raise ValkeyStartFailed(f"{directory} is not a folder of our own")
             directory.chmod(0o700)
 
     def _answers(self) -> bool:

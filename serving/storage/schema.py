@@ -16,12 +16,18 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
-    MetaData,
     String,
+    Text,
     text,
+    true,
 )
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
+
+from rag.schema import Base
+
+METADATA = Base.metadata
+"""Of all tables: those here, and those of retrieval."""
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -45,20 +51,6 @@ class UtcDateTime(TypeDecorator[datetime]):
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-
-
-class Base(DeclarativeBase):
-    """All tables. Constraints are named, so that migrations can name them too."""
-
-    metadata = MetaData(
-        naming_convention={
-            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-            "ck": "ck_%(table_name)s_%(constraint_name)s",
-            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-            "pk": "pk_%(table_name)s",
-        }
-    )
 
 
 class Tenant(Base):
@@ -98,6 +90,11 @@ class ApiKey(Base):
     name: Mapped[str] = mapped_column(String(64))
     role: Mapped[str] = mapped_column(String(16))
     allowed_models: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
+    groups: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
+    user_name: Mapped[str | None] = mapped_column(String(64))
+    privacy: Mapped[str] = mapped_column(
+        String(16), server_default="local_only", default="local_only"
+    )
     last4: Mapped[str] = mapped_column(String(4))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
@@ -159,6 +156,8 @@ class UsageAttempt(Base):
     """Whether the tokens were counted here, because the engine told no usage."""
 
     cost_nanos: Mapped[int] = mapped_column(BigInteger)
+    settled: Mapped[bool] = mapped_column(server_default=true(), default=True)
+    """Whether Valkey had it. False: written while Valkey was away, and still to be settled."""
 
 
 class AuditEvent(Base):
@@ -176,3 +175,37 @@ class AuditEvent(Base):
     subject_kind: Mapped[str] = mapped_column(String(16))
     subject: Mapped[str] = mapped_column(String(128))
     change: Mapped[dict[str, Any]] = mapped_column(JSON)
+
+
+class EgressEntry(Base):
+    """One entry of the ledger of everything that leaves. Written once, and never changed.
+
+    Every column is hashed as the text it is, and `hash` is in the next entry's `previous`.
+    `departure` is the sequence of the departure that an arrival belongs to.
+    """
+
+    __tablename__ = "egress_entries"
+    __table_args__ = (Index("ix_egress_entries_request_id", "request_id"),)
+
+    sequence: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    previous: Mapped[str] = mapped_column(String(64))
+    kind: Mapped[str] = mapped_column(String(16))
+    at: Mapped[str] = mapped_column(String(32))
+    request_id: Mapped[str] = mapped_column(String(128))
+    attempt_id: Mapped[str] = mapped_column(String(64))
+    tenant: Mapped[str] = mapped_column(String(64))
+    departure: Mapped[int | None] = mapped_column(BigInteger, unique=True)
+    facts: Mapped[str] = mapped_column(Text)
+    hash: Mapped[str] = mapped_column(String(64))
+
+
+class EgressCheckpoint(Base):
+    """A signature under the egress ledger as it was at a time; `signature` is hex."""
+
+    __tablename__ = "egress_checkpoints"
+
+    sequence: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    hash: Mapped[str] = mapped_column(String(64))
+    at: Mapped[str] = mapped_column(String(32))
+    key_id: Mapped[str] = mapped_column(String(43))
+    signature: Mapped[str] = mapped_column(String(128))

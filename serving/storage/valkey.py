@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Self
 
 from valkey.asyncio import Valkey as Client
@@ -24,6 +25,17 @@ PAUSE_S = 0.25
 """How long a server that failed is left alone: callers fail at once then, not each in turn."""
 
 _SCHEMES = {"redis": "valkey", "rediss": "valkeys", "valkey": "valkey", "valkeys": "valkeys"}
+
+
+_CLOCK = (Path(__file__).parent / "clock.lua").read_text("utf-8")
+
+
+def script(path: Path) -> str:
+    """The script of a file, after what all of ours begin with (`clock.lua`).
+
+    Its first argument is the prefix of its keys.
+    """
+    return _CLOCK + path.read_text("utf-8")
 
 
 class Valkey:

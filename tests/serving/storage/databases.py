@@ -16,7 +16,7 @@ import pytest
 from serving.storage.database import Database
 from serving.storage.migrate import upgrade
 
-__all__ = ["database", "database_url", "empty_url", "postgres_url"]
+__all__ = ["database", "database_url", "empty_url", "migrated_url", "postgres_url"]
 
 LOCAL_POSTGRES = "postgresql://postgres@127.0.0.1:5432/test"
 
@@ -53,6 +53,18 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path}/state/ringfence.db"
     url: str = request.getfixturevalue("postgres_url")
     on_postgres(url, "DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
+    return url
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def migrated_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A database with our tables, for all tests of a module."""
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path_factory.mktemp('migrated')}/ringfence.db"
+    else:
+        url = request.getfixturevalue("postgres_url")
+        on_postgres(url, "DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
+    upgrade(url)
     return url
 
 

@@ -11,10 +11,11 @@ import pytest
 from sqlalchemy import func, select, text
 from sqlalchemy.exc import IntegrityError, StatementError
 
+from rag.schema import Base
 from serving.storage.database import Database
 from serving.storage.errors import DatabaseUnavailable, DatabaseUrlInvalid
 from serving.storage.migrate import upgrade
-from serving.storage.schema import ApiKey, Base, Tenant
+from serving.storage.schema import ApiKey, Tenant
 
 NOW = datetime(2026, 1, 1, 12, 30, 15, 123456, tzinfo=UTC)
 
@@ -57,6 +58,16 @@ async def test_session_cannot_write(database: Database) -> None:
 
     with pytest.raises(DatabaseUnavailable, match=r"read-?only"):
         await write()
+
+
+async def test_session_sees_one_state_however_long_it_reads(database: Database) -> None:
+    names = select(Tenant.name)
+    async with database.session() as session:
+        before = list(await session.scalars(names))
+        async with database.transaction() as other:
+            other.add(tenant("acme"))
+        assert list(await session.scalars(names)) == before
+    assert await tenants(database) == ["acme"]
 
 
 async def test_connection_writes_again_after_it_only_read(database: Database) -> None:

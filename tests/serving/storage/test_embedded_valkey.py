@@ -170,8 +170,17 @@ def test_directory_that_others_can_read_is_made_private(
 def test_directory_of_another_user_is_not_used(home: Path) -> None:
     (home / "valkey").mkdir(parents=True)
     os.chown(home / "valkey", 12345, -1)
-    with pytest.raises(ValkeyStartFailed, match="belongs to another user"):
+    with pytest.raises(ValkeyStartFailed, match="not a folder of our own"):
         EmbeddedValkey(home).ensure()
+
+
+def test_link_in_the_place_of_a_directory_is_not_followed(home: Path, tmp_path: Path) -> None:
+    home.mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir(mode=0o755)
+    (home / "valkey").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValkeyStartFailed, match="not a folder of our own"):
+        EmbeddedValkey(home).ensure()
+    assert mode(tmp_path / "elsewhere") == 0o755
 
 
 def test_home_with_a_long_path_has_its_socket_elsewhere(

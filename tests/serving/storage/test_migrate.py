@@ -14,10 +14,10 @@ from serving.storage import migrate
 from serving.storage.database import Database
 from serving.storage.errors import DatabaseUnavailable, MigrationFailed
 from serving.storage.migrate import upgrade
-from serving.storage.schema import Base
+from serving.storage.schema import METADATA
 
 ROOT = Path(__file__).parents[3]
-HEAD = "0002"
+HEAD = "0005"
 
 
 async def read(url: str, statement: str) -> list[tuple[object, ...]]:
@@ -32,7 +32,7 @@ async def read(url: str, statement: str) -> list[tuple[object, ...]]:
 async def test_models_and_migrations_agree(database: Database) -> None:
     def differences(connection: Connection) -> object:
         context = MigrationContext.configure(connection, opts={"compare_server_default": True})
-        return compare_metadata(context, Base.metadata)
+        return compare_metadata(context, METADATA)
 
     async with database.session() as session:
         connection = await session.connection()

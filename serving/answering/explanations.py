@@ -1,0 +1,92 @@
+"""Why a request was answered by whom: what was considered and tried. Counts and reasons, no text.
+
+Attempts come from the usage ledger; what was considered and not tried is kept in Valkey for a day.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+
+import orjson
+
+from serving.accounting.usage import AttemptHistory, AttemptRecord
+from serving.privacy_class import PrivacyClass
+from serving.storage.errors import ValkeyUnavailable
+from serving.storage.valkey import Valkey
+
+KEPT_S = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Considered:
+    """One way to answer. `reason` is why it was not taken, or why it came to nothing."""
+
+    route: str
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """How a request found who answers: its class, what started it, and every way in order.
+
+    `trigger` is the reason to look beyond the model here, if there was one.
+    """
+
+    privacy: PrivacyClass
+    trigger: str | None
+    considered: Sequence[Considered]
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What is known of a request."""
+
+    decision: Decision | None
+    attempts: Sequence[AttemptRecord]
+
+
+class Explanations:
+    """Those of all gateways.
+
+    Args:
+        valkey: where decisions are kept.
+        history: of attempts.
+        prefix: of names in Valkey.
+    """
+
+    def __init__(self, valkey: Valkey, history: AttemptHistory, *, prefix: str) -> None:
+        self._valkey = valkey
+        self._history = history
+        self._prefix = f"{prefix}decision:"
+
+    async def keep(self, tenant: str, request_id: str, decision: Decision) -> None:
+        """Keep a decision for a day. One that cannot be kept is only missing in explanations."""
+        with suppress(ValkeyUnavailable):
+            told = orjson.dumps(asdict(decision))
+            await self._valkey.command("SET", self._name(tenant, request_id), told, "EX", KEPT_S)
+
+    async def of(self, tenant: str, request_id: str) -> Explanation | None:
+        """What is known of a tenant's request; None: nothing.
+
+        Raises:
+            DatabaseUnavailable: it cannot be told now.
+        """
+        attempts = await self._history.attempts_of(tenant, request_id)
+        decision = None
+        with suppress(ValkeyUnavailable):
+            decision = _decision(await self._valkey.command("GET", self._name(tenant, request_id)))
+        return Explanation(decision, attempts) if attempts or decision else None
+
+    def _name(self, tenant: str, request_id: str) -> str:
+        return f"{self._prefix}{tenant}:{request_id}"
+
+
+def _decision(told: bytes | None) -> Decision | None:
+    if told is None:
+        return None
+    row = orjson.loads(told)
+    return Decision(
+        row["privacy"], row["trigger"], [Considered(**one) for one in row["considered"]]
+    )

@@ -1,0 +1,272 @@
+"""Who answers a generation: the model here or, where its class and its reasons allow, a provider.
+
+Knows nothing of providers. `Overflow` tells which other ways a request has, and which of them go on
+with an answer that broke off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
+
+from models.engine import (
+    Delta,
+    Engine,
+    EngineError,
+    EngineFailed,
+    EngineTimeout,
+    GenerationRequest,
+    Usage,
+)
+from serving.answering.begun import BegunAnswer
+from serving.answering.continuation import Attempt, Break, Continuation, Next, rest_of
+from serving.answering.resuming import Seam, resumed
+from serving.answering.ways import Detour, Generation, GenerationCall, Notary, Overflow, Way
+from serving.attempts import Attempts, Forecast
+from serving.errors import AccessError, DeadlineExceeded, Overloaded, RingfenceError
+from serving.origin import Origin
+from serving.telemetry.meter import Record
+
+__all__ = ["Generation", "GenerationCall", "Routing", "Way"]
+
+Begun = TypeVar("Begun")
+
+_FINAL = (AccessError, DeadlineExceeded)
+"""After these nobody else is asked."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class _Asked:
+    """What is asked for, and what ways there are."""
+
+    call: GenerationCall
+    request: GenerationRequest
+    here: Way
+    detour: Detour | None
+
+    @property
+    def patience_s(self) -> float | None:
+        """How long the model here may take to go on; None: as long as an engine may."""
+        left_s = self.call.terms.timeout_s
+        if self.detour is None:
+            return left_s
+        return min(self.detour.patience_s, left_s or self.detour.patience_s)
+
+    def failed(self, way: Way, error: RingfenceError | EngineError) -> None:
+        """Tell whoever explains."""
+        if self.detour is not None:
+            self.detour.failed(way, error)
+
+
+class Routing:
+    """Finds who answers.
+
+    Args:
+        attempts: lets requests in, and settles what they used.
+        engines: of the models here that generate.
+        overflow: the other ways; None: nothing ever leaves.
+        notary: of receipts; None: none are given.
+    """
+
+    def __init__(
+        self,
+        *,
+        attempts: Attempts,
+        engines: Mapping[str, Engine],
+        overflow: Overflow | None = None,
+        notary: Notary | None = None,
+    ) -> None:
+        self._attempts = attempts
+        self._engines = engines
+        self._overflow = overflow
+        self._notary = notary
+
+    @asynccontextmanager
+    async def answer(
+        self, call: GenerationCall, request: GenerationRequest, forecast: Forecast
+    ) -> AsyncIterator[Generation]:
+        """The scope of an answer. Its first delta is there when the scope is entered.
+
+        Whatever fails before that is not seen by the client while another way is left.
+
+        Raises:
+            RingfenceError, EngineError: of the model here, when no other way helped.
+        """
+        here = Way(self._engines[call.model], forecast)
+        detour = None if self._overflow is None else self._overflow.detour(call, forecast)
+        asked = _Asked(call, request, here, detour)
+        async with AsyncExitStack() as stack:
+            if detour is not None:
+                stack.push_async_callback(detour.close)
+            if call.continues:
+                yield await self._continued(stack, asked)
+            else:
+                attempt = await self._first(stack, asked)
+                yield Generation(attempt.deltas, attempt.quota, attempt.origin)
+
+    async def _first(self, stack: AsyncExitStack, asked: _Asked) -> Attempt:
+        """The first way that has a delta."""
+        detour = asked.detour
+        if detour is None:
+            return await stack.enter_async_context(self._run(asked, asked.here))
+        if detour.goes_first and (found := await self._away(stack, asked, detour.ways())):
+            return found
+        try:
+            beginning = stack.enter_async_context(self._run(asked, asked.here))
+            return await _in_time(beginning, detour.patience_s)
+        except (Overloaded, EngineError) as error:
+            detour.failed(asked.here, error)
+            if detour.goes_first or not detour.helps(error):
+                raise
+            if found := await self._away(stack, asked, detour.ways()):
+                return found
+            raise
+
+    async def _away(
+        self, stack: AsyncExitStack, asked: _Asked, ways: AsyncGenerator[Way, None]
+    ) -> Attempt | None:
+        """The first of some other ways that has a delta."""
+        async with aclosing(ways):
+            async for way in ways:
+                try:
+                    return await stack.enter_async_context(self._run(asked, way))
+                except (RingfenceError, EngineError) as error:
+                    asked.failed(way, error)
+                    if isinstance(error, _FINAL):
+                        raise
+        return None
+
+    async def _continued(self, stack: AsyncExitStack, asked: _Asked) -> Generation:
+        """An answer that goes on when it breaks off. Its scopes are in the stack.
+
+        It has no receipt yet where something may leave for it after its first delta.
+        """
+        request = asked.request
+        asked = replace(
+            asked, request=replace(request, body=request.body | {"return_token_ids": True})
+        )
+        answer = BegunAnswer(asked.call.body)
+        continuation = Continuation(answer, partial(self._onward, asked, _now()))
+        await stack.enter_async_context(continuation)
+        first = await self._first(continuation.stack, asked)
+        deltas = await stack.enter_async_context(aclosing(continuation.deltas(first)))
+        origin = first.origin if asked.detour is None else replace(first.origin, receipt=None)
+        return Generation(deltas, first.quota, origin)
+
+    async def _onward(
+        self, asked: _Asked, began: float, stack: AsyncExitStack, broken: Break
+    ) -> Next | None:
+        """Who goes on with an answer: the model here, before the others unless they went first.
+
+        Raises:
+            AccessError, DeadlineExceeded: it may not go on.
+        """
+        asked = _with_time_left(asked, _now() - began)
+        away_first = asked.detour is not None and asked.detour.goes_first
+        if away_first and (found := await self._on_away(stack, asked, broken)):
+            return found
+        if found := await self._on_here(stack, asked, broken):
+            return found
+        return None if away_first else await self._on_away(stack, asked, broken)
+
+    async def _on_here(self, stack: AsyncExitStack, asked: _Asked, broken: Break) -> Next | None:
+        """The model here goes on: another replica, or the same one started anew."""
+        try:
+            return await _in_time(self._resumed(stack, asked, broken), asked.patience_s)
+        except (RingfenceError, EngineError) as error:
+            asked.failed(asked.here, error)
+            if isinstance(error, _FINAL):
+                raise
+        return None
+
+    async def _resumed(self, stack: AsyncExitStack, asked: _Asked, broken: Break) -> Next:
+        engine = self._engines[asked.call.model]
+        request, seam = await resumed(engine, asked.request, broken.partial, number=broken.number)
+        forecast = rest_of(asked.here.forecast, broken.partial)
+        shape = replace(forecast.shape, kind=request.kind)
+        here = Way(engine, replace(forecast, shape=shape), again=True)
+        asked = replace(asked, request=request)
+        return await stack.enter_async_context(self._run(asked, here)), seam
+
+    async def _on_away(self, stack: AsyncExitStack, asked: _Asked, broken: Break) -> Next | None:
+        """Somebody else goes on."""
+        if asked.detour is None:
+            return None
+        attempt = await self._away(stack, asked, asked.detour.onward(broken))
+        there = broken.partial
+        return None if attempt is None else (attempt, Seam(len(there.text), there.tokens))
+
+    @asynccontextmanager
+    async def _run(self, asked: _Asked, way: Way) -> AsyncIterator[Attempt]:
+        """One attempt: the scope owns its reservation, its place and the engine's stream."""
+        call = asked.call
+        async with (
+            self._attempts.begin(
+                call,
+                endpoint=call.kind,
+                streamed=call.stream,
+                forecast=way.forecast,
+                way_out=way.way_out,
+                again=way.again,
+            ) as (record, quota),
+            aclosing(way.engine.generate(asked.request)) as items,
+        ):
+            first = await anext(items, None)
+            if not isinstance(first, bytes):
+                raise EngineFailed("The model's engine sent no answer.")
+            async with aclosing(_metered(first, items, record)) as deltas:
+                yield Attempt(deltas, quota, self._origin(asked, way), record)
+
+    def _origin(self, asked: _Asked, way: Way) -> Origin:
+        call, detour = asked.call, asked.detour
+        departures = () if detour is None else detour.departures
+        if self._notary is None:
+            return Origin(call.privacy, way.route)
+        receipt = self._notary.receipt(call, way.route, departures)
+        return Origin(call.privacy, way.route, receipt)
+
+
+async def _in_time(beginning: Awaitable[Begun], seconds: float | None) -> Begun:
+    """An answer that begins in time. Raises `EngineTimeout` for one that does not."""
+    try:
+        async with asyncio.timeout(seconds) as patience:
+            return await beginning
+    except TimeoutError:
+        if not patience.expired():
+            raise
+        raise EngineTimeout("The model took too long to begin.") from None
+
+
+async def _metered(
+    first: Delta, items: AsyncGenerator[Delta | Usage, None], record: Record
+) -> AsyncGenerator[Delta, None]:
+    """The deltas of `items`; the usage record goes to the meter."""
+    record.delta(first)
+    yield first
+    async for item in items:
+        if isinstance(item, Usage):
+            record.usage = item
+        else:
+            record.delta(item)
+            yield item
+    if record.usage is None:
+        raise EngineFailed("The answer ended without a usage record.")
+
+
+def _with_time_left(asked: _Asked, spent_s: float) -> _Asked:
+    """The same with what is left of the client's own time. Raises `DeadlineExceeded`."""
+    terms = asked.call.terms
+    if terms.timeout_s is None:
+        return asked
+    if spent_s >= terms.timeout_s:
+        raise DeadlineExceeded("The request was not done in its time.")
+    left = replace(terms, timeout_s=terms.timeout_s - spent_s)
+    return replace(asked, call=replace(asked.call, terms=left))
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,1 @@
+"""The way out: providers, when they are used, and the record of everything that left."""

@@ -1,0 +1,43 @@
+"""How many there were lately: a count over a window that moves, in constant memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+PARTS = 12
+"""Of a window. The oldest leaves at once, so that a window is longer than it should by one."""
+
+
+class MovingCount:
+    """Counts over the last `window_s` seconds, and up to a twelfth more.
+
+    Args:
+        window_s: above 0.
+        clock: seconds that never go back.
+    """
+
+    __slots__ = ("_clock", "_counts", "_part_s", "_total")
+
+    def __init__(self, window_s: float, clock: Callable[[], float]) -> None:
+        self._part_s = window_s / PARTS
+        self._clock = clock
+        self._counts: dict[int, int] = {}
+        self._total = 0
+
+    def add(self, count: int = 1) -> None:
+        """Count some that are there now; below 0: some that were not, after all."""
+        part = self._move()
+        self._counts[part] = self._counts.get(part, 0) + count
+        self._total += count
+
+    def total(self) -> int:
+        """How many there were."""
+        self._move()
+        return self._total
+
+    def _move(self) -> int:
+        """Drop what is too old. The number of the part that it is now."""
+        part = int(self._clock() / self._part_s)
+        while self._counts and (oldest := next(iter(self._counts))) < part - PARTS:
+            self._total -= self._counts.pop(oldest)
+        return part

@@ -1,0 +1,216 @@
+"""Who answers: whatever fails before the first delta is not seen while another way is left."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+
+from models.catalog import Price
+from models.engine import (
+    EngineError,
+    EngineFailed,
+    EngineUnavailable,
+    GenerationRequest,
+    RequestRejected,
+)
+from serving.access.fair_queue import FairQueue
+from serving.accounting.pricing import Tariff
+from serving.answering.routing import Generation, GenerationCall, Routing, Way
+from serving.attempts import NO_TOKENS, Call, Exit, Forecast
+from serving.egress.chain import Entry
+from serving.errors import RingfenceError
+from serving.origin import Origin
+from tests.serving.conftest import SPECS
+from tests.serving.fakes import HELLO, ROLE, WHOLE, FakeEmbedder, ScriptedEngine, chat_frame
+from tests.serving.test_pipeline import ANYONE
+from tests.serving.wiring import Wire
+
+ELSEWHERE = chat_frame({"content": "from elsewhere"})
+AWAY = (ROLE, ELSEWHERE, *WHOLE[2:])
+DOWN = EngineUnavailable("The model is not available now.")
+TARIFF = Tariff.of(SPECS[0].model_copy(update={"price": Price(output_per_million=1_000_000)}))
+
+
+@dataclass
+class FakeDetour:
+    """Ways that were given, and what became of them."""
+
+    engines: Sequence[ScriptedEngine]
+    goes_first: bool = False
+    outcomes: list[tuple[str, str]] = field(default_factory=list)
+    closed: int = 0
+    departures: Sequence[Entry] = ()
+    patience_s: float = 5.0
+
+    def helps(self, error: RingfenceError | EngineError) -> bool:
+        return not isinstance(error, RequestRejected)
+
+    async def ways(self) -> AsyncGenerator[Way, None]:
+        for at, engine in enumerate(self.engines):
+            way_out = Exit(f"overflow:p{at}", TARIFF, again=not self.goes_first)
+            yield Way(engine, NO_TOKENS, way_out)
+
+    def failed(self, way: Way, error: RingfenceError | EngineError) -> None:
+        self.outcomes.append((way.route, type(error).__name__))
+
+    async def close(self) -> None:
+        self.closed += 1
+
+
+@dataclass
+class FakeOverflow:
+    """The same detour for every request, or none."""
+
+    way_round: FakeDetour | None
+
+    def detour(self, call: GenerationCall, forecast: Forecast) -> FakeDetour | None:
+        del call, forecast
+        return self.way_round
+
+
+@dataclass
+class FakeNotary:
+    """Signs by naming."""
+
+    def receipt(self, call: Call, route: str, departures: Sequence[Entry]) -> str:
+        return f"{call.model} by {route} after {len(departures)}"
+
+
+Ask = Callable[..., Any]
+
+
+@pytest.fixture
+def ask(wire: Wire) -> Ask:
+    def build(here: ScriptedEngine, detour: FakeDetour | None) -> Any:
+        engines = {"chat": here, "other": ScriptedEngine()}
+        _, books, _ = wire(SPECS, engines, {"embed": FakeEmbedder()})
+        routing = Routing(
+            attempts=books.attempts,
+            engines=engines,
+            overflow=FakeOverflow(detour),
+            notary=FakeNotary(),
+        )
+        call = GenerationCall(
+            request_id=secrets.token_hex(8),
+            principal=replace(ANYONE, privacy="scrubbed"),
+            model="chat",
+            privacy="scrubbed",
+            kind="chat",
+            body={"messages": []},
+            stream=True,
+        )
+        request = GenerationRequest("r1", "chat", call.body)
+        return (books, call.request_id), routing.answer(call, request, NO_TOKENS)
+
+    return build
+
+
+async def told(answering: Any) -> tuple[Origin, list[bytes]]:
+    generation: Generation
+    async with answering as generation:
+        return generation.origin, [delta async for delta in generation.deltas]
+
+
+async def rows(asked: Any) -> list[tuple[str, str]]:
+    books, request_id = asked
+    found = await books.ledger.attempts_of("acme", request_id)
+    return [(one.route, one.outcome) for one in found]
+
+
+async def test_model_here_answers_while_it_can(ask: Ask) -> None:
+    away = ScriptedEngine(*AWAY)
+    _, answering = ask(ScriptedEngine(*WHOLE), FakeDetour([away]))
+    origin, deltas = await told(answering)
+    assert origin == Origin("scrubbed", "local", "chat by local after 0")
+    assert (HELLO in deltas, away.requests) == (True, [])
+
+
+async def test_failure_before_the_first_delta_is_answered_elsewhere(ask: Ask) -> None:
+    detour = FakeDetour([ScriptedEngine(*AWAY)])
+    books, answering = ask(ScriptedEngine(DOWN), detour)
+    origin, deltas = await told(answering)
+    assert origin == Origin("scrubbed", "overflow:p0", "chat by overflow:p0 after 0")
+    assert ELSEWHERE in deltas
+    assert (detour.outcomes, detour.closed) == ([("local", "EngineUnavailable")], 1)
+    assert await rows(books) == [("local", "model_unavailable"), ("overflow:p0", "ok")]
+
+
+async def test_ways_are_tried_in_their_order(ask: Ask) -> None:
+    detour = FakeDetour([ScriptedEngine(EngineFailed("No.")), ScriptedEngine(*AWAY)])
+    _, answering = ask(ScriptedEngine(DOWN), detour)
+    origin, _ = await told(answering)
+    assert origin.route == "overflow:p1"
+    assert [route for route, _ in detour.outcomes] == ["local", "overflow:p0"]
+
+
+async def test_error_of_the_model_here_is_told_when_nothing_helps(ask: Ask) -> None:
+    detour = FakeDetour([ScriptedEngine(EngineFailed("Theirs."))])
+    _, answering = ask(ScriptedEngine(DOWN), detour)
+    with pytest.raises(EngineUnavailable, match="not available now"):
+        await told(answering)
+
+
+async def test_request_that_is_wrong_is_not_taken_elsewhere(ask: Ask) -> None:
+    away = ScriptedEngine(*AWAY)
+    _, answering = ask(ScriptedEngine(RequestRejected("Bad.", param="stop")), FakeDetour([away]))
+    with pytest.raises(RequestRejected):
+        await told(answering)
+    assert away.requests == []
+
+
+async def test_request_without_a_detour_fails_as_it_does_here(ask: Ask) -> None:
+    _, answering = ask(ScriptedEngine(DOWN), None)
+    with pytest.raises(EngineUnavailable):
+        await told(answering)
+
+
+async def test_surge_goes_elsewhere_first_and_comes_here_when_that_fails(ask: Ask) -> None:
+    here = ScriptedEngine(*WHOLE)
+    detour = FakeDetour([ScriptedEngine(EngineFailed("No."))], goes_first=True)
+    _, answering = ask(here, detour)
+    origin, deltas = await told(answering)
+    assert (origin.route, HELLO in deltas) == ("local", True)
+    detour = FakeDetour([ScriptedEngine(*AWAY)], goes_first=True)
+    _, answering = ask(here, detour)
+    assert (await told(answering))[0].route == "overflow:p0"
+
+
+async def test_ways_that_failed_first_are_not_tried_again(ask: Ask) -> None:
+    away = ScriptedEngine(EngineFailed("No."))
+    _, answering = ask(ScriptedEngine(DOWN), FakeDetour([away], goes_first=True))
+    with pytest.raises(EngineUnavailable):
+        await told(answering)
+    assert len(away.requests) == 1
+
+
+async def test_model_that_takes_too_long_to_begin_is_given_up(ask: Ask) -> None:
+    here = ScriptedEngine(asyncio.Event())
+    detour = FakeDetour([ScriptedEngine(*AWAY)], patience_s=0.05)
+    _, answering = ask(here, detour)
+    origin, _ = await told(answering)
+    assert (origin.route, here.open) == ("overflow:p0", 0)
+    assert detour.outcomes == [("local", "EngineTimeout")]
+
+
+async def test_failure_after_the_first_delta_stays_with_who_began(ask: Ask) -> None:
+    away = ScriptedEngine(*AWAY)
+    _, answering = ask(ScriptedEngine(ROLE, EngineFailed("Cut.")), FakeDetour([away]))
+    with pytest.raises(EngineFailed):
+        await told(answering)
+    assert away.requests == []
+
+
+async def test_full_queue_is_no_end_where_there_is_another_way(ask: Ask) -> None:
+    detour = FakeDetour([ScriptedEngine(*AWAY)])
+    books, answering = ask(ScriptedEngine(*WHOLE), detour)
+    queue = FairQueue(slots=1, max_waiting=0, max_wait_s=1)
+    books[0].admission.queues = {"chat": queue}
+    async with queue.slot("somebody"):
+        origin, _ = await told(answering)
+    assert origin.route == "overflow:p0"
+    assert detour.outcomes == [("local", "Overloaded")]

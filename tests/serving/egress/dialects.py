@@ -1,0 +1,91 @@
+"""Both wire formats behind one name, for tests that every provider has to pass."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from serving.egress.provider import (
+    Deadlines,
+    Provider,
+    ProviderError,
+)
+from serving.egress.transport import Bounds
+from tests.serving.egress.calls import (
+    QUICK,
+    anthropic_at,
+    collect,
+    openai_at,
+    request,
+)
+from tests.serving.egress.standin import Behaviour, StandIn
+from tests.serving.egress.wire_format import (
+    HELLO,
+    anthropic_error,
+    named_sse,
+    openai_error,
+    sse,
+)
+
+__all__ = ["ANTHROPIC", "OPENAI", "Dialect", "dialect", "failed"]
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """One provider's wire format: a begun answer, a whole one, one more piece, an error."""
+
+    at: Callable[..., AbstractAsyncContextManager[tuple[StandIn, Provider]]]
+    begun: bytes
+    whole: bytes
+    piece: bytes
+    error: Callable[[str, str], dict[str, Any]]
+    event: Callable[[dict[str, Any]], bytes]
+
+
+def _sse(event: dict[str, Any]) -> bytes:
+    return sse(event, done=False)
+
+
+OPENAI = Dialect(
+    openai_at,
+    sse(*HELLO.openai()[:2], done=False),
+    sse(*HELLO.openai()),
+    sse(HELLO.openai()[1], done=False),
+    openai_error,
+    _sse,
+)
+ANTHROPIC = Dialect(
+    anthropic_at,
+    named_sse(*HELLO.anthropic()[:4]),
+    named_sse(*HELLO.anthropic()),
+    named_sse(HELLO.anthropic()[3]),
+    anthropic_error,
+    named_sse,
+)
+
+
+@pytest.fixture(params=[OPENAI, ANTHROPIC], ids=["openai", "anthropic"])
+def dialect(request: pytest.FixtureRequest) -> Dialect:
+    chosen: Dialect = request.param
+    return chosen
+
+
+async def failed(
+    dialect: Dialect,
+    *script: Behaviour,
+    bounds: Bounds | None = None,
+    deadlines: Deadlines = QUICK,
+) -> ProviderError:
+    """The error of one call; the connection is closed by then, and nobody was asked twice."""
+    async with dialect.at(*script, bounds=bounds) as (server, provider):
+        with pytest.raises(ProviderError) as caught:
+            await collect(provider, request(deadlines=deadlines))
+        assert len(server.received) == 1
+    assert "canary" not in "".join(traceback.format_exception(caught.value))
+    assert "canary" not in repr(vars(caught.value))
+    return caught.value

@@ -1,0 +1,69 @@
+"""Gatekeepers of several gateways over one store, whose clock can be moved on."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from serving.egress.breaker import Outcome
+from serving.egress.gatekeeper import Attempt, Gatekeeper
+from serving.egress.pacing import Denied, ProviderLimits
+from serving.storage.valkey import Valkey
+
+__all__ = ["Gates", "attempt", "denied", "ended", "gates"]
+
+
+@dataclass
+class Gates:
+    """Makes gatekeepers that share a store."""
+
+    valkey: Any
+    prefix: str
+    made: list[Gatekeeper] = field(default_factory=list)
+
+    def gatekeeper(self, limits: ProviderLimits | None = None, **options: Any) -> Gatekeeper:
+        """One more gateway. Its provider `p` has those limits."""
+        defaults: dict[str, Any] = {"prefix": self.prefix, "dice": lambda: 0.5}
+        known = {} if limits is None else {"p": limits}
+        self.made.append(Gatekeeper(self.valkey, known, **defaults | options))
+        return self.made[-1]
+
+    async def age(self, seconds: float) -> None:
+        """Let time pass: the shared clock goes on."""
+        milliseconds = round(seconds * 1000)
+        await self.valkey.command("HINCRBY", f"{self.prefix}clock", "offset", milliseconds)
+
+
+@pytest.fixture
+async def gates(valkey: Valkey, valkey_prefix: str) -> AsyncIterator[Gates]:
+    made = Gates(valkey, valkey_prefix)
+    yield made
+    for one in made.made:
+        await one.close()
+
+
+async def attempt(
+    gatekeeper: Gatekeeper, *, provider: str = "p", model: str = "m", tokens: int = 10
+) -> Attempt:
+    """One that has to be let through."""
+    begun = await gatekeeper.begin(provider, model, tokens)
+    assert isinstance(begun, Attempt), begun
+    return begun
+
+
+async def denied(
+    gatekeeper: Gatekeeper, *, provider: str = "p", model: str = "m", tokens: int = 10
+) -> Denied:
+    """The refusal of one that must not be let through."""
+    refused = await gatekeeper.begin(provider, model, tokens)
+    assert isinstance(refused, Denied)
+    return refused
+
+
+async def ended(gatekeeper: Gatekeeper, *outcomes: Outcome, **end: Any) -> None:
+    """Attempts, one after the other, that end like this."""
+    for outcome in outcomes:
+        await (await attempt(gatekeeper)).end(outcome, **end)
