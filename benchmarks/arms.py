@@ -6,7 +6,6 @@ Starts nothing itself. Each server listens on loopback only.
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -16,6 +15,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.parts import RINGFENCE, parts_of, write_configuration
+from benchmarks.ports import free_port
 
 HOST = "127.0.0.1"
 MODEL = "smollm2-135m-instruct"
@@ -154,9 +154,3 @@ def built(name: str, model_dir: Path) -> Arm:
 def default_model_dir() -> Path:
     """Where Ringfence's first start puts the weights."""
     return Path(os.environ.get("RINGFENCE_HOME", ".ringfence")) / "models" / MODEL
-
-
-def free_port() -> int:
-    """A loopback port nobody listens on now."""
-    with socket.create_server((HOST, 0)) as probe:
-        return int(probe.getsockname()[1])

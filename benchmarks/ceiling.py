@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import process_time
 
-from benchmarks.arms import API_KEY, HOST, free_port
+from benchmarks.arms import API_KEY, HOST
 from benchmarks.gateway_arms import token_stream
 from benchmarks.load_client import Target, closed_loop, encode_chat
+from benchmarks.ports import free_port
 from benchmarks.processes import running
 from benchmarks.prompts import prompts
 from benchmarks.servers.steps import Pace

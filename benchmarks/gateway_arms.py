@@ -15,8 +15,9 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks.arms import API_KEY, HOST, Arm, free_port
+from benchmarks.arms import API_KEY, HOST, Arm
 from benchmarks.parts import RINGFENCE, parts_of, write_configuration
+from benchmarks.ports import free_port
 from benchmarks.servers.steps import Pace
 
 MODEL = "simulated"

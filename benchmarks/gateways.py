@@ -19,7 +19,6 @@ from functools import partial
 from pathlib import Path
 from time import perf_counter
 
-from benchmarks.arms import free_port
 from benchmarks.command import (
     ORDER_SEED,
     REPOSITORY,
@@ -38,6 +37,7 @@ from benchmarks.machine import Conditions, describe
 from benchmarks.measure import MeasurementError
 from benchmarks.parts import EVERY_PART
 from benchmarks.pinning import Cores, two_cores
+from benchmarks.ports import free_port
 from benchmarks.rounds import alternating
 from benchmarks.studies.chunks import CHUNK_CPU, GROWTH
 from benchmarks.studies.memory import MEMORY

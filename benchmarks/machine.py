@@ -168,8 +168,13 @@ class Conditions:
 
 
 def conditions(before: Usage, after: Usage, *, own_s: float) -> Conditions:
-    """What else ran between two readings, beside this process and what used `own_s` CPU seconds."""
+    """What else ran between two readings, beside this process and what used `own_s` CPU seconds.
+
+    Nothing is known of a time in which the machine's clock did not tick.
+    """
     machine = after.machine.since(before.machine)
+    if machine.total_s <= 0:
+        return Conditions(steal_share=0.0, foreign_share=0.0)
     foreign_s = machine.busy_s - own_s - (after.harness_s - before.harness_s)
     return Conditions(
         steal_share=machine.steal_s / machine.total_s,

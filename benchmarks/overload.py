@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import os
 import random
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,8 +24,9 @@ from zlib import crc32
 
 import uvloop
 
-from benchmarks.arms import API_KEY, HOST, Arm, free_port
+from benchmarks.arms import API_KEY, HOST, Arm
 from benchmarks.command import REPOSITORY, Finished, carry_out, progress
+from benchmarks.keys import new_key
 from benchmarks.load_client import Target, closed_loop, encode_chat
 from benchmarks.machine import conditions, describe, usage
 from benchmarks.measure import MeasurementError
@@ -42,6 +42,7 @@ from benchmarks.overload_figures import (
 from benchmarks.overload_plan import NOISY, QUICK, Due, Plan, arrivals
 from benchmarks.overload_report import OverloadRun, closed_streams, markdown, write_json
 from benchmarks.parts import RINGFENCE, write_configuration
+from benchmarks.ports import free_port
 from benchmarks.processes import Server, running
 from benchmarks.prompts import texts
 from benchmarks.step import Limits
@@ -55,7 +56,6 @@ SIMULATION: Mapping[str, float] = {
 }
 PROMPT_WORDS = (15, 65)
 RAMP_S = 4.0
-KEY_DEADLINE_S = 120.0
 _WARM_UP = 40
 
 
@@ -88,7 +88,7 @@ def study(plan: Plan) -> OverloadRun:
     directory = Path(tempfile.mkdtemp(prefix="ringfence-overload-"))
     arm = served(plan, directory)
     progress(f"starting {arm.name}; logs: {directory}")
-    keys = {tenant: _new_key(tenant, arm) for tenant in plan.tenants}
+    keys = {tenant: new_key(arm, tenant=tenant, name="overload") for tenant in plan.tenants}
     with running(arm, log_dir=directory) as server:
         traffic = _Traffic(server, plan, keys)
         saturation_per_s = traffic.saturation()
@@ -132,23 +132,6 @@ def served(plan: Plan, directory: Path) -> Arm:
             "RINGFENCE_CONFIG": str(config),
         },
     )
-
-
-def _new_key(tenant: str, arm: Arm) -> str:
-    """A key of a tenant of its own, made as an operator makes it."""
-    command = (sys.executable, "-m", "serving.cli", "keys", "create")
-    # The command is ours, and so are the names.
-    made = subprocess.run(  # noqa: S603
-        [*command, "--tenant", tenant, "--name", "overload"],
-        env={**os.environ, **arm.environment},
-        capture_output=True,
-        text=True,
-        timeout=KEY_DEADLINE_S,
-        check=False,
-    )
-    if made.returncode:
-        raise MeasurementError(f"no key for {tenant}: {made.stderr.strip()}")
-    return made.stdout.strip()
 
 
 def _goodput(traffic: _Traffic, plan: Plan, saturation_per_s: float) -> Iterator[GoodputStep]:

@@ -37,8 +37,8 @@ class Plan:
         quiet_part: What a quiet tenant asks for, of its share of the saturation rate.
         noisy_times: How many times its share the noisy one asks for in B.
         lead_s: Before what counts, where no queue stands.
-        overload_lead_s: The same where one does: it must have stood for ten seconds, from when
-            on it sheds more.
+        overload_lead_s: The same where one does: when it has stood for ten seconds it sheds more,
+            and lets nobody in until it is short, which takes two or three.
         window_s: For how long arrivals count.
         lengths: Shortest and longest answer, tokens. One length would have slots end together.
         connections: The most that the client has open.
@@ -56,7 +56,7 @@ class Plan:
     quiet_part: float = 0.5
     noisy_times: float = 50.0
     lead_s: float = 5.0
-    overload_lead_s: float = 12.0
+    overload_lead_s: float = 16.0
     window_s: float = 30.0
     lengths: tuple[int, int] = (16, 48)
     connections: int = 400
@@ -101,10 +101,10 @@ class Plan:
 
 QUICK = Plan(
     saturation_s=8.0,
-    shares=(0.8, 1.0, 2.0),
+    shares=(0.9, 2.0),
     phases=("A", "B"),
     lead_s=3.0,
-    window_s=12.0,
+    window_s=10.0,
 )
 """Shows that the study works; its figures are too few to be published."""
 

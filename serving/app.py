@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fastapi import APIRouter
 from pydantic import SecretStr
 from ray import serve
 from ray.serve._private import http_util
@@ -31,16 +33,28 @@ from serving.access.authenticator import Authenticator
 from serving.access.idempotency import IdempotencyStore
 from serving.access.keys import KeyStore
 from serving.access.limits import LimitStore
+from serving.access.reservations import PREFIX
 from serving.access.secret import server_secret
 from serving.access.tenants import TenantStore
+from serving.answering.explanations import Explanations
+from serving.answering.routing import Routing
 from serving.books import Books
 from serving.cluster import APPLICATION
 from serving.config import QUIET_ENVIRONMENT, IdempotencySettings, Settings
+from serving.engine_watch import EngineWatch
+from serving.exits import Ways, operator_rules
+from serving.gateway import library_routes, requests
 from serving.gateway.admin.administration import Administration
 from serving.gateway.app import build_app
+from serving.gateway.health import RETRIEVAL
 from serving.gateway.idempotency import Idempotency
+from serving.knowledge.curation import KNOWLEDGE, Curator
+from serving.knowledge.remote import RemoteKnowledge
 from serving.pipeline import Pipeline
+from serving.privacy.detector_server import DetectorOptions, build_detector
+from serving.privacy.remote_detector import RemoteDetector
 from serving.readiness import ServeReadiness
+from serving.shelves import Shelves
 from serving.storage import migrate
 from serving.storage.database import Database
 from serving.storage.valkey import Valkey
@@ -52,6 +66,15 @@ GC_THRESHOLD = 10_000
 the gateway's time under load."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Models:
+    """By model id."""
+
+    engines: dict[str, RemoteEngine]
+    embedders: dict[str, RemoteEmbedder]
+    counters: dict[str, TokenCounter]
+
+
 class Gateway:
     """One replica of the HTTP edge.
 
@@ -59,13 +82,29 @@ class Gateway:
         raw: the configuration as written; each replica fills `${ENV}` from its own environment,
             so secrets are never stored by Ray.
         handles: of the model deployments, by model id.
+        detector: of the deployment that finds personal data, where there are providers.
+        knowledge: of the deployments that own the indexes and look after them, where a model
+            embeds.
     """
 
-    def __init__(self, raw: dict[str, Any], handles: dict[str, DeploymentHandle]) -> None:
+    def __init__(
+        self,
+        raw: dict[str, Any],
+        handles: dict[str, DeploymentHandle],
+        detector: DeploymentHandle | None,
+        knowledge: tuple[DeploymentHandle, DeploymentHandle] | None,
+    ) -> None:
         bind_to_node()
         http_util.RequestIdMiddleware = _Unwrapped  # It would add the header a second time.
         self._settings = config.parse(raw)
         self._handles = handles
+        self._detector = detector and RemoteDetector(
+            detector, timeout_s=self._settings.privacy.detector_timeout_s
+        )
+        search_timeout_s = self._settings.retrieval.search_timeout_s
+        self._knowledge: RemoteKnowledge | None = knowledge and RemoteKnowledge(
+            *knowledge, timeout_s=search_timeout_s
+        )
 
     async def __serve_build_asgi_app__(self) -> ASGIApp:
         """The ASGI application of this replica. Called by Ray Serve after the constructor."""
@@ -76,44 +115,106 @@ class Gateway:
         await asyncio.to_thread(migrate.upgrade, access.database_url)
         secret = await asyncio.to_thread(server_secret, access)
         database = Database.open(access.database_url)
-        receiver = Receiver()
-        await receiver.listen(node_address(), tls=between_nodes().server)
-        specs = {spec.id: spec for spec in settings.models}
-        engines = {
-            i: self._engine(i, receiver) for i, spec in specs.items() if spec.task == "generate"
-        }
         keys = KeyStore(database, secret)
         authenticator = Authenticator(keys, secret, fixed_key=settings.api_key)
         meter = Meter()
-        books = Books.open(database, settings, authenticator=authenticator, meter=meter)
+        watch = EngineWatch(ServeReadiness(APPLICATION, _deployments(settings)))
+        books = Books.open(
+            database, settings, authenticator=authenticator, meter=meter, is_ready=watch.ready
+        )
+        explanations = Explanations(books.valkey, books.ledger, prefix=PREFIX)
+        ways = self._ways(database, secret, books, watch, explanations)
+        models = await self._models()
+        shelves = self._shelves(database, models, books, meter)
+        routing = Routing(
+            attempts=books.attempts,
+            engines=models.engines,
+            overflow=ways.overflow,
+            notary=ways.notary,
+        )
         pipeline = Pipeline(
             authenticator=authenticator,
             attempts=books.attempts,
-            specs=specs,
-            engines=engines,
-            embedders={i: self._embedder(i) for i, spec in specs.items() if spec.task == "embed"},
-            counters={i: await self._counter(spec, engines.get(i)) for i, spec in specs.items()},
+            routing=routing,
+            specs={spec.id: spec for spec in settings.models},
+            engines=models.engines,
+            embedders=models.embedders,
+            counters=models.counters,
             secret=secret,
+            knowledge=None if shelves is None else shelves.knowledge,
         )
-        books.start()
+        for part in (books, ways, shelves):
+            if part is not None:
+                part.start()
+        idempotency = Idempotency(_idempotency_store(books.valkey, secret, settings.idempotency))
+        explained = requests.router(
+            pipeline, explanations, ways.notary, currency=settings.accounting.currency
+        )
         return build_app(
             pipeline,
-            Idempotency(_idempotency_store(books.valkey, secret, settings.idempotency)),
-            readiness=ServeReadiness(APPLICATION, {i: s.deployment_name for i, s in specs.items()}),
+            idempotency,
+            readiness=watch,
             meter=meter,
             server=settings.server,
             limits=settings.limits,
-            administration=Administration(
-                authenticate=authenticator.authenticate,
-                database=database,
-                tenants=TenantStore(database),
+            explained=explained,
+            library=None if shelves is None else _library(settings, pipeline, idempotency, shelves),
+            administration=_administration(
+                settings,
+                database,
                 keys=keys,
-                limits=LimitStore(database),
-                spending=books.spending,
-                usage=books.ledger,
-                models=frozenset(specs),
-                currency=settings.accounting.currency,
+                authenticator=authenticator,
+                books=books,
+                ways=ways,
+                curator=self._knowledge,
             ),
+        )
+
+    def _ways(
+        self,
+        database: Database,
+        secret: SecretStr,
+        books: Books,
+        watch: EngineWatch,
+        explanations: Explanations,
+    ) -> Ways:
+        return Ways.open(
+            self._settings,
+            database=database,
+            valkey=books.valkey,
+            secret=secret,
+            detector=self._detector,
+            queues=books.admission.queues,
+            engines=watch,
+            explanations=explanations,
+        )
+
+    async def _models(self) -> _Models:
+        """What answers for each model, and counts its tokens."""
+        receiver = Receiver()
+        await receiver.listen(node_address(), tls=between_nodes().server)
+        specs = self._settings.models
+        engines = {
+            one.id: self._engine(one.id, receiver) for one in specs if one.task == "generate"
+        }
+        embedders = {one.id: self._embedder(one.id) for one in specs if one.task == "embed"}
+        counters = {one.id: await self._counter(one, engines.get(one.id)) for one in specs}
+        return _Models(engines, embedders, counters)
+
+    def _shelves(
+        self, database: Database, models: _Models, books: Books, meter: Meter
+    ) -> Shelves | None:
+        """Files and vector stores; None where no model embeds."""
+        if self._knowledge is None:
+            return None
+        return Shelves.open(
+            self._settings,
+            self._knowledge,
+            database=database,
+            embedders=models.embedders,
+            counters=models.counters,
+            books=books,
+            meter=meter,
         )
 
     async def _counter(self, spec: ModelSpec, engine: RemoteEngine | None) -> TokenCounter:
@@ -135,6 +236,50 @@ class Gateway:
     def _embedder(self, model: str) -> RemoteEmbedder:
         timeout_s = self._settings.server.first_delta_timeout_s
         return RemoteEmbedder(self._handles[model], timeout_s=timeout_s)
+
+
+def _administration(
+    settings: Settings,
+    database: Database,
+    *,
+    keys: KeyStore,
+    authenticator: Authenticator,
+    books: Books,
+    ways: Ways,
+    curator: Curator | None,
+) -> Administration:
+    return Administration(
+        authenticate=authenticator.authenticate,
+        database=database,
+        tenants=TenantStore(database),
+        keys=keys,
+        limits=LimitStore(database),
+        spending=books.spending,
+        usage=books.ledger,
+        models=frozenset(spec.id for spec in settings.models),
+        currency=settings.accounting.currency,
+        scrubber=ways.scrubber,
+        curator=curator,
+    )
+
+
+def _library(
+    settings: Settings, pipeline: Pipeline, idempotency: Idempotency, shelves: Shelves
+) -> APIRouter:
+    return library_routes.router(
+        pipeline,
+        idempotency,
+        shelves.library,
+        server=settings.server,
+        limits=settings.limits,
+        uploads=settings.files,
+    )
+
+
+def _deployments(settings: Settings) -> dict[str, str]:
+    """What must run before everything can be answered, and how it is called."""
+    models = {spec.id: spec.deployment_name for spec in settings.models}
+    return models if settings.embedder is None else models | {RETRIEVAL: KNOWLEDGE}
 
 
 def _idempotency_store(
@@ -166,6 +311,19 @@ def build(args: Mapping[str, Any]) -> Application:
     settings = config.parse(raw)
     models = {spec.id: _model_application(spec, settings) for spec in settings.models}
     server = settings.server
+    knowledge = None
+    if settings.embedder is not None:
+        from serving.knowledge.server import build_knowledge  # noqa: PLC0415  Imports Chroma.
+
+        built = build_knowledge(raw, settings, models)
+        knowledge = built.knowledge, built.curator
+    detector = None
+    if settings.overflow.providers:
+        detector = build_detector(
+            operator_rules(settings.privacy),
+            drain_s=server.drain_s,
+            options=DetectorOptions(replicas=settings.privacy.detector_replicas),
+        )
     gateway = serve.deployment(
         serve.ingress()(Gateway),
         name="Gateway",
@@ -175,7 +333,7 @@ def build(args: Mapping[str, Any]) -> Application:
         logging_config=dict(NO_ACCESS_LOG),
         ray_actor_options={"num_cpus": 1},
     )
-    return gateway.bind(raw, models)
+    return gateway.bind(raw, models, detector, knowledge)
 
 
 def _model_application(spec: ModelSpec, settings: Settings) -> Application:
@@ -186,7 +344,11 @@ def _model_application(spec: ModelSpec, settings: Settings) -> Application:
 
         return simulated_server.build(spec, drain_s=drain_s)
     source = model_source(spec, settings)
-    if spec.engine == "sentence-transformers":
+    if spec.task == "rerank":
+        from models import reranker_server  # noqa: PLC0415
+
+        return reranker_server.build_reranker(spec, source, drain_s=drain_s)
+    if spec.task == "embed":
         from models import embedder_server  # noqa: PLC0415
 
         return embedder_server.build_embedder(spec, source, drain_s=drain_s)

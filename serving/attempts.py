@@ -10,10 +10,9 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from uuid import uuid4
 
-from models.engine import Usage
+from models.engine import EngineUnavailable, Usage
 from serving.access.admission import Admission, Ask, Most
 from serving.access.clock import utc_now
 from serving.access.fair_queue import Priority
@@ -22,6 +21,8 @@ from serving.access.reservations import Settlement
 from serving.accounting.attempt import Attempt
 from serving.accounting.estimate import Shape
 from serving.accounting.pricing import Tariff
+from serving.origin import LOCAL_ROUTE
+from serving.privacy_class import PrivacyClass
 from serving.quota import Quota
 from serving.telemetry.meter import Meter, Record, told_outcome
 
@@ -49,22 +50,51 @@ class Call:
     principal: Principal
     model: str
     terms: Terms = Terms()
+    privacy: PrivacyClass = "local_only"
 
 
-async def _no_tokens() -> int:
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """Another way to answer than the model here: no place of its queue is taken.
+
+    Attributes:
+        route: as the ledger has it, such as `overflow:openai`.
+        tariff: what that costs.
+        again: whether the request was tried before, and is counted already.
+    """
+
+    route: str
+    tariff: Tariff
+    again: bool
+
+
+async def _no_tokens() -> int | None:
+    return 0
+
+
+def _no_bound() -> int:
     return 0
 
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """How much a request may use. `count` counts the tokens of its prompts, where that matters.
+    """How much a request may use.
 
-    `interval` is the tokens that an event of the answer's stream may carry.
+    Attributes:
+        shape: of its answers.
+        count: counts the tokens of its prompts, where that matters; None: they cannot be told.
+        bound: no fewer than those, for where they cannot be told.
+        interval: tokens that an event of the answer's stream may carry.
     """
 
     shape: Shape
-    count: Callable[[], Awaitable[int]] = _no_tokens
+    count: Callable[[], Awaitable[int | None]] = _no_tokens
+    bound: Callable[[], int] = _no_bound
     interval: int = 1
+
+    async def most_used(self) -> Usage:
+        """The most that the request can use."""
+        return self.shape.most_used(await self.count(), self.bound)
 
 
 NO_TOKENS = Forecast(Shape("completion", prompts=0, choices=0, most=0, context_tokens=0))
@@ -77,14 +107,21 @@ class Attempts:
         admission: limits, budgets and places.
         meter: counts every request once, refused ones too.
         tariffs: of the served models.
+        is_ready: whether an engine runs a model, as far as is known.
     """
 
     def __init__(
-        self, *, admission: Admission, meter: Meter, tariffs: Mapping[str, Tariff]
+        self,
+        *,
+        admission: Admission,
+        meter: Meter,
+        tariffs: Mapping[str, Tariff],
+        is_ready: Callable[[str], bool],
     ) -> None:
         self._admission = admission
         self._meter = meter
         self._tariffs = tariffs
+        self._is_ready = is_ready
 
     @asynccontextmanager
     async def begin(
@@ -94,11 +131,22 @@ class Attempts:
         endpoint: str,
         streamed: bool = False,
         forecast: Forecast = NO_TOKENS,
+        way_out: Exit | None = None,
+        again: bool = False,
     ) -> AsyncIterator[tuple[Record, Quota]]:
         """The scope of one attempt, with the record to fill and what is left of the limits.
 
+        Args:
+            call: who asks for what.
+            endpoint: as the ledger and the metrics have it.
+            streamed: whether the client gets the answer as it comes.
+            forecast: how much it may use.
+            way_out: by which it leaves; None: a model here answers.
+            again: whether the request was tried before, and is counted already.
+
         Raises:
             RingfenceError: it is not let in, or not let go on.
+            EngineUnavailable: no engine is there. One that goes on with an answer waits for it.
         """
         attempt = Attempt(
             id=uuid4().hex,
@@ -108,7 +156,9 @@ class Attempts:
             model=call.model,
             endpoint=endpoint,
             started_at=utc_now(),
+            route=LOCAL_ROUTE if way_out is None else way_out.route,
         )
+        tariff = self._tariffs[call.model] if way_out is None else way_out.tariff
         record = Record(
             request_id=call.request_id,
             endpoint=endpoint,
@@ -118,53 +168,76 @@ class Attempts:
             streamed=streamed,
         )
         with self._meter.record(record):
-            ask = self._ask(call, attempt, record, forecast)
-            close = partial(self._close, attempt, record, forecast)
-            async with self._admission.enter(ask, close) as permit:
+            run = _Run(attempt, tariff, record, forecast)
+            async with self._admission.enter(
+                _ask(call, run, way_out, again=again), run.close
+            ) as permit:
                 record.queued_s = permit.waited_s
                 record.admission_s = record.duration_s - permit.waited_s
+                if way_out is None and not again and not self._is_ready(call.model):
+                    raise EngineUnavailable("The model is not available now; try again later.")
                 yield record, permit.quota
                 done_s = record.duration_s
             record.settlement_s = record.duration_s - done_s
 
-    def _ask(self, call: Call, attempt: Attempt, record: Record, forecast: Forecast) -> Ask:
-        return Ask(
-            id=attempt.id,
-            principal=call.principal,
-            model=call.model,
-            started_at=attempt.started_at,
-            facts=attempt.lost(),
-            most=partial(self._most, call, record, forecast),
-            tokens=forecast.shape.completion_tokens(0) if forecast.shape.most else 1,
-            priority=call.terms.priority,
-            timeout_s=call.terms.timeout_s,
-        )
 
-    async def _most(self, call: Call, record: Record, forecast: Forecast, longest_s: float) -> Most:
-        """The most that this request can use, and cost, within the longest that it may take."""
-        record.prompt_tokens = prompt_tokens = await forecast.count()
-        completion_tokens = forecast.shape.completion_tokens(prompt_tokens)
-        cost_nanos = self._tariffs[call.model].most_nanos(
-            prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, seconds=longest_s
-        )
-        return Most(prompt_tokens + completion_tokens, cost_nanos)
+def _ask(call: Call, run: _Run, way_out: Exit | None, *, again: bool) -> Ask:
+    shape = run.forecast.shape
+    return Ask(
+        id=run.attempt.id,
+        principal=call.principal,
+        model=call.model,
+        started_at=run.attempt.started_at,
+        facts=run.attempt.lost(),
+        most=run.most,
+        tokens=shape.completion_tokens(0) if shape.most else 1,
+        priority=call.terms.priority,
+        timeout_s=call.terms.timeout_s,
+        placed=way_out is None,
+        again=again or (way_out is not None and way_out.again),
+    )
 
-    async def _close(
-        self, attempt: Attempt, record: Record, forecast: Forecast, error: BaseException | None
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One attempt that runs: what it may use, and what it did."""
+
+    attempt: Attempt
+    tariff: Tariff
+    record: Record
+    forecast: Forecast
+
+    async def most(self, longest_s: float) -> Most:
+        """The most that it can use, and cost, within the longest that it may take."""
+        most = await self.forecast.most_used()
+        self.record.prompt_tokens = most.prompt_tokens
+        return Most(most.total_tokens, self.tariff.most_nanos(most, seconds=longest_s))
+
+    def close(self, error: BaseException | None) -> Settlement | Awaitable[Settlement]:
+        """What it used and cost, and its row in the ledger."""
+        usage = self.record.usage
+        if usage is None and self.record.deltas == 0:
+            return self._settlement(NOTHING, error)
+        if usage is not None and self.forecast.shape.plausible(usage):
+            return self._settlement(usage, error)
+        if usage is not None:
+            logger.error("request %s: the engine told absurd usage", self.record.request_id)
+        return self._estimated(error)
+
+    async def _estimated(self, error: BaseException | None) -> Settlement:
+        """The same where it has to be told by what was seen."""
+        usage = NOTHING if self.record.deltas == 0 else await self._seen()
+        return self._settlement(usage, error, estimated=self.record.deltas > 0)
+
+    def _settlement(
+        self, usage: Usage, error: BaseException | None, *, estimated: bool = False
     ) -> Settlement:
-        """What the attempt used and cost, and its row in the ledger."""
-        usage = record.usage
-        if usage is not None and not forecast.shape.plausible(usage):
-            logger.error("request %s: the engine told absurd usage", record.request_id)
-            usage = None
-        estimated = usage is None and record.deltas > 0
-        if usage is None:
-            usage = await _seen(record, forecast)
+        record = self.record
         record.usage = usage
         ran_s = record.duration_s - record.queued_s
         ran = error is None or record.deltas > 0
-        cost_nanos = self._tariffs[record.model].cost_nanos(usage, seconds=ran_s) if ran else 0
-        row = attempt.row(
+        cost_nanos = self.tariff.cost_nanos(usage, seconds=ran_s) if ran else 0
+        row = self.attempt.row(
             outcome=told_outcome(error),
             usage=usage,
             duration_s=record.duration_s,
@@ -174,16 +247,15 @@ class Attempts:
         )
         return Settlement(usage.total_tokens, cost_nanos, row)
 
-
-async def _seen(record: Record, forecast: Forecast) -> Usage:
-    """The usage of an answer that was cut short; nothing when it had not begun."""
-    if record.deltas == 0:
-        return NOTHING
-    prompt_tokens = record.prompt_tokens
-    if prompt_tokens is None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(COUNT_TIMEOUT_S):
-                prompt_tokens = await forecast.count()
-    return forecast.shape.seen(
-        events=record.deltas, interval=forecast.interval, prompt_tokens=prompt_tokens or 0
-    )
+    async def _seen(self) -> Usage:
+        """The usage of an answer that was cut short."""
+        prompt_tokens = self.record.prompt_tokens
+        if prompt_tokens is None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(COUNT_TIMEOUT_S):
+                    prompt_tokens = (await self.forecast.most_used()).prompt_tokens
+        return self.forecast.shape.seen(
+            events=self.record.deltas,
+            interval=self.forecast.interval,
+            prompt_tokens=prompt_tokens or 0,
+        )

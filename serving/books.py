@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Self
@@ -10,7 +11,7 @@ from typing import Self
 from models.catalog import ModelSpec
 from serving.access.admission import Admission
 from serving.access.authenticator import Authenticator
-from serving.access.budgets import Spending
+from serving.access.budgets import Lookups, Spending
 from serving.access.fair_queue import FairQueue
 from serving.access.policies import Policies
 from serving.access.reservations import PREFIX, Reservations
@@ -41,6 +42,7 @@ class Books:
         *,
         authenticator: Authenticator,
         meter: Meter,
+        is_ready: Callable[[str], bool],
         prefix: str = PREFIX,
     ) -> Self:
         """Wire everything; nothing runs yet.
@@ -57,13 +59,13 @@ class Books:
             policies=Policies(database, settings.admission),
             reservations=reservations,
             queues=queues,
-            spent=ledger.spent_nanos,
+            lookups=Lookups(ledger.spent_nanos),
             still_works=authenticator.still_works,
             max_request_s=settings.admission.max_request_s,
         )
         tariffs = {spec.id: Tariff.of(spec) for spec in settings.models}
         _watch(meter, admission)
-        attempts = Attempts(admission=admission, meter=meter, tariffs=tariffs)
+        attempts = Attempts(admission=admission, meter=meter, tariffs=tariffs, is_ready=is_ready)
         spending = Spending(valkey, ledger.spent_nanos, prefix=prefix)
         return cls(valkey, spending, ledger, admission, attempts)
 

@@ -58,8 +58,8 @@ def prepare_environment(settings: Settings) -> None:
     """Set what Ray reads at import. Call before anything imports ray."""
     runtime = Path(tempfile.mkdtemp(prefix="ringfence-"))
     atexit.register(shutil.rmtree, runtime, ignore_errors=True)
-    metrics_port, stats_port, fallback_port = _free_ports(3)
-    first_port = _free_block(REPLICA_PORTS)
+    metrics_port = _free_block(3 + REPLICA_PORTS)
+    stats_port, fallback_port, first_port = range(metrics_port + 1, metrics_port + 4)
     export_environment(
         QUIET_ENVIRONMENT
         | SERVE_FLAGS
@@ -97,17 +97,11 @@ def _why_failed(application: Any) -> str:
     return "\n".join(told) or "the application could not be deployed"
 
 
-def _free_ports(count: int) -> list[int]:
-    """Ports of the loopback interface that nothing listens on now."""
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
-
-
 def _free_block(count: int) -> int:
-    """First of `count` ports in a row that nothing listens on now, below the ephemeral ones."""
+    """First of `count` ports in a row that nothing listens on now, below the ephemeral ones.
+
+    One of those may be taken by whoever connects before it is bound, seconds later.
+    """
     for first in random.sample(range(20_000, 30_000, count), k=100):
         with contextlib.suppress(OSError), contextlib.ExitStack() as probes:
             for port in range(first, first + count):

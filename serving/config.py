@@ -15,9 +15,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     SecretStr,
     ValidationError,
@@ -25,6 +23,9 @@ from pydantic import (
 )
 
 from models.catalog import ModelSpec, builtin
+from serving.overflow_settings import LedgerSettings, OverflowSettings, PrivacySettings
+from serving.retrieval_settings import FileSettings, RetrievalSettings
+from serving.settings_group import Group
 
 QUIET_ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
@@ -50,11 +51,7 @@ class ConfigError(Exception):
         self.problems = problems
 
 
-class _Group(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ServerSettings(_Group):
+class ServerSettings(Group):
     """The HTTP edge. Times in seconds, sizes in bytes."""
 
     host: str = Field("127.0.0.1", description="Address to listen on; loopback unless changed.")
@@ -75,7 +72,7 @@ class ServerSettings(_Group):
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
 
-class LimitSettings(_Group):
+class LimitSettings(Group):
     """Bounds on one request, so that none can occupy the machine."""
 
     max_choices: int = Field(8, ge=1, description="`n`, and prompts times `n`.")
@@ -87,7 +84,7 @@ class LimitSettings(_Group):
     max_embedding_inputs: int = Field(2048, ge=1)
 
 
-class AccessSettings(_Group):
+class AccessSettings(Group):
     """Who may call. The store is SQLite in the state directory unless a URL is given."""
 
     database: SecretStr | None = Field(None, description="postgresql://... or sqlite:////path")
@@ -107,7 +104,7 @@ class AccessSettings(_Group):
         return self.home / "secret"
 
 
-class StorageSettings(_Group):
+class StorageSettings(Group):
     """State that all gateways share. Valkey is started with the server unless a URL is given."""
 
     valkey: SecretStr | None = Field(
@@ -120,14 +117,14 @@ def _bound_entry(value: Any) -> Any:
     return value if isinstance(value, Mapping) else {"value": value}
 
 
-class Bound(_Group):
+class Bound(Group):
     """One limit, and what it does while Valkey cannot be asked."""
 
     value: int = Field(ge=0, lt=2**53)
     without_store: Literal["allow", "refuse"] = "allow"
 
 
-class Budget(_Group):
+class Budget(Group):
     """What may be spent, in the currency, and what happens while Valkey cannot be asked."""
 
     value: Decimal = Field(ge=0, le=9_000_000, decimal_places=9)
@@ -140,7 +137,7 @@ Budgeted = Annotated[
 ]
 
 
-class RateDefaults(_Group):
+class RateDefaults(Group):
     """Limits of whoever has none of their own. A bare number, or `{value, without_store}`."""
 
     requests_per_minute: Bounded | None = None
@@ -157,7 +154,7 @@ class SpendingDefaults(RateDefaults):
     budget_total: Budgeted | None = None
 
 
-class AdmissionSettings(_Group):
+class AdmissionSettings(Group):
     """Who is let in, and in which order. Limits of a single one are set by the admin API."""
 
     per_key: SpendingDefaults = SpendingDefaults()
@@ -172,20 +169,20 @@ class AdmissionSettings(_Group):
     max_request_s: float = Field(1800.0, gt=0, description="From admission to the last byte.")
 
 
-class IdempotencySettings(_Group):
+class IdempotencySettings(Group):
     """Answers kept, encrypted, for a repeat with the same `Idempotency-Key`."""
 
     ttl_s: float = Field(86_400.0, gt=0)
     max_bytes: int = Field(8 * 1024 * 1024, ge=1024, description="Of one answer.")
 
 
-class AccountingSettings(_Group):
+class AccountingSettings(Group):
     """How usage is told."""
 
     currency: str = Field("USD", pattern="^[A-Z]{3}$", description="Of prices and budgets.")
 
 
-class RaySettings(_Group):
+class RaySettings(Group):
     """The Ray cluster that is started, or joined when `address` is set."""
 
     address: str | None = Field(None, description="Join this cluster instead of starting one.")
@@ -211,7 +208,7 @@ def _model_entry(value: Any) -> Any:
     return value
 
 
-class Settings(_Group):
+class Settings(Group):
     """All settings. `home` is the state directory."""
 
     home: Path = Field(Path(".ringfence"), exclude=True)
@@ -224,6 +221,11 @@ class Settings(_Group):
     admission: AdmissionSettings = AdmissionSettings()
     idempotency: IdempotencySettings = IdempotencySettings()
     accounting: AccountingSettings = AccountingSettings()
+    overflow: OverflowSettings = OverflowSettings()
+    privacy: PrivacySettings = PrivacySettings()
+    ledger: LedgerSettings = LedgerSettings()
+    files: FileSettings = FileSettings()
+    retrieval: RetrievalSettings = RetrievalSettings()
     ray: RaySettings = RaySettings()
     models: tuple[Annotated[ModelSpec, BeforeValidator(_model_entry)], ...] = Field(
         default=DEFAULT_MODELS, validate_default=True, min_length=1
@@ -235,6 +237,48 @@ class Settings(_Group):
         if twice := sorted({i for i in ids if ids.count(i) > 1}):
             raise ValueError(f"models: {twice[0]!r} stands twice")
         return self
+
+    @model_validator(mode="after")
+    def _known_stand_ins(self) -> Settings:
+        served = {spec.id for spec in self.models if spec.task == "generate"}
+        for provider in self.overflow.providers:
+            for model in provider.models:
+                for name in model.stands_in_for:
+                    if name not in served:
+                        hint = _did_you_mean(name, served)
+                        raise ValueError(
+                            f"overflow: {provider.name} stands in for {name!r}, which is no model "
+                            f"here that generates{hint}"
+                        )
+        return self
+
+    @model_validator(mode="after")
+    def _known_retrieval_models(self) -> Settings:
+        for field, task in (("embedder", "embed"), ("reranker", "rerank")):
+            name = getattr(self.retrieval, field)
+            served = [spec.id for spec in self.models if spec.task == task]
+            if name is not None and name not in served:
+                hint = _did_you_mean(name, served)
+                raise ValueError(f"retrieval.{field}: no model {name!r} is served to {task}{hint}")
+        return self
+
+    @property
+    def embedder(self) -> str | None:
+        """The model that embeds new vector stores; None: there is no retrieval."""
+        return self.retrieval.embedder or self._first("embed")
+
+    @property
+    def reranker(self) -> str | None:
+        """The model that looks at the best passages again, if any."""
+        return self.retrieval.reranker or self._first("rerank")
+
+    def _first(self, task: str) -> str | None:
+        return next((spec.id for spec in self.models if spec.task == task), None)
+
+    @property
+    def files_url(self) -> str:
+        """Where the bytes of files are kept."""
+        return self.files.url or str(self.home / "files")
 
     @property
     def valkey_url(self) -> str:

@@ -40,6 +40,7 @@ class RingfenceError(Exception):
     │   ├── Overloaded           the engine's queue is full, or the wait would be too long
     │   ├── DeadlineExceeded     the client's own, or the longest that a request may take
     │   └── AdmissionUnavailable a limit cannot be checked that lets nothing through unchecked
+    ├── LeavingRefused           it may not leave, or nobody outside may take it now
     ├── UnknownModel
     ├── UnknownUrl
     ├── WrongMethod
@@ -143,6 +144,17 @@ class AdmissionUnavailable(AdmissionError):
     """Limits cannot be checked now, and one of them lets nothing through unchecked."""
 
 
+class LeavingRefused(RingfenceError):
+    """A request may not leave, or nobody outside may take it now. `reason` is one word."""
+
+    def __init__(
+        self, message: str, *, reason: str = "refused", retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.retry_after_s = retry_after_s
+
+
 class UnknownModel(RingfenceError):
     """No such model is served to this caller."""
 
@@ -238,6 +250,7 @@ OUTCOMES: dict[type[Exception], Outcome] = {
     Unexpected: Outcome(500, "server_error", "internal_error"),
     Overloaded: Outcome(503, "server_error", "overloaded", retry_after_s=1),
     AdmissionUnavailable: Outcome(503, "server_error", "limits_unavailable", retry_after_s=5),
+    LeavingRefused: Outcome(503, "server_error", "overflow_refused", retry_after_s=5),
     DeadlineExceeded: Outcome(504, "server_error", "deadline_exceeded", retry=False),
     EngineOverloaded: Outcome(503, "server_error", "overloaded", retry_after_s=1),
     EngineUnavailable: Outcome(503, "server_error", "model_unavailable", retry_after_s=5),

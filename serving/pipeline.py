@@ -4,47 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
 from uuid import uuid4
 
 from pydantic import SecretStr
 
 from models.catalog import ModelSpec
 from models.embedder import Embedder, Embeddings
-from models.engine import (
-    Delta,
-    Engine,
-    EngineFailed,
-    GenerationRequest,
-    Kind,
-    TokenizeRequest,
-    Tokens,
-    Usage,
-)
-from models.token_counter import TokenCounter
+from models.engine import Engine, GenerationRequest, TokenizeRequest, Tokens, Usage
+from models.token_counter import TokenCounter, upper_bound, upper_bound_of_texts
 from serving.access.authenticator import Authenticator
 from serving.access.principal import Principal
 from serving.accounting.estimate import Shape
+from serving.answering.routing import Generation, GenerationCall, Routing
 from serving.attempts import Attempts, Call, Forecast
-from serving.errors import InvalidRequest, NotPermitted, UnknownModel
+from serving.errors import InvalidRequest, NotPermitted, UnknownModel, Unsupported
 from serving.quota import Quota
-from serving.telemetry.meter import Record
+from serving.retrieval.citing import cited
+from serving.retrieval.knowledge import Knowledge
+from serving.search_call import FileSearch, Found, SearchCall
 
 COLLECTED_STREAM_INTERVAL = 64
 """Tokens in a delta of an answer that is collected anyway."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GenerationCall(Call):
-    """A validated generation. `body` holds only fields an engine may see."""
-
-    kind: Kind
-    body: dict[str, Any]
-    stream: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,25 +39,19 @@ class EmbeddingCall(Call):
     dimensions: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """An answer on its way, and what is left of the caller's limits."""
-
-    deltas: AsyncGenerator[Delta, None]
-    quota: Quota
-
-
 class Pipeline:
     """Everything between the parsed request and the rendered answer.
 
     Args:
         authenticator: turns a key into a principal.
         attempts: lets requests in, and settles what they used.
+        routing: finds who answers a generation.
         specs: the served models, by id.
         engines: of the models that generate.
         embedders: of the models that embed.
         counters: of all models.
         secret: salts the prefix cache, so that no tenant can probe another's prompts.
+        knowledge: what can be looked up; None: no embedding model is served.
     """
 
     def __init__(
@@ -81,19 +59,23 @@ class Pipeline:
         *,
         authenticator: Authenticator,
         attempts: Attempts,
+        routing: Routing,
         specs: Mapping[str, ModelSpec],
         engines: Mapping[str, Engine],
         embedders: Mapping[str, Embedder],
         counters: Mapping[str, TokenCounter],
         secret: SecretStr,
+        knowledge: Knowledge | None = None,
     ) -> None:
         self._authenticator = authenticator
         self._attempts = attempts
+        self._routing = routing
         self._specs = specs
         self._engines = engines
         self._embedders = embedders
         self._counters = counters
         self._secret = secret.get_secret_value().encode()
+        self._knowledge = knowledge
 
     async def authenticate(self, authorization: str | None) -> Principal:
         """The caller behind an `Authorization` header.
@@ -125,17 +107,37 @@ class Pipeline:
         return spec
 
     @asynccontextmanager
-    async def generate(self, call: GenerationCall) -> AsyncIterator[Generation]:
+    async def generate(
+        self, call: GenerationCall, file_search: FileSearch | None = None
+    ) -> AsyncIterator[Generation]:
         """Run one generation: the scope owns its reservation, its place and the engine's stream.
 
         The first delta has arrived when the scope is entered, so a failure up to then has a
         status of its own. Leaving the scope, however, stops the engine and settles what was used.
+
+        Args:
+            call: what is asked for.
+            file_search: what a chat is grounded in first; its answer tells the sources.
 
         Raises:
             RingfenceError: the model cannot be used, or the request is not let in.
             EngineError: the engine refused or failed.
         """
         spec = self.model(call.principal, call.model, task="generate")
+        if file_search is None:
+            async with self._answer(call, spec) as generation:
+                yield generation
+            return
+        grounded = await self._known(param="file_search").grounding.ground(call, file_search)
+        choices = call.body.get("n") or 1
+        async with (
+            self._answer(grounded.call, spec) as generation,
+            aclosing(cited(generation.deltas, grounded.sources, choices=choices)) as deltas,
+        ):
+            yield replace(generation, deltas=deltas)
+
+    @asynccontextmanager
+    async def _answer(self, call: GenerationCall, spec: ModelSpec) -> AsyncIterator[Generation]:
         interval = spec.stream_interval if call.stream else COLLECTED_STREAM_INTERVAL
         request = GenerationRequest(
             request_id=uuid4().hex,
@@ -144,17 +146,17 @@ class Pipeline:
             stream_interval=interval,
         )
         forecast = self._forecast(call, interval)
-        async with (
-            self._attempts.begin(
-                call, endpoint=call.kind, streamed=call.stream, forecast=forecast
-            ) as (record, quota),
-            aclosing(self._engines[spec.id].generate(request)) as items,
-        ):
-            first = await anext(items, None)
-            if not isinstance(first, bytes):
-                raise EngineFailed("The model's engine sent no answer.")
-            async with aclosing(_metered(first, items, record)) as deltas:
-                yield Generation(deltas, quota)
+        async with self._routing.answer(call, request, forecast) as generation:
+            yield generation
+
+    async def search(self, call: SearchCall) -> Found:
+        """Passages of vector stores that the caller may see, best first.
+
+        Raises:
+            RingfenceError: a store is not there, or the search is not let in, or cannot be run.
+            EngineError: the embedder or the reranker failed.
+        """
+        return await self._known().searches.search(call)
 
     async def embed(self, call: EmbeddingCall) -> tuple[Embeddings, Quota]:
         """Vectors of a request's texts, in their order, and what is left of the caller's limits.
@@ -169,6 +171,7 @@ class Pipeline:
         forecast = Forecast(
             Shape.of_embedding(len(call.inputs), counter.context_tokens),
             count=lambda: counter.count_texts(call.inputs),
+            bound=lambda: upper_bound_of_texts(call.inputs),
         )
         async with self._attempts.begin(call, endpoint="embedding", forecast=forecast) as (
             record,
@@ -195,6 +198,14 @@ class Pipeline:
         async with self._attempts.begin(call, endpoint="detokenize") as (_, quota):
             return await engine.detokenize(token_ids), quota
 
+    def _known(self, *, param: str | None = None) -> Knowledge:
+        if self._knowledge is None:
+            raise Unsupported(
+                "No embedding model is served here, so no vector store can be searched.",
+                param=param,
+            )
+        return self._knowledge
+
     def _engine(self, call: Call) -> Engine:
         return self._engines[self.model(call.principal, call.model, task="generate").id]
 
@@ -203,6 +214,7 @@ class Pipeline:
         return Forecast(
             Shape.of(call.kind, call.body, counter.context_tokens),
             count=lambda: counter.count(call.kind, call.body),
+            bound=lambda: upper_bound(call.kind, call.body),
             interval=interval,
         )
 
@@ -220,19 +232,3 @@ def _check_dimensions(asked: int | None, dimension: int | None) -> None:
         raise InvalidRequest(
             f"dimensions is at most {dimension} for this model.", param="dimensions"
         )
-
-
-async def _metered(
-    first: Delta, items: AsyncGenerator[Delta | Usage, None], record: Record
-) -> AsyncGenerator[Delta, None]:
-    """The deltas of `items`; the usage record goes to the meter."""
-    record.delta(first)
-    yield first
-    async for item in items:
-        if isinstance(item, Usage):
-            record.usage = item
-        else:
-            record.delta(item)
-            yield item
-    if record.usage is None:
-        raise EngineFailed("The answer ended without a usage record.")

@@ -59,7 +59,7 @@ class ServeReadiness:
             async with asyncio.timeout(self._timeout_s):
                 status = await asyncio.to_thread(self._status)
         except (TimeoutError, RayError, RayServeException):
-            unknown = ModelState("loading", "the controller does not answer")
+            unknown = ModelState("loading", "the controller does not answer", known=False)
             return dict.fromkeys(self._deployments, unknown)
         running = status.applications.get(self._application)
         found = running.deployments if running else {}

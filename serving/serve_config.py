@@ -14,6 +14,8 @@ from typing import Any
 from serving import config
 from serving.cluster import APPLICATION, SERVE_FLAGS
 from serving.config import QUIET_ENVIRONMENT
+from serving.knowledge.curation import CURATOR, KNOWLEDGE
+from serving.privacy.detector_server import NAME as DETECTOR
 
 
 def serve_config(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -31,6 +33,12 @@ def serve_config(raw: Mapping[str, Any]) -> dict[str, Any]:
     settings = config.parse(raw, dict.fromkeys(_variables(raw), "filled-where-it-runs"))
     server = settings.server
     names = ["Gateway", *(spec.deployment_name for spec in settings.models)]
+    if settings.embedder is not None:
+        names.append(KNOWLEDGE)
+        if settings.retrieval.replicas > 1:
+            names.append(CURATOR)
+    if settings.overflow.providers:
+        names.append(DETECTOR)
     return {
         "proxy_location": "EveryNode",
         "http_options": {"host": server.host, "port": server.port},

@@ -1,15 +1,16 @@
--- One flight of one gateway: its operations in order, in one piece. See `reservations.py`.
+-- One flight of one gateway: its operations in order, in one piece, after `clock.lua`. See
+-- `reservations.py`.
 --
 -- ARGV: prefix of all keys; gateway; number of the flight; lease of a gateway, ms; operations, JSON.
--- Keys: clock            hash  raw, offset: a clock that never goes back
---       gateways         zset  gateway -> end of its lease, ms
+-- Keys: gateways         zset  gateway -> end of its lease, ms
 --       flights          hash  gateway -> its last flight
 --       held:<gateway>   hash  reservation -> what it holds, JSON
 --       window:<subject> zset  `<reservation>|<tokens>` -> when it was made, ms
 --       tokens:<subject> sum of the tokens in that window
 --       windows          zset  subject -> when its window was last looked through, ms
 --       open:<subject>   set   of reservations
---       budget:<name>    hash  spent, reserved: billionths of the currency
+--       budget:<name>    hash  spent, reserved: billionths of the currency; before `spent` is
+--                              known: moves, settlements since somebody began to look it up
 --       outbox           stream of ledger rows on their way to SQL
 -- Limits of a subject are {name, requests a minute, tokens a minute, open at once}; -1: none.
 -- A budget is {name, limit, seconds to keep it}.
@@ -17,25 +18,8 @@
 -- flight was done before.
 -- Most of the time goes into `redis.call`, so each is made only where its answer can matter.
 
-local P, gateway, flight, lease = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local gateway, flight, lease = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local MINUTE, REAPED_AT_ONCE, SWEPT_AT_ONCE = 60000, 500, 20
-local call = redis.call
-local now
-
--- Lua's own way to write a number loses digits after the fourteenth; -0 would be `-0`.
-local function whole(n) return string.format('%.0f', n + 0) end
-
-local function tick()
-  local time = call('TIME')
-  local raw = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-  local seen = call('HMGET', P .. 'clock', 'raw', 'offset')
-  local offset = tonumber(seen[2] or 0)
-  local last = tonumber(seen[1] or raw)
-  if raw < last then offset = offset + last - raw end
-  call('HSET', P .. 'clock', 'raw', whole(raw), 'offset', whole(offset))
-  now = raw + offset
-end
-
 local function tokens_of(entry) return tonumber(string.match(entry, '|(%d+)$')) end
 
 -- Drop what is older than a minute. How many requests and tokens are left.
@@ -109,10 +93,19 @@ local function with_quota(reply, all, used, tokens)
   return reply
 end
 
+-- Settlements since its sum was first asked for: one between the look-up and its answer may be
+-- in that answer or not.
+local function moves(budget)
+  local name = P .. 'budget:' .. budget[1]
+  local seen = call('HINCRBY', name, 'moves', 0)
+  if seen == 0 then call('EXPIRE', name, whole(budget[3])) end
+  return seen
+end
+
 local function over_budget(budgets, cost)
   for i, budget in ipairs(budgets) do
     local sums = call('HMGET', P .. 'budget:' .. budget[1], 'spent', 'reserved')
-    if not sums[1] then return {'unseeded', i - 1} end
+    if not sums[1] then return {'unseeded', i - 1, moves(budget)} end
     local spent, reserved = tonumber(sums[1]), tonumber(sums[2] or 0)
     if spent + reserved + cost > budget[2] then
       return {spent + cost > budget[2] and 'exhausted' or 'reserved', i - 1}
@@ -179,12 +172,18 @@ local function release(o)
   end
 end
 
+-- Into every sum that it belongs to, also of a budget that was set while the request ran.
 local function spend(o)
   if o.spent == 0 then return end
-  for _, budget in ipairs(o.budgets) do
-    local name = P .. 'budget:' .. budget[1]
+  for _, sum in ipairs(o.sums) do
+    local name = P .. 'budget:' .. sum
+    local known = call('HMGET', name, 'spent', 'moves')
     -- One that is not seeded yet takes this cost from the ledger when it is.
-    if call('HEXISTS', name, 'spent') == 1 then call('HINCRBY', name, 'spent', whole(o.spent)) end
+    if known[1] then
+      call('HINCRBY', name, 'spent', whole(o.spent))
+    elseif known[2] then
+      call('HINCRBY', name, 'moves', 1)
+    end
   end
 end
 
@@ -200,9 +199,9 @@ end
 
 local function seed(o)
   local name = P .. 'budget:' .. o.name
-  if call('HSETNX', name, 'spent', whole(o.spent)) == 1 then
-    call('EXPIRE', name, whole(o.keep_s))
-  end
+  if tonumber(call('HGET', name, 'moves') or -1) ~= o.moves then return {'moved'} end
+  call('HSETNX', name, 'spent', whole(o.spent))
+  call('EXPIRE', name, whole(o.keep_s))
   return {'seeded'}
 end
 
@@ -239,7 +238,6 @@ local function sweep()
   end
 end
 
-tick()
 local known = call('ZADD', P .. 'gateways', whole(now + lease), gateway) == 0
 reap()
 if flight <= tonumber(call('HGET', P .. 'flights', gateway) or 0) then

@@ -10,11 +10,17 @@ import asyncio
 import math
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import (
+    AbstractAsyncContextManager,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
 from dataclasses import dataclass, field
 from datetime import date, datetime
 
-from serving.access.budgets import SpentInLedger, begin, budget_of
+from serving.access.budgets import Lookups, begin, budget_of, sums_of
 from serving.access.errors import InvalidKey, StoreUnavailable
 from serving.access.fair_queue import FairQueue, Priority, QueueFull, QueueTimeout, Slot
 from serving.access.policies import Policies, Policy
@@ -48,10 +54,13 @@ SETTLE_WAIT_S = 1.0
 CLOSE_WAIT_S = 2.0
 """For what a request has used to be known."""
 
-STORE_WAIT_S = 1.0
+STORE_WAIT_S = 2.0
 """For a Valkey that is away to come back, before a limit that lets nothing through refuses."""
 
 STORE_RETRY_S = 0.1
+SEED_TRIES = 20
+"""Of a budget whose requests settle faster than the ledger answers; they end, as none begins."""
+
 REVOCATION_CHECK_S = 1.0
 
 StillWorks = Callable[[str], Awaitable[bool]]
@@ -71,7 +80,8 @@ class Ask:
     """A request that wants in.
 
     `most` tells what is used at most in so many seconds; it is asked only where a limit or a
-    budget is on that. `tokens` is a guess that costs nothing, for the queue.
+    budget is on that. `tokens` is a guess that costs nothing, for the queue; one that is not
+    `placed` takes no place in it. One that comes `again` was counted before.
     """
 
     id: str
@@ -83,6 +93,8 @@ class Ask:
     tokens: int = 1
     priority: Priority = "interactive"
     timeout_s: float | None = None
+    placed: bool = True
+    again: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -123,8 +135,11 @@ class Permit:
         return self.ended or _too_late()
 
 
-Close = Callable[[BaseException | None], Awaitable[Settlement]]
-"""Called when the work is over, with what ended it if that was an error."""
+Close = Callable[[BaseException | None], Settlement | Awaitable[Settlement]]
+"""Called when the work is over, with what ended it if that was an error.
+
+Most know at once what was used; a task for them would take a tenth of all that a request takes.
+"""
 
 
 @dataclass(slots=True)
@@ -135,7 +150,7 @@ class Admission:
         policies: which limits apply.
         reservations: what is left of them.
         queues: of each model, its places.
-        spent: what the ledger says of a budget that Valkey does not know.
+        lookups: what the ledger says of a budget that Valkey does not know.
         still_works: asked every second about the keys of running requests.
         max_request_s: the longest that a request may take.
         unchecked: requests let in while Valkey was away.
@@ -144,7 +159,7 @@ class Admission:
     policies: Policies
     reservations: Reservations
     queues: Mapping[str, FairQueue]
-    spent: SpentInLedger
+    lookups: Lookups
     still_works: StillWorks
     max_request_s: float
     unchecked: int = 0
@@ -200,13 +215,7 @@ class Admission:
         self, ask: Ask, policy: Policy, demand: Demand, permit: Permit
     ) -> AsyncIterator[Permit]:
         """A place in the engine, within the request's time."""
-        place = self.queues[ask.model].slot(
-            ask.principal.tenant,
-            weight=policy.weight,
-            priority=ask.priority,
-            cost=max(1, demand.tokens or ask.tokens),
-            timeout_s=ask.timeout_s,
-        )
+        place = self._place(ask, policy, demand)
         try:
             async with permit.deadline, place as permit.slot:
                 with self._watched(ask.principal.key_id, permit):
@@ -219,6 +228,19 @@ class Admission:
             ) from None
         except TimeoutError as error:
             raise permit.why(error) from None
+
+    def _place(
+        self, ask: Ask, policy: Policy, demand: Demand
+    ) -> AbstractAsyncContextManager[Slot | None]:
+        if not ask.placed:
+            return nullcontext()
+        return self.queues[ask.model].slot(
+            ask.principal.tenant,
+            weight=policy.weight,
+            priority=ask.priority,
+            cost=max(1, demand.tokens or ask.tokens),
+            timeout_s=ask.timeout_s,
+        )
 
     @contextmanager
     def _watched(self, key_id: str, permit: Permit) -> Iterator[None]:
@@ -254,9 +276,10 @@ class Admission:
             id=ask.id,
             tokens=most.tokens,
             cost_nanos=most.cost_nanos,
-            limits=policy.rates,
+            limits=[one.uncounted() for one in policy.rates] if ask.again else policy.rates,
             budgets=[budget_of(limit, day) for limit in policy.budgets],
             facts=ask.facts,
+            sums=sums_of(ask.principal.key_id, ask.principal.tenant, day),
         )
 
     async def _reserve(self, demand: Demand, policy: Policy, day: date) -> Quota:
@@ -278,18 +301,19 @@ class Admission:
     async def _ask(self, demand: Demand, policy: Policy, day: date) -> Verdict:
         """Ask Valkey, and tell it on the way what it does not know of budgets."""
         verdict = await self.reservations.reserve(demand)
-        for _ in demand.budgets:
+        for _ in range(len(demand.budgets) + SEED_TRIES):
             if not isinstance(verdict, Unseeded):
                 break
-            await self._seed(demand, policy, verdict.budget, day)
+            await self._seed(demand, policy, verdict, day)
             verdict = await self.reservations.reserve(demand)
         return verdict
 
-    async def _seed(self, demand: Demand, policy: Policy, at: int, day: date) -> None:
+    async def _seed(self, demand: Demand, policy: Policy, unseeded: Unseeded, day: date) -> None:
         """Tell Valkey what the ledger says was spent of a budget."""
-        limit, budget = policy.budgets[at], demand.budgets[at]
-        spent = await self.spent(str(limit.subject), begin(limit.window, day))
-        await self.reservations.seed(budget, spent)
+        limit, budget = policy.budgets[unseeded.budget], demand.budgets[unseeded.budget]
+        since, moves = begin(limit.window, day), unseeded.moves
+        spent = await self.lookups.spent(str(limit.subject), since, moves=moves)
+        await self.reservations.seed(budget, spent, moves=moves)
 
     def _unchecked(self, demand: Demand, policy: Policy) -> Quota:
         """Let in without a check, where every limit's policy says so."""
@@ -308,8 +332,10 @@ class Admission:
         await asyncio.wait({settled}, timeout=SETTLE_WAIT_S)
 
 
-async def _uninterrupted(closing: Awaitable[Settlement]) -> Settlement:
+async def _uninterrupted(closing: Settlement | Awaitable[Settlement]) -> Settlement:
     """See to the end of `closing`, whoever cancels meanwhile: what was used has to be known."""
+    if isinstance(closing, Settlement):
+        return closing
     task, give_up_at = asyncio.ensure_future(closing), _now() + CLOSE_WAIT_S
     while not task.done() and (left_s := give_up_at - _now()) > 0:
         with suppress(asyncio.CancelledError):

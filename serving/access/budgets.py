@@ -6,12 +6,14 @@ the ledger has the truth, and a sum that Valkey does not know is taken from ther
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import date
+from functools import lru_cache
 from typing import cast
 
 from serving.access.clock import utc_now
-from serving.access.limits import Window
+from serving.access.limits import WINDOWS, Subject, Window
 from serving.access.policies import BudgetLimit
 from serving.access.reservations import PREFIX, Budget
 from serving.quota import Spent
@@ -31,11 +33,53 @@ def budget_of(limit: BudgetLimit, day: date) -> Budget:
     return Budget(name, limit.limit_nanos, KEPT_S[limit.window])
 
 
+@lru_cache(maxsize=4096)
+def sums_of(key_id: str, tenant: str, day: date) -> Sequence[str]:
+    """Names of every budget that a key and its tenant can have for that day."""
+    subjects = (Subject("key", key_id), Subject("tenant", tenant))
+    return [_name(str(one), window, day) for one in subjects for window in WINDOWS]
+
+
 def begin(window: Window, day: date) -> date | None:
     """First day of the window that `day` is in; None: there is none."""
     if window == "total":
         return None
     return day if window == "day" else day.replace(day=1)
+
+
+class Lookups:
+    """What the ledger says of budgets, looked up once for all who ask for the same."""
+
+    def __init__(self, ledger: SpentInLedger) -> None:
+        self._ledger = ledger
+        self._running: dict[tuple[str, date | None, int], asyncio.Task[int]] = {}
+
+    async def spent(self, subject: str, since: date | None, *, moves: int) -> int:
+        """What was spent when the budget had moved so often, or later.
+
+        Raises:
+            DatabaseUnavailable: the ledger cannot be asked.
+        """
+        asked = (subject, since, moves)
+        lookup = self._running.get(asked)
+        if lookup is None:
+            lookup = asyncio.create_task(self._look_up(asked))
+            self._running[asked] = lookup
+            lookup.add_done_callback(_look_at)
+        return await asyncio.shield(lookup)
+
+    async def _look_up(self, asked: tuple[str, date | None, int]) -> int:
+        subject, since, _ = asked
+        try:
+            return await self._ledger(subject, since)
+        finally:
+            del self._running[asked]
+
+
+def _look_at(lookup: asyncio.Task[int]) -> None:
+    """Whoever waited may be gone: an error is not to be reported for that."""
+    if not lookup.cancelled():
+        lookup.exception()
 
 
 class Spending:

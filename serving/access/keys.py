@@ -28,6 +28,7 @@ from serving.access.names import check_model, check_name, is_name
 from serving.access.principal import Role
 from serving.access.records import IssuedKey, KeyRecord, StoredKey
 from serving.access.tenants import DEFAULT_WEIGHT, Tenant, add_tenant, hold_tenant
+from serving.privacy_class import PrivacyClass
 from serving.storage.database import Database
 from serving.storage.schema import ApiKey, Limit
 
@@ -58,13 +59,16 @@ class KeyStore:
         role: Role = "inference",
         expires_at: datetime | None = None,
         allowed_models: Iterable[str] | None = None,
+        privacy: PrivacyClass = "local_only",
+        groups: Iterable[str] = (),
+        user: str | None = None,
         new_tenant: bool = True,
         actor: Actor = COMMAND,
     ) -> IssuedKey:
         """Issue a key, and with `new_tenant` add its tenant when that is missing.
 
         Raises:
-            InvalidName: of the tenant, the key or a model.
+            InvalidName: of the tenant, the key, a model, a group or the user.
             InvalidTime: `expires_at` has passed or has no time zone.
             KeyNameTaken: the tenant has such a key that is not revoked, if perhaps expired.
             TenantNotFound: there is no such tenant, and none was to be added.
@@ -74,12 +78,17 @@ class KeyStore:
         models = None if allowed_models is None else sorted(set(allowed_models))
         for model in models or ():
             check_model(model)
+        for group in (members := sorted(set(groups))):
+            check_name("group", group)
+        if user is not None:
+            check_name("user", user)
         now = self._now()
         if expires_at is not None:
             _check_expiry(expires_at, now)
         key = self._mint.new(role)
         row = ApiKey(tenant=tenant, name=name, role=role, allowed_models=models)
-        row.expires_at = expires_at
+        row.expires_at, row.privacy = expires_at, privacy
+        row.groups, row.user_name = members or None, user
         async with self._database.transaction() as session:
             if new_tenant:
                 await add_tenant(session, Tenant(tenant, now, DEFAULT_WEIGHT), actor)
@@ -172,6 +181,7 @@ class KeyStore:
             await session.flush()  # Frees the name.
             row = ApiKey(tenant=old.tenant, name=old.name, role=old.role, rotated_from=old.id)
             row.allowed_models, row.expires_at = old.allowed_models, old.expires_at
+            row.privacy, row.groups, row.user_name = old.privacy, old.groups, old.user_name
             issued = await self._issue(session, self._mint.new(cast("Role", old.role)), row, now)
             await _copy_limits(session, old.id, row.id)
             _audit(session, actor, "key.rotate", old, {"successor": row.id, "grace_s": grace_s})
@@ -197,7 +207,14 @@ class KeyStore:
 
 def _rights(row: ApiKey) -> dict[str, Any]:
     expires = None if row.expires_at is None else row.expires_at.isoformat()
-    return {"role": row.role, "expires_at": expires, "allowed_models": row.allowed_models}
+    return {
+        "role": row.role,
+        "expires_at": expires,
+        "allowed_models": row.allowed_models,
+        "privacy": row.privacy,
+        "groups": row.groups or [],
+        "user": row.user_name,
+    }
 
 
 def _audit(

@@ -73,7 +73,10 @@ class Policy:
             budgets=[BudgetLimit(one.subject, one.window, one.value) for one in limits
                      if one.window is not None],
             tokens_per_request=min(most, default=None),
-            refuses_without_store=any(one.without_store == "refuse" for one in limits),
+            refuses_without_store=any(
+                one.without_store == "refuse" and one.measure != "tokens_per_request"
+                for one in limits
+            ),
             weight=weight,
         )  # fmt: skip
 

@@ -6,16 +6,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 from serving.access.errors import NotPermitted
+from serving.privacy_class import PrivacyClass
 
 Role = Literal["inference", "admin"]
-PrivacyClass = Literal["local_only", "scrubbed", "open"]
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
     """Who calls. An admin key manages and does not infer; an inference key does the opposite.
 
-    `allowed_models` of None means every model; an empty set means none.
+    `allowed_models` of None means every model; an empty set means none. `privacy` is the loosest
+    class that its requests may have. `groups` and `user` are what access lists of files name.
     """
 
     tenant: str
@@ -24,6 +25,8 @@ class Principal:
     role: Role
     allowed_models: frozenset[str] | None
     privacy: PrivacyClass = "local_only"
+    groups: frozenset[str] = frozenset()
+    user: str | None = None
 
     def may_use(self, model: str) -> bool:
         """Whether this principal may send requests to `model`."""

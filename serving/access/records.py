@@ -9,6 +9,7 @@ from typing import Literal, Self, cast
 from pydantic import SecretStr
 
 from serving.access.principal import Principal, Role
+from serving.privacy_class import PrivacyClass
 from serving.storage.schema import ApiKey
 
 Status = Literal["active", "retiring", "revoked", "expired"]
@@ -27,6 +28,9 @@ class KeyRecord:
     expires_at: datetime | None
     revoked_at: datetime | None
     allowed_models: tuple[str, ...] | None
+    privacy: PrivacyClass
+    groups: tuple[str, ...]
+    user: str | None
     rotated_from: str | None
 
     def status(self, now: datetime) -> Status:
@@ -50,6 +54,9 @@ class KeyRecord:
             expires_at=row.expires_at,
             revoked_at=row.revoked_at,
             allowed_models=None if row.allowed_models is None else tuple(row.allowed_models),
+            privacy=cast("PrivacyClass", row.privacy),
+            groups=tuple(row.groups or ()),
+            user=row.user_name,
             rotated_from=row.rotated_from,
         )
 
@@ -81,6 +88,14 @@ class StoredKey:
     def of(cls, row: ApiKey) -> Self:
         """What checking `row` takes."""
         models = None if row.allowed_models is None else frozenset(row.allowed_models)
-        role = cast("Role", row.role)
-        principal = Principal(row.tenant, row.id, row.name, role, models)
+        principal = Principal(
+            row.tenant,
+            row.id,
+            row.name,
+            cast("Role", row.role),
+            models,
+            cast("PrivacyClass", row.privacy),
+            frozenset(row.groups or ()),
+            row.user_name,
+        )
         return cls(principal, row.digest, row.expires_at, row.revoked_at)

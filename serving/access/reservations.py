@@ -12,7 +12,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
@@ -21,7 +21,7 @@ import orjson
 
 from serving.quota import Headroom, Quota
 from serving.storage.errors import ValkeyNotAsked, ValkeyUnavailable
-from serving.storage.valkey import Valkey
+from serving.storage.valkey import Valkey, script
 
 logger = logging.getLogger("ringfence.reservations")
 
@@ -39,7 +39,7 @@ MAX_UNSETTLED = 100_000
 
 _AS_ROWS = orjson.OPT_PASSTHROUGH_DATACLASS
 
-_SCRIPT = (Path(__file__).parent / "admission.lua").read_text("utf-8")
+_SCRIPT = script(Path(__file__).parent / "admission.lua")
 
 RateMeasure = Literal["requests_per_minute", "tokens_per_minute", "concurrent_requests"]
 
@@ -58,6 +58,10 @@ class RateLimits:
         """All three, in their order."""
         return self.requests_per_minute, self.tokens_per_minute, self.concurrent_requests
 
+    def uncounted(self) -> RateLimits:
+        """The same for a request that is counted already."""
+        return replace(self, requests_per_minute=None)
+
 
 @dataclass(frozen=True, slots=True)
 class Budget:
@@ -70,13 +74,18 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What a request will use at most. `facts` is its ledger row should this process die."""
+    """What a request will use at most.
+
+    `sums` are names of all budgets that its cost belongs to, set or not; `facts` is its ledger row
+    should this process die.
+    """
 
     id: str
     tokens: int
     cost_nanos: int
     limits: Sequence[RateLimits]
     budgets: Sequence[Budget]
+    sums: Sequence[str]
     facts: str
 
 
@@ -117,9 +126,14 @@ class OverBudget:
 
 @dataclass(frozen=True, slots=True)
 class Unseeded:
-    """Valkey does not know what was spent of a budget: the ledger does."""
+    """Valkey does not know what was spent of a budget: the ledger does.
+
+    `moves` counts what was settled since this was first said: what the ledger tells is good for as
+    long as it stays the same.
+    """
 
     budget: int
+    moves: int
 
 
 Verdict = Quota | Refused | OverBudget | Unseeded
@@ -261,17 +275,23 @@ class Reservations:
             "made": 0 if live is None else live.made_ms,
             "used": settlement.tokens,
             "spent": settlement.cost_nanos,
+            "sums": demand.sums,
             "row": settlement.row,
             "keep": settlement.kept,
         }
         return self._submit(content)
 
-    async def seed(self, budget: Budget, spent_nanos: int) -> None:
-        """Tell what was spent of a budget, unless somebody has. Raises `ValkeyUnavailable`."""
+    async def seed(self, budget: Budget, spent_nanos: int, *, moves: int) -> None:
+        """Tell what was spent of a budget, unless somebody has, or it has moved since.
+
+        Raises:
+            ValkeyUnavailable: it may or may not be known now.
+        """
         content = {
             "do": "seed",
             "name": budget.name,
             "spent": spent_nanos,
+            "moves": moves,
             "keep_s": budget.keep_s,
         }
         await self._submit(content)
@@ -409,8 +429,8 @@ def _refusal(reply: list[Any]) -> Verdict:
     match reply:
         case ["refused", measure, subject, wait_ms, *numbers]:
             return Refused(measure, subject, wait_ms / 1000, _quota(numbers))
-        case ["unseeded", budget]:
-            return Unseeded(budget)
+        case ["unseeded", budget, moves]:
+            return Unseeded(budget, moves)
         case [what, budget]:
             return OverBudget(budget, in_flight=what == "reserved")
     raise ValkeyUnavailable("Valkey replied with what no script of ours says")

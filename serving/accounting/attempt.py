@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -42,7 +42,7 @@ class Attempt:
         estimated: bool = False,
     ) -> str:
         """The row of an attempt that ended, as JSON."""
-        row: dict[str, Any] = asdict(self) | {
+        row: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__} | {
             "day": self.started_at.date().isoformat(),
             "outcome": outcome,
             "ttft_ms": None if ttft_s is None else round(ttft_s * 1000, 3),

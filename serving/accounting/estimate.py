@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,22 @@ class Shape:
         """The shape of so many texts to embed."""
         return cls("completion", texts, 0, 0, context_tokens or UNKNOWN_CONTEXT_TOKENS)
 
+    def most_used(self, prompt_tokens: int | None, bound: Callable[[], int]) -> Usage:
+        """The most that a request can use.
+
+        Args:
+            prompt_tokens: of all prompts together; None: they could not be counted.
+            bound: no fewer than those. It takes no room from the answer, as the prompt may be
+                far shorter, and answers cost more.
+        """
+        if prompt_tokens is not None:
+            return Usage(prompt_tokens, self.completion_tokens(prompt_tokens))
+        return Usage(min(bound(), self._most_prompt_tokens), self.completion_tokens(0))
+
+    @property
+    def _most_prompt_tokens(self) -> int:
+        return self.context_tokens * self.prompts
+
     def completion_tokens(self, prompt_tokens: int) -> int:
         """The most tokens that all answers have together, to prompts of so many together."""
         shortest = prompt_tokens if self.prompts == 1 else 0  # One of several may be short.
@@ -53,7 +69,7 @@ class Shape:
         """Whether an engine can have used that: it may be broken, and money depends on it."""
         return (
             0 <= usage.cached_tokens <= usage.prompt_tokens
-            and usage.prompt_tokens <= self.context_tokens * self.prompts
+            and usage.prompt_tokens <= self._most_prompt_tokens
             and 0 <= usage.completion_tokens <= self.context_tokens * self.choices
         )
 

@@ -10,15 +10,16 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from datetime import date, datetime
+from dataclasses import fields
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
 import orjson
-from sqlalchemy import ColumnElement, Executable, case, func, select
+from sqlalchemy import ColumnElement, Executable, case, func, or_, select
 
 from serving.accounting.attempt import LOST
-from serving.accounting.usage import Dimension, UsageRow
+from serving.accounting.usage import AttemptRecord, Dimension, UsageRow
 from serving.storage.database import Database, Dialect
 from serving.storage.errors import DatabaseUnavailable, ValkeyUnavailable
 from serving.storage.schema import UsageAttempt
@@ -31,11 +32,16 @@ BATCH = 500
 DRAIN_S = 1.0
 """How often rows are moved. A report moves them first, so it is never behind."""
 
+UNSETTLED_S = 3600.0
+"""After which a row that its gateway has not settled counts in budgets: it may be gone for good."""
+
 _TURN_MS = 3000
 """How long one gateway has the moving to itself; several would do the same work twice."""
 
 _OUTBOX = "outbox"
 _DRAINER = "drainer"
+_TOLD = [name for name in UsageAttempt.__table__.columns.keys() if name != "settled"]  # noqa: SIM118
+_SHOWN = [field.name for field in fields(AttemptRecord)]
 _COLUMNS: dict[Dimension, Any] = {
     "day": UsageAttempt.day,
     "key": UsageAttempt.key_id,
@@ -82,33 +88,54 @@ class Ledger:
             with suppress(asyncio.CancelledError):
                 await self._draining
         with suppress(DatabaseUnavailable):
-            await self._write(self._unsettled())
+            await self._write(self._unsettled())  # Nobody is there to settle them any more.
 
     async def drain(self) -> int:
-        """Move every row that Valkey has; how many.
+        """Move every row that Valkey has by now; how many.
 
         Raises:
             ValkeyUnavailable, DatabaseUnavailable: some may be left; nothing is lost.
         """
         moved = 0
-        while True:
-            entries = await self._valkey.command("XRANGE", self._outbox, "-", "+", "COUNT", BATCH)
+        newest = await self._valkey.command("XREVRANGE", self._outbox, "+", "-", "COUNT", 1)
+        last = newest[0][0] if newest else None
+        while last is not None:
+            entries = await self._valkey.command("XRANGE", self._outbox, "-", last, "COUNT", BATCH)
             if not entries:
-                return moved
+                break
             await self._write([row for _, fields in entries for row in fields.values()])
             await self._valkey.command("XDEL", self._outbox, *(number for number, _ in entries))
             moved += len(entries)
+        return moved
 
     async def spent_nanos(self, subject: str, since: date | None) -> int:
-        """What `key:<id>` or `tenant:<name>` has spent from that day on, or ever."""
+        """What `key:<id>` or `tenant:<name>` has spent from that day on, or ever.
+
+        Without what its gateway is still to settle: that is added to the sum when it is.
+        """
         await self.drain()
         kind, _, name = subject.partition(":")
         column = UsageAttempt.key_id if kind == "key" else UsageAttempt.tenant
-        query = select(func.coalesce(func.sum(UsageAttempt.cost_nanos), 0)).where(column == name)
+        given_up = datetime.now(UTC) - timedelta(seconds=UNSETTLED_S)
+        query = select(func.coalesce(func.sum(UsageAttempt.cost_nanos), 0)).where(
+            column == name, or_(UsageAttempt.settled, UsageAttempt.started_at < given_up)
+        )
         if since is not None:
             query = query.where(UsageAttempt.day >= since.isoformat())
         async with self._database.session() as session:
             return int(await session.scalar(query) or 0)
+
+    async def attempts_of(self, tenant: str, request_id: str) -> Sequence[AttemptRecord]:
+        """See `AttemptHistory`. Up to date unless Valkey is away."""
+        with suppress(ValkeyUnavailable):
+            await self.drain()
+        query = (
+            select(*(getattr(UsageAttempt, name) for name in _SHOWN))
+            .where(UsageAttempt.request_id == request_id, UsageAttempt.tenant == tenant)
+            .order_by(UsageAttempt.started_at)
+        )
+        async with self._database.session() as session:
+            return [AttemptRecord(*row) for row in await session.execute(query)]
 
     async def report(
         self,
@@ -155,7 +182,7 @@ class Ledger:
                 logger.warning("the ledger cannot be written now; its rows wait in Valkey")
             except ValkeyUnavailable:
                 with suppress(DatabaseUnavailable):
-                    await self._write(self._unsettled())
+                    await self._write(self._unsettled(), settled=False)
 
     async def _my_turn(self) -> bool:
         taken = await self._valkey.command("SET", self._drainer, self._name, "NX", "PX", _TURN_MS)
@@ -163,13 +190,13 @@ class Ledger:
             return True
         return bool(await self._valkey.command("GET", self._drainer) == self._name.encode())
 
-    async def _write(self, rows: Sequence[bytes | str]) -> None:
+    async def _write(self, rows: Sequence[bytes | str], *, settled: bool = True) -> None:
         """Write rows, each once however often it comes; one that was lost may turn up after all."""
         for start in range(0, len(rows), BATCH):
             values: dict[str, dict[str, Any]] = {}
             for row in filter(None, map(_parsed, rows[start : start + BATCH])):
                 if row["outcome"] != LOST or row["id"] not in values:
-                    values[row["id"]] = row
+                    values[row["id"]] = row | {"settled": settled}
             if values:
                 async with self._database.transaction() as session:
                     await session.execute(self._insert, list(values.values()))
@@ -181,7 +208,8 @@ def _into(dialect: Dialect) -> Executable:
     statement: Executable = new.on_conflict_do_update(
         index_elements=[UsageAttempt.id],
         set_={name: new.excluded[name] for name in columns},
-        where=(UsageAttempt.outcome == LOST) & (new.excluded.outcome != LOST),
+        where=(new.excluded.outcome != LOST)
+        & ((UsageAttempt.outcome == LOST) | (~UsageAttempt.settled & new.excluded.settled)),
     )
     return statement
 
@@ -190,7 +218,7 @@ def _parsed(row: bytes | str) -> dict[str, Any] | None:
     """A row's columns; None if it is none: it must not keep the others from SQL."""
     try:
         told = orjson.loads(row)
-        parsed = {column.name: told[column.name] for column in UsageAttempt.__table__.columns}
+        parsed = {name: told[name] for name in _TOLD}
         parsed["started_at"] = datetime.fromisoformat(parsed["started_at"])
     except (ValueError, KeyError, TypeError) as error:
         logger.error("a row of the ledger cannot be read: %s", type(error).__name__)  # noqa: TRY400

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Self
 
-from models.catalog import ModelSpec
+from models.catalog import ModelSpec, Price
 from models.engine import Usage
 
 _PICOS_OF_MILLIONTH = 10**6  # A price per million tokens, in millionths, is picos of one token.
@@ -27,14 +27,18 @@ class Tariff:
     @classmethod
     def of(cls, spec: ModelSpec) -> Self:
         """The tariff of a catalogue entry."""
-        price = spec.price
+        return cls.of_price(spec.price, gpu_share=spec.gpu_share)
+
+    @classmethod
+    def of_price(cls, price: Price, *, gpu_share: float = 0.0) -> Self:
+        """The tariff of a price; `gpu_share` is the GPUs that a request has."""
         cached = price.cached_input_per_million
         per_million = price.input_per_million
         return cls(
             input_picos=int(per_million * _PICOS_OF_MILLIONTH),
             cached_picos=int((per_million if cached is None else cached) * _PICOS_OF_MILLIONTH),
             output_picos=int(price.output_per_million * _PICOS_OF_MILLIONTH),
-            nanos_per_second=float(price.per_gpu_second) * spec.gpu_share * 1e9,
+            nanos_per_second=float(price.per_gpu_second) * gpu_share * 1e9,
         )
 
     def cost_nanos(self, usage: Usage, *, seconds: float) -> int:
@@ -45,10 +49,14 @@ class Tariff:
             + cached * self.cached_picos
             + usage.completion_tokens * self.output_picos
         )
-        return -(-picos // 1000) + math.ceil(self.nanos_per_second * seconds)
+        return self._nanos(picos, seconds)
 
-    def most_nanos(self, *, prompt_tokens: int, completion_tokens: int, seconds: float) -> int:
+    def most_nanos(self, usage: Usage, *, seconds: float) -> int:
         """The most that a request can cost which uses no more than this."""
-        picos = prompt_tokens * max(self.input_picos, self.cached_picos)
-        picos += completion_tokens * self.output_picos
-        return -(-picos // 1000) + math.ceil(self.nanos_per_second * seconds)
+        picos = usage.prompt_tokens * max(self.input_picos, self.cached_picos)
+        picos += usage.completion_tokens * self.output_picos
+        return self._nanos(picos, seconds)
+
+    def _nanos(self, picos: int, seconds: float) -> int:
+        picos += math.ceil(self.nanos_per_second * seconds * 1000)
+        return -(-picos // 1000)

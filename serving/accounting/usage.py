@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from typing import Literal, Protocol
 
 from serving.quota import Spent
@@ -34,6 +34,35 @@ class UsageRow:
     completion_tokens: int
     cost_nanos: int
     duration_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRecord:
+    """One attempt to answer a request, as its caller may see it. Times in ms."""
+
+    route: str
+    model: str
+    endpoint: str
+    outcome: str
+    started_at: datetime
+    ttft_ms: float | None
+    duration_ms: float
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    cost_nanos: int
+
+
+class AttemptHistory(Protocol):
+    """Knows what was tried for a request."""
+
+    async def attempts_of(self, tenant: str, request_id: str) -> Sequence[AttemptRecord]:
+        """Attempts of a tenant's request that have ended, the first one first.
+
+        Raises:
+            DatabaseUnavailable: it cannot be told now.
+        """
+        ...
 
 
 class Spending(Protocol):

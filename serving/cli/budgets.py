@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 import typer
 
 from serving.access.limits import WINDOWS, WithoutStore
-from serving.cli import rows
-from serving.cli.admin_client import AdminKeyOption, UrlOption, administration, path_of
+from serving.cli.admin_client import AdminKeyOption, UrlOption, administration
+from serving.cli.bounds import Bounds
 from serving.cli.options import ConfigOption, JsonOption
 
 budgets_app = typer.Typer(no_args_is_help=True, help="Manage budgets of a running server.")
@@ -20,10 +19,20 @@ Named = Annotated[str, typer.Argument(metavar="NAME", help="A key's id, or a ten
 Policy = Annotated[
     WithoutStore, typer.Option(help="What these budgets do while Valkey cannot be asked.")
 ]
+
+
+def _rows(budgets: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    same = {name: budgets[name] for name in ("kind", "subject", "currency")}
+    for window in WINDOWS:
+        if (budget := budgets[window]) is not None:
+            yield {**budget, **same, "window": window}
+
+
 _COLUMNS = (
     *("kind", "subject", "window", "amount", "spent", "reserved"),
     *("currency", "without_store"),
 )
+_BOUNDS = Bounds("budgets", _rows, _COLUMNS, on_terminal=_COLUMNS[:-1])
 
 
 @budgets_app.command("list")
@@ -35,9 +44,7 @@ def list_budgets(
     admin_key: AdminKeyOption = None,
 ) -> None:
     """Show every budget, and what is spent of it."""
-    with administration(config, url=url, key=admin_key) as admin:
-        found = admin.all("/budgets")
-    _show(found, as_json=as_json)
+    _BOUNDS.show_all(administration(config, url=url, key=admin_key), as_json=as_json)
 
 
 @budgets_app.command("set")
@@ -61,9 +68,7 @@ def set_budgets(
         for window, amount in given.items()
         if amount is not None
     }
-    with administration(config, url=url, key=admin_key) as admin:
-        changed = admin.call("PUT", path_of("budgets", kind, name), body)
-    _show([changed], as_json=as_json)
+    _BOUNDS.put(administration(config, url=url, key=admin_key), kind, name, body, as_json=as_json)
 
 
 @budgets_app.command()
@@ -81,26 +86,5 @@ def remove(
     admin_key: AdminKeyOption = None,
 ) -> None:
     """Take budgets away. What was spent stays recorded."""
-    path = path_of("budgets", kind, name)
-    with administration(config, url=url, key=admin_key) as admin:
-        if windows:
-            changed = admin.call("PUT", path, dict.fromkeys(windows))
-        else:
-            changed = admin.call("DELETE", path)
-    which = ", ".join(windows or ("all",))
-    typer.echo(json.dumps(changed) if as_json else f"Removed {which} of {kind} {name!r}.")
-
-
-def _show(found: list[dict[str, Any]], *, as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(found))
-        return
-    shown = [row for budgets in found for row in _rows(budgets)]
-    rows.show(shown, _COLUMNS, on_terminal=_COLUMNS[:-1])
-
-
-def _rows(budgets: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    same = {name: budgets[name] for name in ("kind", "subject", "currency")}
-    for window in WINDOWS:
-        if (budget := budgets[window]) is not None:
-            yield {**budget, **same, "window": window}
+    opened = administration(config, url=url, key=admin_key)
+    _BOUNDS.remove(opened, kind, name, windows, as_json=as_json)

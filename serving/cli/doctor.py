@@ -173,12 +173,21 @@ def _egress(settings: Settings) -> list[Finding]:
         leaves.append("names, keys' digests, limits and usage, to the PostgreSQL server")
     if settings.storage.valkey is not None and not settings.valkey_url.startswith("unix:"):
         leaves.append("usage, and answers kept encrypted for a repeat, to the Valkey server")
+    leaves += [
+        f"requests of keys below local_only, to the provider {provider.name}"
+        for provider in settings.overflow.providers
+    ]
     told = " and ".join(leaves) or "nothing"
+    off = (
+        "telemetry or download"
+        if settings.overflow.providers
+        else "provider, telemetry or download"
+    )
     return [
         Finding("reachable", "warn" if open_to else "ok", reached),
         Finding(
             "leaves the machine",
             "warn" if leaves else "ok",
-            f"{told}: no provider, telemetry or download is on",
+            f"{told}: no {off} is on",
         ),
     ]

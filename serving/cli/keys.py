@@ -26,6 +26,7 @@ from serving.access.records import IssuedKey, KeyRecord
 from serving.access.secret import server_secret
 from serving.cli import rows
 from serving.cli.options import ConfigOption, JsonOption
+from serving.privacy_class import PrivacyClass
 from serving.storage.database import Database
 from serving.storage.errors import DatabaseError
 from serving.storage.migrate import upgrade
@@ -39,7 +40,7 @@ _USAGE = 2
 _DURATION = re.compile(r"(\d{1,5})([smhdw])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _PLAIN_COLUMNS = (
-    *("id", "tenant", "name", "role", "status", "models"),
+    *("id", "tenant", "name", "role", "status", "privacy", "models", "groups", "user"),
     *("created_at", "expires_at", "revoked_at", "rotated_from", "last4"),
 )
 _TABLE_COLUMNS = ("id", "tenant", "name", "role", "status", "models", "expires_at")  # 80 wide.
@@ -82,6 +83,14 @@ def create(
     model: Annotated[
         list[str] | None, typer.Option(help="Allow this model only; may be repeated.")
     ] = None,
+    privacy: Annotated[
+        PrivacyClass,
+        typer.Option(help="What may leave when local models cannot answer; requests may say less."),
+    ] = "local_only",
+    group: Annotated[
+        list[str] | None, typer.Option(help="Let it read this group's files; may be repeated.")
+    ] = None,
+    user: Annotated[str | None, typer.Option(help="Let it read this user's files.")] = None,
     admin: Annotated[bool, typer.Option("--admin", help="Manages; cannot infer.")] = False,
     as_json: JsonOption = False,
     config: ConfigOption = None,
@@ -95,6 +104,9 @@ def create(
             role="admin" if admin else "inference",
             expires_at=expires,
             allowed_models=model or None,
+            privacy=privacy,
+            groups=group or (),
+            user=user,
         ),
     )
     _show_issued(issued, as_json=as_json)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 import typer
 
 from serving.access.limits import RATES, SubjectKind, WithoutStore
-from serving.cli import rows
-from serving.cli.admin_client import AdminKeyOption, UrlOption, administration, path_of
+from serving.cli.admin_client import AdminKeyOption, UrlOption, administration
+from serving.cli.bounds import Bounds
 from serving.cli.options import ConfigOption, JsonOption
 
 limits_app = typer.Typer(no_args_is_help=True, help="Manage limits of a running server.")
@@ -25,6 +24,15 @@ Policy = Annotated[
 ]
 
 
+def _rows(limits: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    for measure in RATES:
+        if (limit := limits[measure]) is not None:
+            yield {**limit, "kind": limits["kind"], "subject": limits["subject"], "limit": measure}
+
+
+_BOUNDS = Bounds("limits", _rows, ("kind", "subject", "limit", "value", "without_store"))
+
+
 @limits_app.command("list")
 def list_limits(
     *,
@@ -34,9 +42,7 @@ def list_limits(
     admin_key: AdminKeyOption = None,
 ) -> None:
     """Show every limit."""
-    with administration(config, url=url, key=admin_key) as admin:
-        found = admin.all("/limits")
-    _show(found, as_json=as_json)
+    _BOUNDS.show_all(administration(config, url=url, key=admin_key), as_json=as_json)
 
 
 @limits_app.command("set")
@@ -66,9 +72,7 @@ def set_limits(
         for measure, value in given.items()
         if value is not None
     }
-    with administration(config, url=url, key=admin_key) as admin:
-        changed = admin.call("PUT", path_of("limits", kind, name), body)
-    _show([changed], as_json=as_json)
+    _BOUNDS.put(administration(config, url=url, key=admin_key), kind, name, body, as_json=as_json)
 
 
 @limits_app.command()
@@ -86,25 +90,5 @@ def remove(
     admin_key: AdminKeyOption = None,
 ) -> None:
     """Take limits away."""
-    path = path_of("limits", kind, name)
-    with administration(config, url=url, key=admin_key) as admin:
-        if measures:
-            changed = admin.call("PUT", path, dict.fromkeys(measures))
-        else:
-            changed = admin.call("DELETE", path)
-    which = ", ".join(measures or ("all limits",))
-    typer.echo(json.dumps(changed) if as_json else f"Removed {which} of {kind} {name!r}.")
-
-
-def _show(found: list[dict[str, Any]], *, as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(found))
-        return
-    shown = [row for limits in found for row in _rows(limits)]
-    rows.show(shown, ("kind", "subject", "limit", "value", "without_store"))
-
-
-def _rows(limits: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    for measure in RATES:
-        if (limit := limits[measure]) is not None:
-            yield {**limit, "kind": limits["kind"], "subject": limits["subject"], "limit": measure}
+    opened = administration(config, url=url, key=admin_key)
+    _BOUNDS.remove(opened, kind, name, measures, as_json=as_json)

@@ -14,9 +14,14 @@ from serving.cli import (
     chat,
     config,
     doctor,
+    drift,
+    ingest,
     keys,
+    ledger,
     limits,
     models,
+    receipt,
+    reembed,
     serve,
     tenants,
     usage,
@@ -35,12 +40,17 @@ app.command("chat")(chat.chat)
 app.command("bench")(bench.bench)
 app.command("doctor")(doctor.doctor)
 app.command("usage")(usage.usage)
+app.command("ingest")(ingest.ingest)
+app.command("reembed")(reembed.reembed)
+app.command("drift")(drift.drift)
 app.add_typer(keys.keys_app, name="keys")
 app.add_typer(tenants.tenants_app, name="tenants")
 app.add_typer(limits.limits_app, name="limits")
 app.add_typer(budgets.budgets_app, name="budgets")
 app.add_typer(models.models_app, name="models")
 app.add_typer(config.config_app, name="config")
+app.add_typer(ledger.ledger_app, name="ledger")
+app.add_typer(receipt.receipt_app, name="receipt")
 
 
 @app.callback(invoke_without_command=True)

@@ -19,6 +19,7 @@ from models import prepare
 from models.conversion import PreparationFailed
 from serving import cluster, config
 from serving.cli.first_key import first_key
+from serving.cli.mismatches import tell_mismatches
 from serving.cli.options import ConfigOption
 from serving.cli.progress import Phases, console
 from serving.config import Settings
@@ -106,6 +107,7 @@ def _start(
         running.wait_until_running(READY_DEADLINE_S)
     running.note_processes()
     _greet(settings, key, phases)
+    tell_mismatches(settings)
 
 
 def _check_port(settings: Settings) -> None:

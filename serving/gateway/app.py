@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -30,17 +30,22 @@ def build_app(
     meter: Meter,
     server: ServerSettings,
     limits: LimitSettings,
+    explained: APIRouter | None = None,
     administration: Administration | None = None,
+    library: APIRouter | None = None,
 ) -> ASGIApp:
-    """The HTTP edge over a pipeline. No path of it imports torch or vllm."""
+    """The HTTP edge over a pipeline. No path of it imports torch, vllm or chromadb."""
     app = FastAPI(openapi_url=None, redirect_slashes=False)
     app.include_router(generation.router(pipeline, idempotency, server=server, limits=limits))
     app.include_router(embeddings.router(pipeline, idempotency, server=server, limits=limits))
     app.include_router(tokens.router(pipeline, idempotency, server=server, limits=limits))
     app.include_router(model_list.router(pipeline))
     app.include_router(health.router(readiness, meter))
+    for routes_of in (explained, library):
+        if routes_of is not None:
+            app.include_router(routes_of)
     if administration is not None:
-        app.include_router(routes.router(administration, server=server, limits=limits))
+        app.include_router(routes.router(administration, idempotency, server=server, limits=limits))
     app.add_exception_handler(RingfenceError, _told)
     app.add_exception_handler(EngineError, _told)
     app.add_exception_handler(HTTPException, _framework)

@@ -9,6 +9,7 @@ import orjson
 from models.engine import Delta
 
 _TEXT_LOGPROBS = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
+_SOURCES = {"annotations", "file_search_call"}
 
 
 class Collector:
@@ -59,6 +60,8 @@ def _add_chat(choices: dict[int, dict[str, Any]], part: dict[str, Any]) -> None:
     for field in ("content", "reasoning", "reasoning_content", "refusal"):
         if delta.get(field) is not None:
             message[field] = message.get(field, "") + delta[field]
+    for source in _SOURCES & delta.keys():
+        message[source] = delta[source]
     for call in delta.get("tool_calls") or ():
         _add_tool_call(message.setdefault("tool_calls", []), call)
     if logprobs := part.get("logprobs"):

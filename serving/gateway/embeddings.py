@@ -16,11 +16,12 @@ from models.embedder import Embeddings
 from serving.access.principal import Principal
 from serving.config import LimitSettings, ServerSettings
 from serving.gateway import body
-from serving.gateway.headers import LOCAL, quota_headers, raw_headers
+from serving.gateway.headers import answer_headers
 from serving.gateway.idempotency import Idempotency
 from serving.gateway.responses import Deferred, send_json
-from serving.gateway.terms import terms
+from serving.gateway.terms import privacy, terms
 from serving.gateway.wire import EmbeddingRequest
+from serving.origin import Origin
 from serving.pipeline import EmbeddingCall, Pipeline
 
 
@@ -49,8 +50,8 @@ def router(
     def _response(call: EmbeddingCall, wire: EmbeddingRequest) -> Response:
         async def produce(send: Send) -> None:
             embeddings, quota = await pipeline.embed(call)
-            left = raw_headers(quota_headers(quota))
-            await send_json(send, render(embeddings, wire), headers=LOCAL + left)
+            headers = answer_headers(Origin(call.privacy), quota)
+            await send_json(send, render(embeddings, wire), headers=headers)
 
         return Deferred(produce)
 
@@ -65,6 +66,7 @@ def _call(request: Request, principal: Principal, wire: EmbeddingRequest) -> Emb
         inputs=wire.inputs(),
         dimensions=wire.dimensions,
         terms=terms(request),
+        privacy=privacy(request, principal, wire.privacy),
     )
 
 

@@ -10,14 +10,15 @@ from starlette.responses import Response
 
 from models.engine import Kind
 from serving.access.principal import Principal
+from serving.answering.routing import GenerationCall
 from serving.config import LimitSettings, ServerSettings
 from serving.gateway import body
-from serving.gateway.headers import LOCAL
 from serving.gateway.idempotency import Idempotency
 from serving.gateway.responses import collected, streamed
-from serving.gateway.terms import terms
+from serving.gateway.terms import on_failure, privacy, terms
 from serving.gateway.wire import ChatRequest, CompletionRequest
-from serving.pipeline import GenerationCall, Pipeline
+from serving.pipeline import Pipeline
+from serving.search_call import FileSearch
 
 
 def router(
@@ -39,17 +40,19 @@ def router(
         async def make() -> Response:
             wire = body.parse(raw, shape, max_depth=limits.max_depth)
             wire.check(limits)
+            file_search = None
             if isinstance(wire, ChatRequest):
+                file_search = wire.grounding()
                 await _check_schemas(wire, limits)
-            return _response(_call(request, principal, kind, wire))
+            return _response(_call(request, principal, kind, wire), file_search)
 
         return await idempotency.respond(request, principal, raw, make)
 
-    def _response(call: GenerationCall) -> Response:
-        generating = pipeline.generate(call)
+    def _response(call: GenerationCall, file_search: FileSearch | None) -> Response:
+        generating = pipeline.generate(call, file_search)
         if call.stream:
-            return streamed(generating, headers=LOCAL, keep_alive_s=server.keep_alive_s)
-        return collected(generating, headers=LOCAL)
+            return streamed(generating, keep_alive_s=server.keep_alive_s)
+        return collected(generating)
 
     async def create_chat_completion(request: Request) -> Response:
         return await answer(request, "chat", ChatRequest)
@@ -74,6 +77,8 @@ def _call(
         body=wire.to_engine(),
         stream=bool(wire.stream),
         terms=terms(request),
+        privacy=privacy(request, principal, wire.privacy),
+        on_failure=on_failure(request, wire.on_failure),
     )
     if not call.stream:
         call.body["stream_options"] = {"include_usage": True}

@@ -1,15 +1,27 @@
-"""Headers that tell where an answer came from, and what is left of the caller's limits.
-
-Nothing leaves yet, so there is one route.
-"""
+"""Headers that tell where an answer came from, and what is left of the caller's limits."""
 
 from __future__ import annotations
 
 import math
 
+from serving.origin import Origin
 from serving.quota import Headroom, Quota
 
-LOCAL = [(b"x-ringfence-route", b"local"), (b"x-ringfence-privacy", b"local_only")]
+Raw = list[tuple[bytes, bytes]]
+"""Headers as ASGI takes them."""
+
+ROUTE = "x-ringfence-route"
+PRIVACY = "x-ringfence-privacy"
+RECEIPT = "x-ringfence-receipt"
+
+
+def answer_headers(origin: Origin, quota: Quota) -> Raw:
+    """The headers of every answer that used a model."""
+    headers = {ROUTE: origin.route, PRIVACY: origin.privacy}
+    if origin.receipt is not None:
+        headers[RECEIPT] = origin.receipt
+    told = headers | quota_headers(quota)
+    return [(name.encode(), value.encode()) for name, value in told.items()]
 
 
 def quota_headers(quota: Quota) -> dict[str, str]:
@@ -19,11 +31,6 @@ def quota_headers(quota: Quota) -> dict[str, str]:
         if headroom is not None:
             headers |= _headroom(kind, headroom)
     return headers
-
-
-def raw_headers(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
-    """Headers as ASGI takes them."""
-    return [(name.encode(), value.encode()) for name, value in headers.items()]
 
 
 def _headroom(kind: str, headroom: Headroom) -> dict[str, str]:

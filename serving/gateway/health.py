@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Literal, Protocol
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
 
 from fastapi import APIRouter
 from starlette.responses import Response
@@ -14,10 +14,11 @@ from serving.telemetry.meter import Meter
 
 @dataclass(frozen=True, slots=True)
 class ModelState:
-    """Whether a model can answer, and why not."""
+    """Whether a model can answer, and why not. One that is not `known` is a guess."""
 
     state: Literal["loading", "ready", "failed"]
     reason: str | None = None
+    known: bool = True
 
 
 class Readiness(Protocol):
@@ -26,6 +27,10 @@ class Readiness(Protocol):
     async def __call__(self) -> dict[str, ModelState]:
         """States by model id."""
         ...
+
+
+RETRIEVAL = "(retrieval)"
+"""The state of what searches vector stores, among those of models. No model is called that."""
 
 
 def router(readiness: Readiness, meter: Meter) -> APIRouter:
@@ -40,10 +45,13 @@ def router(readiness: Readiness, meter: Meter) -> APIRouter:
     async def ready() -> Response:
         states = await readiness()
         all_ready = all(state.state == "ready" for state in states.values())
-        answer = {
-            "status": "ready" if all_ready else "not ready",
-            "models": {model: asdict(state) for model, state in states.items()},
+        told = {
+            name: {"state": state.state, "reason": state.reason} for name, state in states.items()
         }
+        answer: dict[str, Any] = {"status": "ready" if all_ready else "not ready"}
+        if RETRIEVAL in told:
+            answer["retrieval"] = told.pop(RETRIEVAL)
+        answer["models"] = told
         return json_response(answer, status=200 if all_ready else 503)
 
     @routes.get("/metrics")

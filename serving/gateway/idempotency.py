@@ -260,9 +260,10 @@ class _Client:
 
 
 def _fingerprint(request: Request, principal: Principal, raw_body: bytes) -> bytes:
-    """Of a request and of what its key may use: a key of less rights gets no other's answer."""
+    """Of a request and of what its key may use or read: one of less rights gets no other's."""
     models = None if principal.allowed_models is None else sorted(principal.allowed_models)
-    head = f"{request.method} {request.scope['path']} {models}\n".encode()
+    rights = models, sorted(principal.groups), principal.user
+    head = f"{request.method} {request.scope['path']} {rights}\n".encode()
     return hashlib.sha256(head + raw_body).digest()
 
 

@@ -13,15 +13,14 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from models.engine import EngineError
+from serving.answering.routing import Generation
 from serving.errors import RingfenceError, envelope, outcome, retry_after_s
 from serving.gateway.collect import Collector
-from serving.gateway.headers import quota_headers, raw_headers
-from serving.pipeline import Generation
+from serving.gateway.headers import Raw, answer_headers, quota_headers
 
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
 
-Headers = list[tuple[bytes, bytes]]
 Generating = AbstractAsyncContextManager[Generation]
 
 _STREAM_HEADERS = [
@@ -48,7 +47,7 @@ class Deferred(Response):
             await self._produce(send)
 
 
-def streamed(generating: Generating, *, headers: Headers, keep_alive_s: float) -> Deferred:
+def streamed(generating: Generating, *, keep_alive_s: float) -> Deferred:
     """A generation as server-sent events.
 
     Status 200 goes out with the first delta. A failure after that is an `error` event, and the
@@ -63,8 +62,8 @@ def streamed(generating: Generating, *, headers: Headers, keep_alive_s: float) -
                 async for delta in generation.deltas:
                     if not started:
                         started = True
-                        left = raw_headers(quota_headers(generation.quota))
-                        await send(_start(200, _STREAM_HEADERS + headers + left))
+                        headers = answer_headers(generation.origin, generation.quota)
+                        await send(_start(200, _STREAM_HEADERS + headers))
                     beat.sent()
                     await send({"type": "http.response.body", "body": delta, "more_body": True})
         except (RingfenceError, EngineError) as error:
@@ -76,7 +75,7 @@ def streamed(generating: Generating, *, headers: Headers, keep_alive_s: float) -
     return Deferred(produce)
 
 
-def collected(generating: Generating, *, headers: Headers) -> Deferred:
+def collected(generating: Generating) -> Deferred:
     """The same stream, put together into one JSON answer."""
 
     async def produce(send: Send) -> None:
@@ -84,13 +83,13 @@ def collected(generating: Generating, *, headers: Headers) -> Deferred:
         async with generating as generation:
             async for delta in generation.deltas:
                 collector.add(delta)
-        left = raw_headers(quota_headers(generation.quota))
-        await send_json(send, collector.answer(), headers=headers + left)
+        headers = answer_headers(generation.origin, generation.quota)
+        await send_json(send, collector.answer(), headers=headers)
 
     return Deferred(produce)
 
 
-async def send_json(send: Send, answer: dict[str, Any], *, headers: Headers) -> None:
+async def send_json(send: Send, answer: dict[str, Any], *, headers: Raw) -> None:
     """Send a whole JSON answer with status 200."""
     body = orjson.dumps(answer)
     own = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
@@ -123,7 +122,7 @@ def error_response(error: RingfenceError | EngineError) -> Response:
     return Response(envelope(error), told.status, headers, media_type="application/json")
 
 
-def _start(status: int, headers: Headers) -> dict[str, object]:
+def _start(status: int, headers: Raw) -> dict[str, object]:
     return {"type": "http.response.start", "status": status, "headers": list(headers)}
 
 

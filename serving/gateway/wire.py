@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from serving.answering.continuation import OnFailure
 from serving.config import LimitSettings
 from serving.errors import InvalidRequest, Unsupported
 from serving.gateway.conversation import (
@@ -32,6 +33,8 @@ from serving.gateway.conversation import (
     Wire,
     check_conversation,
 )
+from serving.gateway.search_wire import Groundable
+from serving.privacy_class import PrivacyClass
 
 TokenId = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
 Tokens = Annotated[int, Field(strict=True, ge=1, lt=2**31)]
@@ -103,6 +106,8 @@ class Sampling(Wire):
     min_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     ignore_eos: bool | None = None
     stop_token_ids: Annotated[list[TokenId], Field(max_length=64), Quick] | None = None
+    privacy: PrivacyClass | None = None
+    on_failure: OnFailure | None = None
 
     @property
     def choices(self) -> int:
@@ -130,16 +135,13 @@ class Sampling(Wire):
 
     def sampling(self) -> dict[str, Any]:
         """The shared fields that were sent and are not null."""
-        given = self.model_dump(include=set(Sampling.model_fields), exclude_none=True)
-        for name in ("model", "stream"):
-            given.pop(name, None)
-        return given
+        fields = set(Sampling.model_fields) - {"model", "stream", "privacy", "on_failure"}
+        return self.model_dump(include=fields, exclude_none=True)
 
 
-class ChatRequest(Sampling):
+class ChatRequest(Groundable, Sampling):
     """`POST /v1/chat/completions`."""
 
-    messages: Messages
     max_completion_tokens: Tokens | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
@@ -185,7 +187,7 @@ class ChatRequest(Sampling):
         body = self.sampling()
         body["messages"] = [message.to_engine() for message in self.messages]
         rest = self.model_dump(
-            include=set(ChatRequest.model_fields) - set(Sampling.model_fields) - {"messages"},
+            exclude={*Sampling.model_fields, *Groundable.model_fields},
             exclude_none=True,
             by_alias=True,
         )
@@ -241,6 +243,7 @@ class EmbeddingRequest(Wire):
     input: Prompt
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Field(ge=1)] | None = None
+    privacy: PrivacyClass | None = None
 
     def inputs(self) -> list[str] | list[list[int]]:
         """The texts, or the token ids of each text."""

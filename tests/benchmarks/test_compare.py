@@ -3,10 +3,11 @@ from pathlib import Path
 import orjson
 import pytest
 
-from benchmarks.arms import BUILDERS, ENGINE_ARGUMENTS, built, free_port
+from benchmarks.arms import BUILDERS, ENGINE_ARGUMENTS, built
 from benchmarks.compare import compare, main
 from benchmarks.gateway_arms import token_stream
 from benchmarks.parts import EVERY_PART, PARTS, parts_of, write_configuration
+from benchmarks.ports import free_port
 from benchmarks.report import append_log, markdown, write_json
 from benchmarks.servers.steps import Pace
 from serving import config

@@ -102,12 +102,12 @@ def test_phases_that_are_no_pairs_are_refused(phases):
         Plan(phases=phases).pairs()
 
 
-def test_the_lead_in_outlasts_the_ten_seconds_after_which_a_queue_sheds_more():
+def test_the_lead_in_outlasts_the_turn_of_a_queue_to_shedding_more():
     plan = Plan()
-    assert [plan.lead_of(share) > 10 for share in (0.5, 0.9, 1.0, 2.0)] == [
+    assert [plan.lead_of(share) > 15 for share in (0.5, 0.9, 1.0, 2.0)] == [
         False, False, True, True,
     ]  # fmt: skip
-    assert QUICK.lead_of(2.0) > 10
+    assert QUICK.lead_of(2.0) > 15
 
 
 @pytest.mark.parametrize(("plan", "minutes"), [(Plan(), 15), (QUICK, 3)])

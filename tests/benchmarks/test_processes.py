@@ -7,8 +7,9 @@ from time import monotonic
 import psutil
 import pytest
 
-from benchmarks.arms import HOST, Arm, free_port
+from benchmarks.arms import HOST, Arm
 from benchmarks.machine import process_tree, tree_cpu_s, tree_pss_bytes
+from benchmarks.ports import free_port
 from benchmarks.processes import ServerError, running
 
 # A real server with the habits that make servers hard to stop. Of its children the first ignores

@@ -4,8 +4,9 @@ from time import process_time, sleep
 import psutil
 import pytest
 
-from benchmarks.arms import Arm, free_port
+from benchmarks.arms import Arm
 from benchmarks.pinning import Cores
+from benchmarks.ports import free_port
 from benchmarks.processes import running
 from benchmarks.spending import Watched, read, spent, watched
 

@@ -25,7 +25,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.end_to_end.backend import Backend, free_port, stop, wait_until_ready
+from tests.end_to_end.backend import Backend, served, stop, wait_until_ready
 
 CONFIGURATION = """
 models:
@@ -44,25 +44,8 @@ MAX_LEAK_S = 60
 
 @pytest.fixture(scope="module")
 def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
-    home = tmp_path_factory.mktemp("books")
-    file, log = home / "ringfence.yaml", home / "serve.log"
-    file.write_text(CONFIGURATION)
-    port = free_port()
-    own = {k: v for k, v in os.environ.items() if not k.startswith("RINGFENCE_")}
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "serving.cli", "serve", "-c", str(file), "--port", str(port)],
-            env=own | {"RINGFENCE_HOME": str(home)},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        wait_until_ready(process, url, log)
-        yield Backend(url, (home / "first-key").read_text().strip(), home, process, log)
-    finally:
-        if process.poll() is None:
-            stop(process)
+    with served(tmp_path_factory.mktemp("books"), CONFIGURATION) as here:
+        yield here
 
 
 @dataclass(slots=True)

@@ -19,6 +19,7 @@ from serving import config
 from serving.cli.root import app as cli
 from serving.cluster import APPLICATION, SERVE_FLAGS
 from serving.config import QUIET_ENVIRONMENT
+from serving.knowledge.server import ONE_THREAD
 from serving.serve_config import serve_config
 
 ROOT = Path(__file__).parents[2]
@@ -36,6 +37,8 @@ ENVIRONMENT = {
     "RINGFENCE_SECRET": "s" * 32,
 }
 ENGINES = {"Engine:qwen3-8b", "Engine:llama-3_3-70b"}
+
+RETRIEVAL = {"Knowledge", "Curator"}
 
 REMAKE = "made from deploy/gpu/ringfence.yaml; deploy/README.md has the commands"
 
@@ -202,14 +205,16 @@ def test_both_files_build_the_same_graph(graphs: dict[str, dict[str, Any]]) -> N
 
 
 def test_graph_has_a_gateway_and_one_deployment_a_model(graph: dict[str, Any]) -> None:
-    assert set(graph) == {"Gateway", "Embedder:all-minilm-l6-v2"} | ENGINES
-    assert set(graph) - {"Gateway"} == {spec.deployment_name for spec in served()}
+    assert set(graph) == {"Gateway", *RETRIEVAL, "Embedder:all-minilm-l6-v2"} | ENGINES
+    assert set(graph) - {"Gateway", *RETRIEVAL} == {spec.deployment_name for spec in served()}
     assert [name for name, deployment in graph.items() if deployment["ingress"]] == ["Gateway"]
 
 
 def test_graph_has_the_replicas_of_the_configuration(graph: dict[str, Any]) -> None:
     assert {name: deployment["replicas"] for name, deployment in graph.items()} == {
         "Gateway": 2,
+        "Knowledge": 2,
+        "Curator": 1,
         "Engine:qwen3-8b": [1, 2],
         "Engine:llama-3_3-70b": 1,
         "Embedder:all-minilm-l6-v2": 2,
@@ -229,8 +234,9 @@ def test_every_models_queue_is_finite(graph: dict[str, Any]) -> None:
     assert limits == {
         name: (deployment["max_ongoing_requests"], deployment["max_queued_requests"])
         for name, deployment in graph.items()
-        if name != "Gateway"
+        if name not in ("Gateway", *RETRIEVAL)
     }
+    assert graph["Knowledge"]["max_queued_requests"] == 256
     assert graph["Gateway"]["max_ongoing_requests"] == 1024
 
 
@@ -254,8 +260,9 @@ def test_nothing_fits_on_the_head_node(graph: dict[str, Any]) -> None:
 
 
 def test_replicas_are_quiet_and_hold_no_secret(graph: dict[str, Any]) -> None:
-    for deployment in graph.values():
-        assert deployment["env_vars"] == QUIET_ENVIRONMENT | SERVE_FLAGS
+    for name, deployment in graph.items():
+        own = ONE_THREAD if name in RETRIEVAL else {}
+        assert deployment["env_vars"] == QUIET_ENVIRONMENT | SERVE_FLAGS | own
     shown = json.dumps(graph)
     assert not [value for value in ENVIRONMENT.values() if value in shown]
 
@@ -335,7 +342,7 @@ def test_pods_have_the_cards_that_all_replicas_need() -> None:
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
 def test_images_are_pinned(path: Path) -> None:
     images = [text for doc in documents(path) for key, text in strings(doc) if key == "image"]
-    assert images or path.name == "network-policy.yaml"
+    assert images or path.name in ("network-policy.yaml", "files.yaml")
     assert not [image for image in images if not re.search(r":[0-9][\w.-]*$", image)]
 
 
@@ -391,8 +398,8 @@ def test_network_policy_covers_every_pod_in_both_directions() -> None:
         assert group["template"]["metadata"]["labels"].items() >= selected.items()
 
 
-def test_pods_reach_each_other_dns_the_database_and_valkey_only() -> None:
-    ring, dns, database, valkey = policy()["egress"]
+def test_pods_reach_each_other_dns_and_the_stores_only() -> None:
+    ring, dns, database, valkey, chroma = policy()["egress"]
     assert ring == {"to": [{"podSelector": policy()["podSelector"]}]}
     assert {rule["port"] for rule in dns["ports"]} == {53}
     assert database["ports"] == [{"protocol": "TCP", "port": 5432}]
@@ -400,6 +407,16 @@ def test_pods_reach_each_other_dns_the_database_and_valkey_only() -> None:
         "to": [{"podSelector": {"matchLabels": {"app": "valkey"}}}],
         "ports": [{"protocol": "TCP", "port": 6379}],
     }
+    assert chroma == {
+        "to": [{"podSelector": {"matchLabels": {"app": "chroma"}}}],
+        "ports": [{"protocol": "TCP", "port": 8000}],
+    }
+
+
+def test_files_are_on_a_volume_of_every_pod_that_may_hold_a_gateway() -> None:
+    for group in service()["rayClusterConfig"]["workerGroupSpecs"]:
+        (container,) = group["template"]["spec"]["containers"]
+        assert {"name": "files", "mountPath": "/files"} in container["volumeMounts"]
 
 
 def test_clients_reach_haproxy_only() -> None:

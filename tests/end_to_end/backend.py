@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import signal
-import socket
 import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
 
+from benchmarks.ports import free_port
+
 MODEL = "smollm2-135m-instruct"
 EMBEDDER = "all-minilm-l6-v2"
 KEY = "sk-test-of-the-session"
 START_DEADLINE_S = 420
+RINGFENCE = (sys.executable, "-m", "serving.cli")
 
 EXACT_MODEL = "smollm2-float32"
 """The same weights in float32, where rounding does not decide between two tokens.
@@ -65,9 +71,31 @@ class Backend:
         return host, int(port)
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
+@contextmanager
+def served(home: Path, configuration: str) -> Iterator[Backend]:
+    """A backend with a configuration of its own, by the public command; its keys are in `home`."""
+    file, log, port = home / "ringfence.yaml", home / "serve.log", free_port()
+    file.write_text(configuration)
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*RINGFENCE, "serve", "-c", str(file), "--port", str(port)],
+            env=environment(home),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        wait_until_ready(process, url, log)
+        yield Backend(url, (home / "first-key").read_text().strip(), home, process, log)
+    finally:
+        if process.poll() is None:
+            stop(process)
+
+
+def environment(home: Path) -> dict[str, str]:
+    """For our commands, on the backend that `served` has in that home."""
+    own = {k: v for k, v in os.environ.items() if not k.startswith("RINGFENCE_")}
+    return own | {"RINGFENCE_HOME": str(home), "RINGFENCE_CONFIG": str(home / "ringfence.yaml")}
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

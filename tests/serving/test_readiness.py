@@ -92,7 +92,7 @@ async def test_reason_is_our_own_and_holds_no_text_of_ray() -> None:
 @pytest.mark.parametrize("error", [RayActorError(), RayServeException("gone")])
 async def test_controller_that_is_away_leaves_models_loading(error: Exception) -> None:
     states = await ServeReadiness("ringfence", NAMES, status=Controller(error))()
-    assert states == {"m": ModelState("loading", "the controller does not answer")}
+    assert states == {"m": ModelState("loading", "the controller does not answer", known=False)}
 
 
 async def test_controller_that_hangs_is_waited_for_no_longer_than_the_limit() -> None:
@@ -106,7 +106,7 @@ async def test_controller_that_hangs_is_waited_for_no_longer_than_the_limit() ->
     async with asyncio.timeout(1):
         states = await readiness()
     release.set()
-    assert states == {"m": ModelState("loading", "the controller does not answer")}
+    assert states == {"m": ModelState("loading", "the controller does not answer", known=False)}
 
 
 async def test_controller_is_asked_at_most_once_a_second_by_all_together() -> None:

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import valkey as valkey_client
 
+from serving.access.reservations import NEVER_RAN, Budget, Demand, Reservations, Unseeded
 from serving.storage.embedded_valkey import EmbeddedValkey
 from serving.storage.valkey import Valkey
 
@@ -64,6 +65,16 @@ async def valkey(valkey_url: str, valkey_prefix: str) -> AsyncIterator[Valkey]:
     for name in await names(opened, valkey_prefix):
         await opened.command("DEL", name)
     await opened.close()
+
+
+async def seed(reservations: Reservations, budget: Budget, spent_nanos: int) -> None:
+    """Tell Valkey what was spent of a budget, as admission does; a no-op where it knows."""
+    asks = Demand(secrets.token_hex(8), 0, 0, [], [budget], [budget.name], facts="{}")
+    verdict = await reservations.reserve(asks)
+    if isinstance(verdict, Unseeded):
+        await reservations.seed(budget, spent_nanos, moves=verdict.moves)
+    else:
+        await reservations.settle(asks, NEVER_RAN)
 
 
 async def names(valkey: Valkey, prefix: str) -> list[bytes]:

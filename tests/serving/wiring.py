@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,9 +16,15 @@ from models.engine import Engine, Kind
 from models.token_counter import TokenCounter, counter
 from serving.access.authenticator import Authenticator
 from serving.access.keys import KeyStore
+from serving.answering.explanations import Explanations
+from serving.answering.routing import Routing
 from serving.books import Books
 from serving.config import Settings
+from serving.engine_watch import EngineWatch
+from serving.exits import Ways
+from serving.gateway.health import ModelState
 from serving.pipeline import Pipeline
+from serving.privacy.spans import Detector
 from serving.storage.database import Database
 from serving.telemetry.meter import Meter
 
@@ -25,6 +32,13 @@ SECRET = SecretStr("server-secret-of-the-tests-0123456789")
 FIXED_KEY = "fixed-key-of-the-tests"
 
 Wire = Callable[..., tuple[Pipeline, Books, Meter]]
+
+
+class NeverAsked:
+    """States of no model."""
+
+    async def __call__(self) -> dict[str, ModelState]:
+        return {}
 
 
 class CharacterCounter:
@@ -40,9 +54,9 @@ class CharacterCounter:
 
 
 @pytest.fixture
-async def wire(database: Database, embedded_valkey_url: str) -> AsyncIterator[Wire]:
+async def wire(database: Database, embedded_valkey_url: str, tmp_path: Path) -> AsyncIterator[Wire]:
     """Wires gateways; two over one `prefix` share their limits as two replicas do."""
-    opened: list[Books] = []
+    opened: list[tuple[Books, Ways]] = []
 
     def build(
         specs: tuple[ModelSpec, ...],
@@ -50,24 +64,46 @@ async def wire(database: Database, embedded_valkey_url: str) -> AsyncIterator[Wi
         embedders: Mapping[str, Embedder],
         *,
         prefix: str | None = None,
+        detector: Detector | None = None,
+        is_ready: Callable[[str], bool] = bool,  # Every model that has a name.
         **settings: Any,
     ) -> tuple[Pipeline, Books, Meter]:
-        settings = {"storage": {"valkey": embedded_valkey_url}} | settings
+        settings = {"storage": {"valkey": embedded_valkey_url}, "home": tmp_path} | settings
+        read = Settings.model_validate(settings | {"models": specs})
+        prefix = prefix or f"{{test-{secrets.token_hex(6)}}}:"
         meter = Meter()
         authenticator = Authenticator(
             KeyStore(database, SECRET), SECRET, fixed_key=SecretStr(FIXED_KEY)
         )
         books = Books.open(
             database,
-            Settings.model_validate(settings | {"models": specs}),
+            read,
             authenticator=authenticator,
             meter=meter,
-            prefix=prefix or f"{{test-{secrets.token_hex(6)}}}:",
+            is_ready=is_ready,
+            prefix=prefix,
         )
-        opened.append(books)
+        ways = Ways.open(
+            read,
+            database=database,
+            valkey=books.valkey,
+            secret=SECRET,
+            detector=detector,
+            queues=books.admission.queues,
+            engines=EngineWatch(NeverAsked()),
+            explanations=Explanations(books.valkey, books.ledger, prefix=prefix),
+            prefix=prefix,
+        )
+        opened.append((books, ways))
         pipeline = Pipeline(
             authenticator=authenticator,
             attempts=books.attempts,
+            routing=Routing(
+                attempts=books.attempts,
+                engines=engines,
+                overflow=ways.overflow,
+                notary=ways.notary,
+            ),
             specs={spec.id: spec for spec in specs},
             engines=engines,
             embedders=embedders,
@@ -77,7 +113,8 @@ async def wire(database: Database, embedded_valkey_url: str) -> AsyncIterator[Wi
         return pipeline, books, meter
 
     yield build
-    for books in opened:
+    for books, ways in opened:
+        await ways.close()
         await books.close()
 
 

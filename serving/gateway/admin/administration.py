@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
+from rag.errors import RagError
 from serving.access.errors import (
     InvalidTime,
     KeyInactive,
@@ -26,9 +28,14 @@ from serving.access.limits import LimitStore
 from serving.access.principal import Principal
 from serving.access.tenants import TenantStore
 from serving.accounting.usage import Spending, UsageReport
+from serving.answering.outgoing import Scrubber
 from serving.config import LimitSettings, ServerSettings
 from serving.errors import Conflict, InvalidRequest, NotFound, RingfenceError, StateUnavailable
 from serving.gateway import body
+from serving.gateway.admin.objects import AdminObject
+from serving.gateway.idempotency import Idempotency
+from serving.knowledge.curation import Curator
+from serving.retrieval.errors import told
 from serving.storage.database import Database
 from serving.storage.errors import DatabaseUnavailable, ValkeyUnavailable
 
@@ -45,6 +52,8 @@ class Administration:
         database: where the audit is.
         models: ids of the models that are served.
         currency: of budgets and costs, such as `USD`.
+        scrubber: makes requests ready to leave; None where nothing leaves.
+        curator: looks after vector stores; None where no model embeds.
     """
 
     authenticate: Callable[[str | None], Awaitable[Principal]]
@@ -56,20 +65,49 @@ class Administration:
     usage: UsageReport
     models: frozenset[str]
     currency: str
+    scrubber: Scrubber | None = None
+    curator: Curator | None = None
 
 
-@dataclass(frozen=True, slots=True)
 class Bodies:
-    """Reads bodies within the operator's bounds."""
+    """Reads bodies within the operator's bounds.
 
-    server: ServerSettings
-    limits: LimitSettings
+    Args:
+        idempotency: of POSTs.
+        server: bounds of a body; here it has `MAX_BODY_BYTES` at most.
+        limits: bounds of what is in it.
+    """
+
+    def __init__(
+        self, idempotency: Idempotency, *, server: ServerSettings, limits: LimitSettings
+    ) -> None:
+        most = min(MAX_BODY_BYTES, server.max_body_bytes)
+        self._server = server.model_copy(update={"max_body_bytes": most})
+        self._limits = limits
+        self._idempotency = idempotency
 
     async def read(self, request: Request, kind: type[body.Body]) -> body.Body:
         """The body as a wire model; raises as `body.read` does."""
-        most = min(MAX_BODY_BYTES, self.server.max_body_bytes)
-        server = self.server.model_copy(update={"max_body_bytes": most})
-        return await body.read(request, kind, server=server, limits=self.limits)
+        return await body.read(request, kind, server=self._server, limits=self._limits)
+
+    async def once(
+        self,
+        request: Request,
+        kind: type[body.Body],
+        make: Callable[[body.Body], Awaitable[AdminObject]],
+    ) -> Response:
+        """What `make` makes of the body, once for each `Idempotency-Key`.
+
+        Raises as `body.read` and `Idempotency.respond` do.
+        """
+        raw = await body.receive(request, self._server)
+
+        async def respond() -> Response:
+            with _errors_told():
+                made = await make(body.parse(raw, kind, max_depth=self._limits.max_depth))
+            return Response(made.model_dump_json(), media_type="application/json", headers=_SECRET)
+
+        return await self._idempotency.respond(request, admin(request), raw, respond)
 
 
 def guard(administration: Administration) -> Callable[[Request], Awaitable[None]]:
@@ -97,21 +135,33 @@ class AdminRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def translated(request: Request) -> Response:
-            try:
+            with _errors_told():
                 response = await handle(request)
-            except RequestValidationError as error:
-                raise _invalid(error) from None
-            except KeysError as error:
-                raise _told(error) from None
-            except (DatabaseUnavailable, ValkeyUnavailable):
-                raise StateUnavailable(
-                    "The database or Valkey does not answer at the moment. Try again soon."
-                ) from None
-            response.headers["cache-control"] = "no-store"  # It may hold a key.
+            response.headers.update(_SECRET)
             return response
 
         return translated
 
+
+@contextmanager
+def _errors_told() -> Iterator[None]:
+    """Errors of the stores become those of the API."""
+    try:
+        yield
+    except RequestValidationError as error:
+        raise _invalid(error) from None
+    except KeysError as error:
+        raise _told(error) from None
+    except RagError as error:
+        raise told(error) from None
+    except (DatabaseUnavailable, ValkeyUnavailable):
+        raise StateUnavailable(
+            "The database or Valkey does not answer at the moment. Try again soon."
+        ) from None
+
+
+_SECRET = {"cache-control": "no-store"}
+"""Headers of every answer: it may hold a key."""
 
 _NOT_FOUND = (KeyNotFound, LimitNotFound, TenantNotFound)
 _CONFLICTS = (KeyInactive, KeyNameTaken, TenantExists)

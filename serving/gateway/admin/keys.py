@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from fastapi import APIRouter, Query
 from pydantic import Field
 from starlette.requests import Request
+from starlette.responses import Response
 
 from serving.access.clock import utc_now
 from serving.access.principal import Role
@@ -15,9 +16,10 @@ from serving.access.records import IssuedKey, KeyRecord, Status
 from serving.access.tenants import DEFAULT_TENANT
 from serving.gateway.admin.administration import Administration, AdminRoute, Bodies, admin
 from serving.gateway.admin.objects import AdminObject, Deleted, Page
-from serving.gateway.admin.openapi import takes
+from serving.gateway.admin.openapi import takes_once
 from serving.gateway.admin.queries import KeysQuery
 from serving.gateway.admin.wire import KeyCreation, KeyRotation
+from serving.privacy_class import PrivacyClass
 
 
 class KeyObject(AdminObject):
@@ -34,6 +36,9 @@ class KeyObject(AdminObject):
     expires_at: datetime | None
     revoked_at: datetime | None
     allowed_models: list[str] | None
+    privacy: PrivacyClass
+    groups: list[str]
+    user: str | None
     rotated_from: str | None
 
     @classmethod
@@ -70,6 +75,9 @@ def _shown(record: KeyRecord) -> dict[str, Any]:
         "expires_at": record.expires_at,
         "revoked_at": record.revoked_at,
         "allowed_models": None if models is None else list(models),
+        "privacy": record.privacy,
+        "groups": list(record.groups),
+        "user": record.user,
         "rotated_from": record.rotated_from,
     }
 
@@ -85,20 +93,31 @@ def router(administration: Administration, bodies: Bodies) -> APIRouter:
         found = await keys.list(query.tenant, limit=query.limit + 1, after=query.after)
         return KeyPage.of(found, query.limit, show=KeyObject.of, id_of=lambda one: one.id)
 
-    @routes.post("", summary="Create a key", openapi_extra=takes(KeyCreation))
-    async def create_key(request: Request) -> NewKeyObject:
+    @routes.post(
+        "",
+        summary="Create a key",
+        response_model=NewKeyObject,
+        openapi_extra=takes_once(KeyCreation),
+    )
+    async def create_key(request: Request) -> Response:
         """Issues a key. Its text is in this answer and nowhere else."""
-        wire = await bodies.read(request, KeyCreation)
-        issued = await keys.create(
-            wire.tenant,
-            wire.name,
-            role=wire.role,
-            expires_at=wire.expires_at,
-            allowed_models=wire.allowed_models,
-            new_tenant=wire.tenant == DEFAULT_TENANT,
-            actor=admin(request).key_id,
-        )
-        return NewKeyObject.issued(issued)
+
+        async def create(wire: KeyCreation) -> NewKeyObject:
+            issued = await keys.create(
+                wire.tenant,
+                wire.name,
+                role=wire.role,
+                expires_at=wire.expires_at,
+                allowed_models=wire.allowed_models,
+                privacy=wire.privacy,
+                groups=wire.groups,
+                user=wire.user,
+                new_tenant=wire.tenant == DEFAULT_TENANT,
+                actor=admin(request).key_id,
+            )
+            return NewKeyObject.issued(issued)
+
+        return await bodies.once(request, KeyCreation, create)
 
     @routes.get("/{key_id}", summary="Get a key")
     async def get_key(key_id: str) -> KeyObject:
@@ -112,12 +131,21 @@ def router(administration: Administration, bodies: Bodies) -> APIRouter:
         await keys.revoke(record.id, actor=admin(request).key_id)
         return Deleted(id=record.id, object="key.deleted")
 
-    @routes.post("/{key_id}/rotate", summary="Rotate a key", openapi_extra=takes(KeyRotation))
-    async def rotate_key(request: Request, key_id: str) -> NewKeyObject:
+    @routes.post(
+        "/{key_id}/rotate",
+        summary="Rotate a key",
+        response_model=NewKeyObject,
+        openapi_extra=takes_once(KeyRotation),
+    )
+    async def rotate_key(request: Request, key_id: str) -> Response:
         """Replaces a key by one with the same name, rights, limits and budgets."""
-        wire = await bodies.read(request, KeyRotation)
-        record = await keys.get(key_id)
-        actor = admin(request).key_id
-        return NewKeyObject.issued(await keys.rotate(record.id, grace_s=wire.grace_s, actor=actor))
+
+        async def rotate(wire: KeyRotation) -> NewKeyObject:
+            record = await keys.get(key_id)
+            actor = admin(request).key_id
+            issued = await keys.rotate(record.id, grace_s=wire.grace_s, actor=actor)
+            return NewKeyObject.issued(issued)
+
+        return await bodies.once(request, KeyRotation, rotate)
 
     return routes

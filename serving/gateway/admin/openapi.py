@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute
 
 from serving.gateway.admin.objects import ErrorEnvelope
 from serving.gateway.admin.wire import BODIES, AdminBody
+from serving.gateway.idempotency import HEADER
 
 _REFERENCE = "#/components/schemas/{model}"
 _SECURITY = {
@@ -38,6 +39,18 @@ def takes(kind: type[AdminBody]) -> dict[str, Any]:
     """The description of a body. FastAPI must not read it: it has no bounds for that."""
     schema = {"$ref": _REFERENCE.format(model=kind.__name__)}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def takes_once(kind: type[AdminBody]) -> dict[str, Any]:
+    """The description of the body of a POST, and of the header that makes it safe to repeat."""
+    header = {
+        "name": HEADER,
+        "in": "header",
+        "required": False,
+        "description": "A repeat with the same key and body gets the first answer.",
+        "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+    }
+    return takes(kind) | {"parameters": [header]}
 
 
 def document(routes: Sequence[BaseRoute]) -> dict[str, Any]:

@@ -9,16 +9,21 @@ from fastapi import APIRouter, Depends
 from fastapi.routing import APIRoute
 
 from serving.config import LimitSettings, ServerSettings
-from serving.gateway.admin import audit, budgets, keys, tenants, usage
+from serving.gateway.admin import audit, budgets, keys, privacy, tenants, usage, vector_stores
 from serving.gateway.admin import limits as limits_of
 from serving.gateway.admin.administration import Administration, AdminRoute, Bodies, guard
 from serving.gateway.admin.openapi import ERRORS, document
+from serving.gateway.idempotency import Idempotency
 
 PREFIX = "/admin/v1"
 
 
 def router(
-    administration: Administration, *, server: ServerSettings, limits: LimitSettings
+    administration: Administration,
+    idempotency: Idempotency,
+    *,
+    server: ServerSettings,
+    limits: LimitSettings,
 ) -> APIRouter:
     """All routes of the admin API."""
     routes = APIRouter(
@@ -28,9 +33,11 @@ def router(
         responses=ERRORS,
         generate_unique_id_function=_operation,
     )
-    bodies = Bodies(server, limits)
-    for resource in (tenants, keys, limits_of, budgets):
+    bodies = Bodies(idempotency, server=server, limits=limits)
+    for resource in (tenants, keys, limits_of, budgets, privacy):
         routes.include_router(resource.router(administration, bodies))
+    if administration.curator is not None:
+        routes.include_router(vector_stores.router(administration.curator, bodies))
     for report in (usage, audit):
         routes.include_router(report.router(administration))
 

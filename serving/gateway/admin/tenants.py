@@ -7,12 +7,13 @@ from typing import Annotated, Literal, Self
 
 from fastapi import APIRouter, Query
 from starlette.requests import Request
+from starlette.responses import Response
 
 from serving.access.tenants import Tenant
 from serving.errors import Conflict
 from serving.gateway.admin.administration import Administration, AdminRoute, Bodies, admin
 from serving.gateway.admin.objects import AdminObject, Deleted, Page
-from serving.gateway.admin.openapi import takes
+from serving.gateway.admin.openapi import takes, takes_once
 from serving.gateway.admin.queries import PageQuery
 from serving.gateway.admin.wire import TenantChange, TenantCreation
 
@@ -46,12 +47,20 @@ def router(administration: Administration, bodies: Bodies) -> APIRouter:
         found = await tenants.list(limit=query.limit + 1, after=query.after or "")
         return TenantPage.of(found, query.limit, show=TenantObject.of, id_of=lambda one: one.name)
 
-    @routes.post("", summary="Create a tenant", openapi_extra=takes(TenantCreation))
-    async def create_tenant(request: Request) -> TenantObject:
+    @routes.post(
+        "",
+        summary="Create a tenant",
+        response_model=TenantObject,
+        openapi_extra=takes_once(TenantCreation),
+    )
+    async def create_tenant(request: Request) -> Response:
         """Adds a tenant. Its name cannot be changed later."""
-        wire = await bodies.read(request, TenantCreation)
-        actor = admin(request).key_id
-        return TenantObject.of(await tenants.create(wire.name, weight=wire.weight, actor=actor))
+
+        async def create(wire: TenantCreation) -> TenantObject:
+            actor = admin(request).key_id
+            return TenantObject.of(await tenants.create(wire.name, weight=wire.weight, actor=actor))
+
+        return await bodies.once(request, TenantCreation, create)
 
     @routes.get("/{name}", summary="Get a tenant")
     async def get_tenant(name: str) -> TenantObject:

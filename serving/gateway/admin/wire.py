@@ -34,6 +34,7 @@ from serving.access.principal import Role
 from serving.access.tenants import DEFAULT_WEIGHT, MAX_WEIGHT
 from serving.errors import InvalidRequest
 from serving.gateway.conversation import Quick, Wire
+from serving.privacy_class import PrivacyClass
 
 BudgetKind = Literal["key", "tenant"]
 Name = Annotated[str, StringConstraints(strict=True, pattern=f"^{NAME}$")]
@@ -121,6 +122,13 @@ class KeyCreation(AdminBody):
     allowed_models: Annotated[list[ModelName], Quick] | None = Field(
         None, description="null for every model; an empty list for none."
     )
+    privacy: PrivacyClass = Field(
+        "local_only", description="The loosest class that its requests may have."
+    )
+    groups: Annotated[list[Name], Quick] = Field(
+        [], description="Whose files it may read, beside those that its whole tenant may."
+    )
+    user: Name | None = Field(None, description="Whose files it may read, and who owns its own.")
 
 
 class KeyRotation(AdminBody):
@@ -129,6 +137,13 @@ class KeyRotation(AdminBody):
     grace_s: Annotated[float, Field(strict=True, ge=0, le=MAX_GRACE_S)] = Field(
         0.0, description="Seconds for which the old key works on."
     )
+
+
+class PrivacyPreview(AdminBody):
+    """A request whose scrubbed form is to be seen."""
+
+    tenant: Name = Field(description="Whose policy applies.")
+    body: dict[str, Any] = Field(description="As it would be sent to `/v1/chat/completions`.")
 
 
 class CountBound(AdminBody):
@@ -187,6 +202,7 @@ BODIES: tuple[type[AdminBody], ...] = (
     KeyRotation,
     LimitsChange,
     BudgetsChange,
+    PrivacyPreview,
 )
 
 

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.arms import API_KEY, HOST, free_port
+from benchmarks.arms import API_KEY, HOST
 from benchmarks.gateway_arms import token_stream
 from benchmarks.load_client import Target, closed_loop, encode_chat
+from benchmarks.ports import free_port
 from benchmarks.processes import running
 from benchmarks.records import WholeReader
 from benchmarks.servers.steps import Pace

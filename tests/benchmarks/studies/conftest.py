@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.arms import free_port
 from benchmarks.contenders import Contender, start
 from benchmarks.gateway_arms import UPSTREAM, Setting
 from benchmarks.pinning import two_cores
+from benchmarks.ports import free_port
 from benchmarks.servers.steps import Pace
 
 

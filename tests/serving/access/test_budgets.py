@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -10,13 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.access.budgets import KEPT_S, Spending, begin, budget_of
+from serving.access.budgets import KEPT_S, Lookups, Spending, begin, budget_of
 from serving.access.limits import WINDOWS, Subject, Window
 from serving.access.policies import BudgetLimit
 from serving.access.reservations import Budget, Demand, Reservations, Settlement, Unseeded
 from serving.quota import Quota, Spent
 from serving.storage.errors import DatabaseUnavailable, ValkeyUnavailable
 from serving.storage.valkey import Valkey
+from tests.serving.valkeys import seed
 
 ACME = Subject("tenant", "acme")
 DAYS = st.dates(date(2020, 1, 1), date(2100, 12, 31))
@@ -81,19 +83,19 @@ async def reservations(near: Valkey, valkey_prefix: str) -> AsyncIterator[Reserv
 
 
 def demand(name: str, budget: Budget, cost: int = 100) -> Demand:
-    return Demand(name, 0, cost, [], [budget], facts="{}")
+    return Demand(name, 0, cost, [], [budget], [budget.name], facts="{}")
 
 
 async def test_clock_that_goes_back_over_midnight_finds_the_old_sum_again(
     reservations: Reservations,
 ) -> None:
     before, after = (budget_of(daily(), date(2026, 3, day)) for day in (1, 2))
-    await reservations.seed(before, 0)
+    await seed(reservations, before, 0)
     spent = demand("a", before, cost=1000)
     assert isinstance(await reservations.reserve(spent), Quota)
     await reservations.settle(spent, Settlement(0, 950, None))
-    assert await reservations.reserve(demand("b", after)) == Unseeded(0)
-    await reservations.seed(after, 0)
+    assert await reservations.reserve(demand("b", after)) == Unseeded(0, moves=0)
+    await seed(reservations, after, 0)
     assert isinstance(await reservations.reserve(demand("c", after)), Quota)
     assert isinstance(await reservations.reserve(demand("d", before, cost=50)), Quota)
     assert not isinstance(await reservations.reserve(demand("e", before, cost=1)), Quota)
@@ -104,7 +106,7 @@ async def test_sum_goes_away_some_time_after_its_window(
     reservations: Reservations, near: Valkey, valkey_prefix: str, window: Window
 ) -> None:
     budget = budget_of(BudgetLimit(ACME, window, 1000), date(2026, 3, 1))
-    await reservations.seed(budget, 5)
+    await seed(reservations, budget, 5)
     left_s = await near.command("TTL", f"{valkey_prefix}budget:{budget.name}")
     assert KEPT_S[window] - 60 < left_s <= KEPT_S[window]
 
@@ -132,7 +134,7 @@ async def test_spending_is_what_valkey_knows(
     reservations: Reservations, near: Valkey, valkey_prefix: str
 ) -> None:
     budget = budget_of(daily(), today())
-    await reservations.seed(budget, 40)
+    await seed(reservations, budget, 40)
     await reservations.reserve(demand("a", budget, cost=300))
     ledger = FakeLedger(999)
     told = await Spending(near, ledger, prefix=valkey_prefix).spending("tenant:acme", ["day"])
@@ -169,3 +171,35 @@ async def test_spending_that_cannot_be_told_is_no_number(near: Valkey, valkey_pr
     ledger = FakeLedger(error=DatabaseUnavailable("taken away"))
     with pytest.raises(DatabaseUnavailable):
         await Spending(near, ledger, prefix=valkey_prefix).spending("tenant:acme", ["day"])
+
+
+async def test_lookups_ask_the_ledger_once_for_all_who_ask_for_the_same() -> None:
+    asked: list[str] = []
+
+    async def ledger(subject: str, _: date | None) -> int:
+        asked.append(subject)
+        await asyncio.sleep(0.01)
+        return 7
+
+    lookups = Lookups(ledger)
+    same = [lookups.spent("key:a", None, moves=1) for _ in range(20)]
+    assert await asyncio.gather(*same, lookups.spent("key:a", None, moves=2)) == [7] * 21
+    assert asked == ["key:a", "key:a"]
+    await lookups.spent("key:a", None, moves=1)
+    assert len(asked) == 3
+
+
+async def test_lookups_go_on_for_others_when_one_gives_up() -> None:
+    go = asyncio.Event()
+
+    async def ledger(_: str, __: date | None) -> int:
+        await go.wait()
+        raise DatabaseUnavailable("away")
+
+    lookups = Lookups(ledger)
+    first, second = (asyncio.create_task(lookups.spent("key:a", None, moves=1)) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    go.set()
+    with pytest.raises(DatabaseUnavailable):
+        await second

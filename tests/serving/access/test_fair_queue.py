@@ -1,7 +1,6 @@
 import asyncio
 import functools
 import random
-import selectors
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -26,42 +25,19 @@ from serving.access.fair_queue import (
     QueueTimeout,
 )
 from serving.access.pace import STALE_S
+from tests.serving.virtual_time import run
 
 P = ParamSpec("P")
-
-
-class VirtualSelector(selectors.SelectSelector):
-    """Waits for nothing: the time that it should have waited has passed."""
-
-    now = 0.0
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if timeout is None:
-            raise RuntimeError("everything waits, and no timer will end it")
-        self.now += max(timeout, 0.0)
-        return super().select(0)
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop whose clock jumps to the next timer."""
-
-    def __init__(self) -> None:
-        self._virtual = VirtualSelector()
-        super().__init__(self._virtual)
-
-    def time(self) -> float:
-        return self._virtual.now
 
 
 def virtual(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
     """Run a test in virtual time."""
 
     @functools.wraps(test)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-            runner.run(test(*args, **kwargs))
+    def inner(*args: P.args, **kwargs: P.kwargs) -> None:
+        run(test(*args, **kwargs))
 
-    return run
+    return inner
 
 
 def now() -> float:
@@ -910,8 +886,7 @@ def load(requests_per_s: dict[str, float], *, slots: int = SLOTS) -> Load:
         await load.run(requests_per_s)
         return load
 
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        return runner.run(main())
+    return run(main())
 
 
 def p95(values: list[float]) -> float:

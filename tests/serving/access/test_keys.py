@@ -1,5 +1,6 @@
 import asyncio
 from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -56,6 +57,24 @@ async def test_found_key_has_the_digest_of_its_text(store: KeyStore, secret: Sec
     assert found.principal == Principal(
         "acme", issued.record.id, "ci", "admin", frozenset({"m"}), "local_only"
     )
+
+
+async def test_key_keeps_its_groups_and_its_user_when_it_is_rotated(store: KeyStore) -> None:
+    first = await store.create("acme", "ci", groups=["legal", "hr", "hr"], user="ann")
+    second = await store.rotate(first.record.id)
+    for issued in (first, second):
+        found = await store.find(issued.record.id)
+        assert found is not None
+        assert (found.principal.groups, found.principal.user) == ({"hr", "legal"}, "ann")
+        assert (issued.record.groups, issued.record.user) == (("hr", "legal"), "ann")
+
+
+@pytest.mark.parametrize("named", [{"groups": ["a b"]}, {"user": "a/b"}, {"groups": [""]}])
+async def test_group_or_user_that_is_no_name_is_refused(
+    store: KeyStore, named: dict[str, Any]
+) -> None:
+    with pytest.raises(InvalidName):
+        await store.create("acme", "ci", **named)
 
 
 async def test_unknown_id_finds_nothing(store: KeyStore) -> None:
@@ -297,7 +316,12 @@ async def test_every_change_is_audited_with_its_actor(
     old = await store.create("acme", "ci", expires_at=expires, allowed_models=["m"], actor="boss")
     new = await store.rotate("ci", grace_s=5, actor="boss")
     await store.revoke(new.record.id, actor="boss")
-    rights = {"role": "inference", "expires_at": expires.isoformat(), "allowed_models": ["m"]}
+    rights = {
+        "role": "inference", "expires_at": expires.isoformat(), "allowed_models": ["m"],
+        "privacy": "local_only",
+        "groups": [],
+        "user": None,
+    }  # fmt: skip
     named = {"tenant": "acme", "name": "ci"}
     assert await changes(database) == [
         ("boss", "tenant.create", "tenant:acme", {"weight": 1.0}),

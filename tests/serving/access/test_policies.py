@@ -177,6 +177,13 @@ async def test_rates_let_through_without_a_store_and_budgets_do_not(database: Da
     assert (rates.refuses_without_store, budgets.refuses_without_store) == (False, True)
 
 
+async def test_limit_that_needs_no_store_does_not_make_the_others_refuse(
+    database: Database,
+) -> None:
+    await own(database, TENANT, "refuse", tokens_per_request=5)
+    assert not (await policies(database).of(CALLER, "m")).refuses_without_store
+
+
 async def test_one_limit_that_refuses_without_a_store_is_enough(database: Database) -> None:
     await own(database, TENANT, "refuse", requests_per_minute=5)
     settings: dict[str, Any] = {"per_key": {"budget_day": {"value": 1, "without_store": "allow"}}}

@@ -93,8 +93,10 @@ def test_nothing_costs_more_than_the_most_it_could(
 ) -> None:
     told = tariff(price, max_ongoing_requests=3)
     most = told.most_nanos(
-        prompt_tokens=usage.prompt_tokens + more.prompt_tokens,
-        completion_tokens=usage.completion_tokens + more.completion_tokens,
+        Usage(
+            usage.prompt_tokens + more.prompt_tokens,
+            usage.completion_tokens + more.completion_tokens,
+        ),
         seconds=max(one_s, other_s),
     )
     assert told.cost_nanos(usage, seconds=min(one_s, other_s)) <= most
@@ -104,9 +106,7 @@ def test_nothing_costs_more_than_the_most_it_could(
 def test_the_most_is_no_more_than_its_usage_would_cost(price: Price, usage: Usage) -> None:
     """So that a budget lets in whatever it can pay for."""
     told = tariff(price)
-    most = told.most_nanos(
-        prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens, seconds=0
-    )
+    most = told.most_nanos(usage, seconds=0)
     worst = [
         Usage(usage.prompt_tokens, usage.completion_tokens, cached)
         for cached in (0, usage.prompt_tokens)
@@ -143,7 +143,7 @@ def test_tokens_of_prompt_and_answer_are_rounded_together() -> None:
 def test_model_without_a_price_costs_nothing() -> None:
     told = tariff({})
     assert told.cost_nanos(Usage(10**6, 10**6), seconds=1e6) == 0
-    assert told.most_nanos(prompt_tokens=10**6, completion_tokens=10**6, seconds=1e6) == 0
+    assert told.most_nanos(Usage(10**6, 10**6), seconds=1e6) == 0
 
 
 def test_second_costs_one_place_of_all_that_a_replica_s_gpus_have() -> None:
@@ -160,4 +160,4 @@ def test_second_costs_one_place_of_all_that_a_replica_s_gpus_have() -> None:
 def test_costs_are_whole_numbers() -> None:
     told = tariff({"input_per_million": "0.3", "per_gpu_second": "0.1"}, max_ongoing_requests=3)
     assert type(told.cost_nanos(Usage(7, 0), seconds=0.1)) is int
-    assert type(told.most_nanos(prompt_tokens=7, completion_tokens=0, seconds=0.1)) is int
+    assert type(told.most_nanos(Usage(7, 0), seconds=0.1)) is int

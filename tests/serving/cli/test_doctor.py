@@ -102,6 +102,14 @@ def test_nothing_leaves_by_default(findings: Look, free_port: int) -> None:
     assert found["reachable"]["state"] == "ok"
 
 
+PROVIDER = {
+    "name": "far",
+    "kind": "anthropic",
+    "api_key": "canary",
+    "models": [{"model": "m", "stands_in_for": ["simulated"], "context_tokens": 1000}],
+}
+
+
 @pytest.mark.parametrize(
     ("group", "words"),
     [
@@ -111,6 +119,7 @@ def test_nothing_leaves_by_default(findings: Look, free_port: int) -> None:
         ),
         ({"storage": {"valkey": "redis://:canary@127.0.0.1:1"}}, "the Valkey server"),
         ({"access": {"database": "postgresql://u:canary@db/x"}}, "the PostgreSQL server"),
+        ({"overflow": {"providers": [PROVIDER]}}, "the provider far"),
     ],
 )
 def test_what_leaves_to_our_own_machines_is_told(

@@ -64,10 +64,16 @@ def test_create_prints_the_key_alone_and_says_it_is_shown_once() -> None:
 
 
 def test_created_key_is_accepted_with_its_rights(home: Path) -> None:
-    made = create("--model", "m1", "--model", "org/m2")
+    made = create("--model", "m1", "--model", "org/m2", "--group", "hr", "--user", "ann")
     principal = authenticate(home, made["key"])
     assert principal == Principal(
-        "acme", made["id"], "ci", "inference", frozenset({"m1", "org/m2"})
+        tenant="acme",
+        key_id=made["id"],
+        key_name="ci",
+        role="inference",
+        allowed_models=frozenset({"m1", "org/m2"}),
+        groups=frozenset({"hr"}),
+        user="ann",
     )
 
 

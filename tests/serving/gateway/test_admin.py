@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -13,6 +13,7 @@ import pytest
 from serving.config import LimitSettings, ServerSettings
 from serving.gateway.admin import routes
 from serving.gateway.admin.administration import MAX_BODY_BYTES
+from serving.gateway.idempotency import Idempotency
 from serving.storage.errors import DatabaseUnavailable
 from tests.serving.managed import Managed, database, managed, managed_store
 
@@ -54,7 +55,12 @@ READS: dict[Route, str] = {
     ("GET", "/audit"): "/audit",
     ("GET", "/openapi.json"): "/openapi.json",
 }
-CALLS: dict[Route, Example] = CHANGES | {route: Example(path) for route, path in READS.items()}
+PREVIEW: Route = ("POST", "/privacy/preview")
+CALLS: dict[Route, Example] = {
+    **CHANGES,
+    **{route: Example(path) for route, path in READS.items()},
+    PREVIEW: Example("/privacy/preview", {"tenant": "acme", "body": {}}),
+}
 
 
 def described(document: dict[str, Any]) -> Iterator[tuple[Route, dict[str, Any]]]:
@@ -82,7 +88,12 @@ async def limited(managed: Managed) -> Managed:
 
 
 def routes_of(managed: Managed) -> set[Route]:
-    router = routes.router(managed.administration, server=ServerSettings(), limits=LimitSettings())
+    router = routes.router(
+        managed.administration,
+        cast("Idempotency", None),  # Nothing is asked of it.
+        server=ServerSettings(),
+        limits=LimitSettings(),
+    )
     return {
         (method, re.sub(r":path\}", "}", route.path.removeprefix("/admin/v1")))
         for route in router.routes

@@ -24,7 +24,7 @@ async def test_created_key_is_shown_once_with_its_text_and_works(managed: Manage
 async def test_key_is_shown_with_everything_that_is_known_of_it(managed: Managed) -> None:
     body = {
         "tenant": "acme", "name": "new", "expires_at": "2099-01-31T12:00:00+02:00",
-        "allowed_models": ["m2", "org/m1"],
+        "allowed_models": ["m2", "org/m1"], "privacy": "scrubbed",
     }  # fmt: skip
     made = await managed.data("POST", "/keys", body)
     shown = await managed.data("GET", f"/keys/{made['id']}")
@@ -32,7 +32,8 @@ async def test_key_is_shown_with_everything_that_is_known_of_it(managed: Managed
         "object": "key", "id": made["id"], "tenant": "acme", "name": "new", "role": "inference",
         "status": "active", "last4": made["key"][-4:], "created_at": made["created_at"],
         "expires_at": "2099-01-31T10:00:00Z", "revoked_at": None,
-        "allowed_models": ["m2", "org/m1"], "rotated_from": None,
+        "allowed_models": ["m2", "org/m1"], "privacy": "scrubbed", "groups": [], "user": None,
+        "rotated_from": None,
     }  # fmt: skip
 
 
@@ -63,6 +64,7 @@ async def test_cursor_of_no_key_is_not_found(managed: Managed) -> None:
         ({"tenant": "a b"}, "tenant"),
         ({"name": ""}, "name"),
         ({"role": "root"}, "role"),
+        ({"privacy": "none"}, "privacy"),
         ({"expires_at": "2001-01-01T00:00:00Z"}, "expires_at"),
         ({"expires_at": "2099-01-01T00:00:00"}, "expires_at"),
         ({"expires_at": "soon"}, "expires_at"),
@@ -132,3 +134,36 @@ async def test_rotation_keeps_limits_and_budgets(managed: Managed) -> None:
 async def test_grace_out_of_bounds_is_refused(managed: Managed, grace_s: Any) -> None:
     path = f"/keys/{managed.other_id}/rotate"
     assert await managed.refusal("POST", path, {"grace_s": grace_s}) == (400, None, "grace_s")
+
+
+ONCE, OTHER = ({"idempotency-key": name} for name in ("once", "other"))
+
+
+async def test_repeat_with_an_idempotency_key_makes_one_key(managed: Managed) -> None:
+    body = {"tenant": "acme", "name": "new"}
+    made, again = [await managed.call("POST", "/keys", body, headers=ONCE) for _ in range(2)]
+    assert (made.status_code, again.json()) == (200, made.json())
+    assert {answer.headers["cache-control"] for answer in (made, again)} == {"no-store"}
+    rotated, repeated = [
+        await managed.call("POST", f"/keys/{made.json()['id']}/rotate", {}, headers=OTHER)
+        for _ in range(2)
+    ]
+    assert (rotated.status_code, repeated.json()) == (200, rotated.json())
+    assert [event[1] for event in await managed.audit()] == ["key.create", "key.rotate"]
+
+
+async def test_idempotency_key_of_another_body_is_refused(managed: Managed) -> None:
+    await managed.call("POST", "/keys", {"tenant": "acme", "name": "new"}, headers=ONCE)
+    body = {"tenant": "acme", "name": "newer"}
+    refused = await managed.refusal("POST", "/keys", body, headers=ONCE)
+    assert refused == (409, "idempotency_key_reused", None)
+
+
+async def test_refusal_is_told_as_ever_and_its_idempotency_key_is_free_again(
+    managed: Managed,
+) -> None:
+    body = {"tenant": "nobody", "name": "new"}
+    refused = await managed.refusal("POST", "/keys", body, headers=ONCE)
+    assert refused == (404, "not_found", None)
+    await managed.data("POST", "/tenants", {"name": "nobody"})
+    assert (await managed.call("POST", "/keys", body, headers=ONCE)).status_code == 200

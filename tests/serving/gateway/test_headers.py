@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.gateway.headers import LOCAL, duration, quota_headers, raw_headers
+from serving.gateway.headers import answer_headers, duration, quota_headers
+from serving.origin import Origin
 from serving.quota import Headroom, Quota
 
 _DURATION = re.compile(r"(?:(?P<ms>\d+)ms|(?:(?P<m>[1-9]\d*)m)?(?P<s>\d+)s)")
@@ -71,8 +72,18 @@ def test_limit_that_is_used_up_is_told() -> None:
     assert headers["x-ratelimit-reset-requests"] == "0ms"
 
 
+def test_receipt_is_told_where_there_is_one() -> None:
+    told = dict(answer_headers(Origin("open", "overflow:other", "a.b.c"), Quota()))
+    assert told == {
+        b"x-ringfence-route": b"overflow:other",
+        b"x-ringfence-privacy": b"open",
+        b"x-ringfence-receipt": b"a.b.c",
+    }
+
+
 def test_headers_of_asgi_are_bytes_with_names_in_small_letters() -> None:
-    raw = raw_headers(quota_headers(Quota(Headroom(60, 59, 1.0)))) + LOCAL
+    raw = answer_headers(Origin("scrubbed"), Quota(Headroom(60, 59, 1.0)))
     assert (b"x-ratelimit-limit-requests", b"60") in raw
     assert (b"x-ringfence-route", b"local") in raw
+    assert (b"x-ringfence-privacy", b"scrubbed") in raw
     assert all(name == name.lower() and isinstance(value, bytes) for name, value in raw)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from serving.gateway.health import ModelState
+from serving.gateway.health import RETRIEVAL, ModelState
 from tests.serving.conftest import Backend, Make
 
 READY = ModelState("ready")
@@ -59,3 +59,14 @@ async def test_metrics_name_no_tenant_or_key(backend: Backend) -> None:
     assert 'model="chat"' in text
     assert "default" not in text
     assert "env" not in text
+
+
+async def test_ready_tells_the_state_of_retrieval_apart_from_models(make: Make) -> None:
+    loading = ModelState("loading", "because")
+    answer = await make(states={"a": READY, RETRIEVAL: loading}).client.get("/ready")
+    assert answer.status_code == 503
+    assert answer.json() == {
+        "status": "not ready",
+        "retrieval": {"state": "loading", "reason": "because"},
+        "models": {"a": {"state": "ready", "reason": None}},
+    }

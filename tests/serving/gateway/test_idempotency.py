@@ -107,7 +107,12 @@ class Replica:
 
     async def _answer(self, request: Request) -> Response:
         raw = await request.body()
-        principal = replace(FIXED_PRINCIPAL, tenant=request.headers.get("x-tenant", "acme"))
+        principal = replace(
+            FIXED_PRINCIPAL,
+            tenant=request.headers.get("x-tenant", "acme"),
+            groups=frozenset(request.headers.getlist("x-group")),
+            user=request.headers.get("x-user"),
+        )
         stream = bool(orjson.loads(raw).get("stream"))
         return await self.idempotency.respond(
             request, principal, raw, lambda: self._work(stream=stream)
@@ -117,8 +122,9 @@ class Replica:
         self, key: str | None = "k", *, path: str = "/one", stream: bool = False, **more: Any
     ) -> httpx.Response:
         headers = {} if key is None else {"Idempotency-Key": key}
-        if tenant := more.pop("tenant", None):
-            headers["x-tenant"] = tenant
+        for name in ("tenant", "group", "user"):
+            if value := more.pop(name, None):
+                headers[f"x-{name}"] = value
         body = orjson.dumps({"stream": stream} | more)
         return await self.client.post(path, content=body, headers=headers, timeout=10)
 
@@ -281,6 +287,14 @@ async def test_key_with_another_body_is_refused(replica: Replica, work: Work) ->
 async def test_key_on_another_path_is_refused(replica: Replica) -> None:
     await replica.post(path="/one")
     assert code(await replica.post(path="/two")) == (409, "idempotency_key_reused")
+
+
+@pytest.mark.parametrize("rights", [{}, {"group": "legal"}, {"group": "hr", "user": "ann"}])
+async def test_who_may_read_other_files_gets_no_answer_of_somebody_else(
+    replica: Replica, rights: dict[str, str]
+) -> None:
+    await replica.post(group="hr")
+    assert code(await replica.post(**rights)) == (409, "idempotency_key_reused")
 
 
 async def test_same_key_of_another_tenant_runs(replica: Replica, work: Work) -> None:

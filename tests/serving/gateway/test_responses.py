@@ -18,9 +18,10 @@ from models.catalog import Simulation
 from models.embedder import Embedder
 from models.engine import Engine, EngineFailed
 from models.simulated_engine import SimulatedEngine
+from serving.answering.routing import Generation
 from serving.errors import Unexpected, envelope
 from serving.gateway.responses import DONE, KEEP_ALIVE, Deferred, collected, streamed
-from serving.pipeline import Generation
+from serving.origin import Origin
 from serving.quota import Quota
 from tests.serving.conftest import FIXED_KEY, SPECS, Backend, Make
 from tests.serving.fakes import HELLO, ROLE, STOP, USAGE, WHOLE, FakeEmbedder, ScriptedEngine
@@ -277,7 +278,7 @@ class Scope:
             for delta in self._deltas:
                 yield delta
 
-        return Generation(generate(), Quota())
+        return Generation(generate(), Quota(), Origin("local_only"))
 
     async def __aexit__(self, *_: object) -> None: ...
 
@@ -305,8 +306,8 @@ async def test_framing_carries_any_text_in_any_grouping(groups: list[list[str]])
         return b"data: " + orjson.dumps(chunk) + b"\n\n"
 
     deltas = [b"".join(map(frame, group)) for group in groups]
-    raw = await bodies(streamed(Scope(deltas), headers=[], keep_alive_s=60))
-    whole = orjson.loads(await bodies(collected(Scope(deltas), headers=[])))
+    raw = await bodies(streamed(Scope(deltas), keep_alive_s=60))
+    whole = orjson.loads(await bodies(collected(Scope(deltas))))
     lines = raw.split(b"\n\n")
     said = [orjson.loads(line[6:])["choices"][0]["delta"]["content"] for line in lines[:-2]]
     assert lines[-2:] == [b"data: [DONE]", b""]

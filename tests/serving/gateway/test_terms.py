@@ -7,9 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.requests import Request
 
+from serving.access.principal import Principal
 from serving.attempts import Terms
 from serving.errors import InvalidRequest
-from serving.gateway.terms import PRIORITY, TIMEOUT, terms
+from serving.gateway.headers import PRIVACY
+from serving.gateway.terms import PRIORITY, TIMEOUT, privacy, terms
+from serving.privacy_class import PrivacyClass
 
 
 def told(**headers: str) -> Terms:
@@ -56,3 +59,23 @@ def test_any_value_is_a_time_ahead_or_refused(value: str) -> None:
         return
     assert seconds is not None
     assert 0 < seconds < float("inf")
+
+
+def classed(key: PrivacyClass, body: PrivacyClass | None = None, **headers: str) -> PrivacyClass:
+    raw = [(n.replace("_", "-").encode(), v.encode()) for n, v in headers.items()]
+    principal = Principal("acme", "k1", "ci", "inference", None, key)
+    return privacy(Request({"type": "http", "headers": raw}), principal, body)
+
+
+def test_class_is_the_strictest_of_key_body_and_header() -> None:
+    assert classed("open") == "open"
+    assert classed("open", "scrubbed") == "scrubbed"
+    assert classed("open", x_ringfence_privacy="scrubbed") == "scrubbed"
+    assert classed("open", "scrubbed", x_ringfence_privacy="local_only") == "local_only"
+    assert classed("local_only", "open", x_ringfence_privacy="open") == "local_only"
+
+
+def test_class_that_does_not_exist_is_refused_by_the_name_of_its_header() -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        classed("open", x_ringfence_privacy="secret")
+    assert refused.value.param == PRIVACY

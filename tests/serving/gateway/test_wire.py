@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rag.filters import Comparison
 from serving.config import LimitSettings
 from serving.errors import InvalidRequest, Unsupported
+from serving.gateway import body
 from serving.gateway.conversation import Message
+from serving.gateway.search_wire import MAX_STORES
 from serving.gateway.wire import ChatRequest, CompletionRequest, EmbeddingRequest, TokenizeBody
+from serving.search_call import FileSearch, Ranking
 
 LIMITS = LimitSettings.model_validate({})
 USER = {"role": "user", "content": "Hi"}
@@ -123,3 +128,100 @@ def test_schemas_are_found_by_the_field_they_stand_in() -> None:
 def test_schema_s_name_reaches_the_engine_as_openai_spells_it() -> None:
     form = {"type": "json_schema", "json_schema": {"name": "s", "schema": {"a": None}}}
     assert chat(response_format=form).to_engine()["response_format"] == form
+
+
+def file_search(**fields: Any) -> dict[str, Any]:
+    return {"file_search": {"vector_store_ids": ["vs_1"]} | fields}
+
+
+def test_conversation_is_grounded_in_nothing_unless_it_is_asked_for() -> None:
+    assert chat(include=["file_search_call.results"]).grounding() is None
+
+
+def test_file_search_needs_no_more_than_its_stores() -> None:
+    assert chat(**file_search()).grounding() == FileSearch(["vs_1"])
+
+
+def test_file_search_takes_what_the_search_route_takes() -> None:
+    asked = file_search(
+        vector_store_ids=["vs_1", "vs_2", "vs_1"],
+        max_num_results=50,
+        filters={"type": "gt", "key": "year", "value": 2020},
+        ranking_options={
+            "ranker": "none",
+            "score_threshold": 0.5,
+            "hybrid_search": {"embedding_weight": 2.0, "text_weight": 0.0},
+        },
+    )
+    assert chat(**asked, include=["file_search_call.results"]).grounding() == FileSearch(
+        store_ids=["vs_1", "vs_2"],
+        limit=50,
+        filters=Comparison("year", "gt", (2020.0,)),
+        ranking=Ranking(0.5, 2.0, 0.0, "none"),
+        with_results=True,
+    )
+
+
+def test_file_search_does_not_reach_the_engine() -> None:
+    asked = chat(**file_search(), include=["file_search_call.results"], seed=1)
+    assert asked.to_engine() == {"messages": [USER], "seed": 1}
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"file_search": True}, "file_search"),
+        ({"file_search": {}}, "file_search.vector_store_ids"),
+        (file_search(vector_store_ids="vs_1"), "file_search.vector_store_ids"),
+        (file_search(vector_store_ids=[]), "file_search.vector_store_ids"),
+        (
+            file_search(vector_store_ids=["vs_1"] * (MAX_STORES + 1)),
+            "file_search.vector_store_ids",
+        ),
+        (file_search(vector_store_ids=["vs_1", "../a"]), "file_search.vector_store_ids[1]"),
+        (file_search(max_num_results=0), "file_search.max_num_results"),
+        (file_search(max_num_results=101), "file_search.max_num_results"),
+        (file_search(max_num_results="5"), "file_search.max_num_results"),
+        (file_search(filters=[]), "file_search.filters"),
+        (file_search(filters={"type": "like"}), "file_search.filters"),
+        (
+            file_search(ranking_options={"score_threshold": 2}),
+            "file_search.ranking_options.score_threshold",
+        ),
+        (
+            file_search(
+                ranking_options={"hybrid_search": {"embedding_weight": 0, "text_weight": 0}}
+            ),
+            "file_search.ranking_options.hybrid_search",
+        ),
+        ({"include": "file_search_call.results"}, "include"),
+        ({"include": ["message.output_text.logprobs"]}, "include[0]"),
+    ],
+)
+def test_file_search_that_cannot_be_meant_is_refused_by_its_field(
+    fields: dict[str, Any], param: str
+) -> None:
+    raw = orjson.dumps({"model": "m", "messages": [USER]} | fields)
+    with pytest.raises(InvalidRequest) as caught:
+        body.parse(raw, ChatRequest, max_depth=16).grounding()
+    assert caught.value.param == param
+
+
+def test_unknown_thing_to_include_is_refused_with_what_is_known() -> None:
+    raw = orjson.dumps({"model": "m", "messages": [USER], "include": ["usage"]})
+    with pytest.raises(InvalidRequest, match=r"must be 'file_search_call\.results'"):
+        body.parse(raw, ChatRequest, max_depth=16)
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [{"role": "system", "content": "Be brief."}],
+        [{"role": "user", "content": " "}, {"role": "assistant", "content": "Yes?"}],
+        [{"role": "user", "content": [{"type": "text", "text": ""}]}],
+    ],
+)
+def test_file_search_needs_a_question(messages: list[dict[str, Any]]) -> None:
+    with pytest.raises(InvalidRequest, match="what the user asks") as caught:
+        chat(messages=messages, **file_search()).grounding()
+    assert caught.value.param == "messages"

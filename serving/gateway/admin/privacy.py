@@ -1,0 +1,55 @@
+"""`/admin/v1/privacy/preview`: what would leave of a request, without anything leaving."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from fastapi import APIRouter
+from pydantic import Field
+from starlette.requests import Request
+
+from serving.errors import Conflict, LeavingRefused
+from serving.gateway.admin.administration import Administration, AdminRoute, Bodies
+from serving.gateway.admin.objects import AdminObject
+from serving.gateway.admin.openapi import takes
+from serving.gateway.admin.wire import PrivacyPreview
+
+
+class PreviewObject(AdminObject):
+    """What would leave, or why nothing would."""
+
+    object: Literal["privacy.preview"] = "privacy.preview"
+    leaves: bool
+    reason: str | None = Field(description="Why nothing would leave, in one word.")
+    body: dict[str, Any] | None = Field(description="What would be sent, before a provider's form.")
+    entities: dict[str, int] = Field(description="How many values of each kind were replaced.")
+    policy: str | None = Field(description="Version of what is done to personal data.")
+
+
+def router(administration: Administration, bodies: Bodies) -> APIRouter:
+    """The route over the scrubber. It keeps nothing of what it is sent."""
+    routes = APIRouter(prefix="/privacy", tags=["Privacy"], route_class=AdminRoute)
+
+    @routes.post("/preview", summary="Preview what leaves", openapi_extra=takes(PrivacyPreview))
+    async def preview(request: Request) -> PreviewObject:
+        """Scrubs a request of class `scrubbed` as it would be for a provider."""
+        wire = await bodies.read(request, PrivacyPreview)
+        if administration.scrubber is None:
+            raise Conflict("No provider is configured, so nothing leaves and nothing is scrubbed.")
+        try:
+            outgoing = await administration.scrubber.outgoing(
+                wire.body, tenant=wire.tenant, privacy="scrubbed"
+            )
+        except LeavingRefused as error:
+            return PreviewObject(
+                leaves=False, reason=error.reason, body=None, entities={}, policy=None
+            )
+        return PreviewObject(
+            leaves=True,
+            reason=None,
+            body=outgoing.body,
+            entities={str(kind): count for kind, count in outgoing.entities.items()},
+            policy=outgoing.policy,
+        )
+
+    return routes

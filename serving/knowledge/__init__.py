@@ -1,0 +1,1 @@
+"""`Knowledge`: the process that owns the indexes. Documents go in, passages come out."""

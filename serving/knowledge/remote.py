@@ -1,0 +1,88 @@
+"""Retrieval in another process, reached through a Ray Serve handle. Imports no index."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from ray.serve.handle import DeploymentHandle
+
+from models.engine import EngineError
+from rag.errors import RagError
+from rag.index import Collection
+from rag.passages import Passage
+from rag.search_request import SearchRequest
+from serving.knowledge.answers import heard
+from serving.knowledge.curation import ReembeddingFacts, StoreFacts
+
+SPARE_S = 5.0
+"""For a call to be brought there and back, beside what it may take."""
+
+WAKE_S = 5.0
+CURATION_S = 120.0
+"""For what an operator asks: a check reads everything."""
+
+
+class RemoteKnowledge:
+    """Searches, makes collections, and curates (`Index`, `Collections` and `Curator`).
+
+    Args:
+        handle: of a `KnowledgeServer`.
+        curator: of the one that looks after the stores.
+        timeout_s: for a search.
+    """
+
+    def __init__(
+        self, handle: DeploymentHandle, curator: DeploymentHandle, *, timeout_s: float
+    ) -> None:
+        self._handle = handle
+        self._curator = curator
+        self._timeout_s = timeout_s + SPARE_S
+        self._waking: set[asyncio.Task[None]] = set()
+
+    async def search(self, request: SearchRequest) -> Sequence[Passage]:
+        """See `Index`."""
+        return await heard(self._handle.search.remote(request), timeout_s=self._timeout_s)
+
+    async def create(self, collection: Collection) -> None:
+        """See `Collections`."""
+        await heard(self._handle.create.remote(collection), timeout_s=self._timeout_s)
+
+    def wake(self) -> None:
+        """Tell that there is work. Nobody waits for it: what is lost is found a second later."""
+        if self._waking:
+            return
+        task = asyncio.create_task(self._wake())
+        self._waking.add(task)
+        task.add_done_callback(self._waking.discard)
+
+    async def stores(self) -> Sequence[StoreFacts]:
+        """See `Curator`."""
+        return await heard(self._curator.stores.remote(), timeout_s=CURATION_S)
+
+    async def reembed(self, store_id: str, model: str, *, force: bool) -> ReembeddingFacts:
+        """See `Curator`."""
+        call = self._curator.reembed.remote(store_id, model, force)
+        return await heard(call, timeout_s=CURATION_S)
+
+    async def reembedding(self, store_id: str) -> ReembeddingFacts:
+        """See `Curator`."""
+        return await heard(self._curator.reembedding.remote(store_id), timeout_s=CURATION_S)
+
+    async def rollback(self, store_id: str) -> ReembeddingFacts:
+        """See `Curator`."""
+        return await heard(self._curator.rollback.remote(store_id), timeout_s=CURATION_S)
+
+    async def drift(self, store_id: str) -> dict[str, Any]:
+        """See `Curator`."""
+        return await heard(self._curator.drift.remote(store_id), timeout_s=CURATION_S)
+
+    async def check(self) -> Sequence[str]:
+        """See `Curator`."""
+        return await heard(self._curator.check.remote(), timeout_s=CURATION_S)
+
+    async def _wake(self) -> None:
+        with suppress(RagError, EngineError):
+            await heard(self._curator.wake.remote(), timeout_s=WAKE_S)

@@ -1,0 +1,255 @@
+"""The process that owns the indexes, to be killed: it indexes, recovers, re-embeds, and is used.
+
+What it is about to do and what it has done is told on standard output, one JSON array a line.
+
+    python -m tests.chaos.retrieval_process HOME DATABASE_URL SEED LATER_S
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import sys
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from models.engine import EngineError
+from rag.access_lists import Reader
+from rag.blobs import Blobs
+from rag.chroma_index import ChromaIndex
+from rag.chunking import Chunk as Piece
+from rag.claims import Claims
+from rag.consistency import Consistency
+from rag.embedder_checks import EmbedderChecks
+from rag.embedder_versions import ServedEmbedder
+from rag.errors import RagError
+from rag.expiry import Expiry
+from rag.files import Files
+from rag.fusion import Weights
+from rag.ingestion import Ingestion
+from rag.lexical_index import text_index
+from rag.parsing.parser_process import Cut
+from rag.recovery import Recovery
+from rag.reembedding import Reembedding
+from rag.retrieval import Query, Retriever
+from rag.store_files import StoreFiles
+from rag.vector_stores import ServedModel, VectorStores
+from serving.knowledge.reembedding_jobs import ReembeddingJobs
+from serving.storage.database import Database
+from serving.storage.errors import DatabaseUnavailable
+from tests.rag.store_with_vectors import WordEmbedder, served
+
+READER = Reader.of("acme")
+LEASE_S = 2.0
+POLL_S = 0.05
+PASSING = (DatabaseUnavailable,)
+LEGS = (Weights(embedding=1, text=0), Weights(embedding=0, text=1))
+
+
+class WordParser:
+    """Cuts a text into chunks of so many words as a chunk may have hundreds of tokens."""
+
+    async def chunks(self, path: Path, media_type: str, filename: str, *, cut: Cut) -> list[Piece]:
+        del media_type, filename
+        words = (await asyncio.to_thread(path.read_text)).split()
+        size = cut.chunk_tokens // 100
+        parts = [" ".join(words[at : at + size]) for at in range(0, len(words), size)]
+        return [Piece(at, part, None, size) for at, part in enumerate(parts)]
+
+
+class Library:
+    """All of retrieval over directories, as `KnowledgeService` and the gateway have it together."""
+
+    def __init__(self, home: Path, url: str, *, clock: Callable[[], float]) -> None:
+        self.clock = clock
+        self.database = database = Database.open(url)
+        self.vectors = vectors = ChromaIndex.embedded(home / "chroma")
+        self.embedders = {"old": served(WordEmbedder(1)), "new": served(WordEmbedder(2, 24))}
+        self.contents = contents = Blobs(str(home / "files"))
+        self.text = text = text_index(database.dialect)
+        self.files = Files(database, text, clock=clock)
+        self.store_files = StoreFiles(database, text, clock=clock)
+        self.stores = VectorStores(
+            database, text, collections=vectors, embedders=_models(self.embedders),
+            default_model="old", store_files=self.store_files, clock=clock,
+        )  # fmt: skip
+        self.ingestion = Ingestion(
+            database, vectors, text,
+            claims=Claims(database, text, self.embedders, clock=clock, lease_s=LEASE_S),
+            contents=contents, parser=WordParser(),
+            checks=EmbedderChecks(self.embedders, clock=clock), passing=PASSING,
+        )  # fmt: skip
+        self.recovery = Recovery(
+            database, vectors, text, contents=contents,
+            expiry=Expiry(database, text, clock=clock), clock=clock, passing=PASSING,
+        )  # fmt: skip
+        reembedding = Reembedding(database, vectors, self.embedders, clock=clock)
+        self.jobs = ReembeddingJobs(reembedding, database, passing=PASSING)
+        self.consistency = Consistency(database, vectors, text, contents)
+        self.retriever = Retriever(database, vectors, text, clock=clock)
+
+    async def run(self) -> None:
+        """What the process does beside being used, for as long as it lives."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.ingestion.keep(workers=2, poll_s=POLL_S))
+            group.create_task(self.recovery.keep(poll_s=POLL_S, sweep_s=0.5))
+            group.create_task(self.jobs.resume())
+
+    async def upload(self, file_id: str, text: str) -> None:
+        """Bytes first, as the gateway does."""
+
+        async def pieces() -> AsyncIterator[bytes]:
+            yield text.encode()
+
+        written = await self.contents.write(READER.tenant, file_id, pieces())
+        await self.files.create(
+            READER, file_id=file_id, filename="f.txt", purpose="user_data",
+            media_type="text/plain", size=written.size, sha256=written.sha256,
+            privacy="local_only", access=None, expires_after_s=None,
+        )  # fmt: skip
+
+    async def found(self, store_id: str, word: str) -> list[set[str]]:
+        """Files that have a word, as each kind of search finds them."""
+        (generation,) = await self.stores.generations(READER, [store_id])
+        embedded = await self.embedders[generation.model].embedder.embed([word])
+        found = []
+        for leg in LEGS:
+            query = Query(READER, [generation], word, embedded.vectors[0], 50, weights=leg)
+            passages = (await self.retriever.search(query)).passages
+            found.append({one.file_id for one in passages if word in one.text.split()})
+        return found
+
+    async def close(self) -> None:
+        """End it in order, as a kill does not."""
+        await self.jobs.close()
+        await asyncio.to_thread(self.vectors.close)
+        await self.database.close()
+
+
+def _models(embedders: dict[str, ServedEmbedder]) -> dict[str, ServedModel]:
+    return {name: ServedModel(one.embedder, one.revision) for name, one in embedders.items()}
+
+
+@dataclass
+class User:
+    """Uses a library at random: small texts, each with a word of its own."""
+
+    library: Library
+    chance: random.Random
+    stores: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    attached: list[tuple[str, str]] = field(default_factory=list)
+
+    async def remember(self) -> None:
+        """What was made by those who were killed."""
+        library = self.library
+        self.stores = [one.id for one in (await library.stores.list(READER, limit=100)).rows]
+        self.files = [one.id for one in (await library.files.list(READER, limit=100)).rows]
+        for store in self.stores:
+            rows = (await library.store_files.list(READER, store, limit=100)).rows
+            self.attached += [(store, row.file_id) for row in rows]
+
+    async def use(self) -> None:
+        """One thing after the other, and now and then two at a time."""
+        await self.remember()
+        ways = (
+            *(self.make_store, self.upload, self.upload, self.upload, self.attach, self.attach),
+            *(self.attach_again, self.detach, self.delete_file, self.delete_store, self.reembed),
+        )
+        while True:
+            picked = [self.chance.choice(ways) for _ in range(self.chance.choice((1, 1, 2)))]
+            await asyncio.gather(*(self._try(way) for way in picked))
+            await asyncio.sleep(self.chance.random() * 0.02)
+
+    async def _try(self, way: Callable[[], object]) -> None:
+        with suppress(RagError, EngineError, DatabaseUnavailable, IndexError):
+            await way()  # type: ignore[misc]
+
+    async def make_store(self) -> None:
+        if len(self.stores) < 4:
+            tell("about", "store")
+            made = await self.library.stores.create(READER, name="s", metadata={})
+            self.stores.append(made.id)
+            tell("done", "store", made.id)
+
+    async def upload(self) -> None:
+        if len(self.files) > 40:
+            return
+        file_id = f"file-{uuid.uuid4().hex}"
+        length = self.chance.choice((3, 20, 400))
+        words = " ".join(self.chance.choice(("apple", "pear", "plum")) for _ in range(length))
+        tell("about", "upload", file_id)
+        await self.library.upload(file_id, f"{words} {marker(file_id)}")
+        self.files.append(file_id)
+        tell("done", "upload", file_id)
+
+    async def attach(self) -> None:
+        await self._attach(self.chance.choice(self.stores), self.chance.choice(self.files))
+
+    async def attach_again(self) -> None:
+        await self._attach(*self.chance.choice(self.attached))
+
+    async def _attach(self, store: str, file_id: str) -> None:
+        chunking = self.chance.choice((None, (200, 0), (300, 100), (1600, 0)))
+        tell("about", "attach", store, file_id)
+        await self.library.store_files.attach(
+            READER, store, file_id, attributes={}, chunking=chunking
+        )
+        self.library.ingestion.wake()
+        self.attached.append((store, file_id))
+        tell("done", "attach", store, file_id)
+
+    async def detach(self) -> None:
+        store, file_id = self.chance.choice(self.attached)
+        tell("about", "detach", store, file_id)
+        await self.library.store_files.detach(READER, store, file_id)
+        tell("done", "detach", store, file_id)
+
+    async def delete_file(self) -> None:
+        file_id = self.chance.choice(self.files)
+        tell("about", "delete", file_id)
+        await self.library.files.delete(READER, file_id)
+        self.files.remove(file_id)
+        tell("done", "delete", file_id)
+
+    async def delete_store(self) -> None:
+        if self.chance.random() < 0.3:
+            store = self.chance.choice(self.stores)
+            tell("about", "delete store", store)
+            await self.library.stores.delete(READER, store)
+            self.stores.remove(store)
+            tell("done", "delete store", store)
+
+    async def reembed(self) -> None:
+        store, model = self.chance.choice(self.stores), self.chance.choice(("old", "new"))
+        tell("about", "reembed")
+        await self.library.jobs.begin(store, model, force=self.chance.random() < 0.2)
+        tell("done", "reembed")
+
+
+def marker(file_id: str) -> str:
+    """The word that only this file has."""
+    return f"mark{file_id.removeprefix('file-')}"
+
+
+def tell(*said: str) -> None:
+    sys.stdout.write(json.dumps(said) + "\n")
+    sys.stdout.flush()
+
+
+async def main(home: str, url: str, seed: str, later_s: str) -> None:
+    chance = random.Random(int(seed))  # noqa: S311
+    later = float(later_s)
+    library = Library(Path(home), url, clock=lambda: time.time() + later)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(library.run())
+        group.create_task(User(library, chance).use())
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))

@@ -1,0 +1,124 @@
+"""A gateway in this process whose model fails, keys of each class, and a provider on a socket."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+
+from models.engine import EngineUnavailable
+from serving.access.keys import KeyStore
+from serving.privacy.patterns import find
+from serving.privacy.spans import Span
+from serving.privacy_class import CLASSES, PrivacyClass
+from serving.storage.database import Database
+from tests.security.positions import Endpoint
+from tests.serving.conftest import (
+    SECRET,
+    Backend,
+    Make,
+    database,
+    embedded_valkey_url,
+    make,
+    store_url,
+    wire,
+)
+from tests.serving.egress.standin import Behaviour, Received, StandIn
+from tests.serving.egress.wire_format import Answer, sse, streams
+from tests.serving.fakes import FakeEmbedder, ScriptedEngine
+
+__all__ = ["database", "embedded_valkey_url", "make", "store_url", "wire"]
+
+PATHS = {"chat": "/v1/chat/completions", "completion": "/v1/completions"}
+PIECE = 7
+
+
+class Patterns:
+    """The detector without its models: what has a form of its own is found as it always is."""
+
+    async def detect(self, texts: Sequence[str]) -> list[list[Span]]:
+        return [list(find(text)) for text in texts]
+
+
+def echo(received: Received) -> Behaviour:
+    """Says the whole request again, a few characters at a time."""
+    said = received.body.decode()
+    answer = Answer(tuple(said[at : at + PIECE] for at in range(0, len(said), PIECE)))
+    chat = received.target.endswith("/chat/completions")
+    return streams(sse(*(answer.openai() if chat else answer.text())))
+
+
+@dataclass(frozen=True, slots=True)
+class Border:
+    """What is here, what is outside, and who asks: keys of a tenant of its own."""
+
+    backend: Backend
+    provider: StandIn
+    tenant: str
+    keys: dict[PrivacyClass, str]
+
+    async def ask(
+        self,
+        endpoint: Endpoint,
+        body: dict[str, Any],
+        *,
+        stream: bool = False,
+        privacy: PrivacyClass = "scrubbed",
+        **headers: str,
+    ) -> httpx.Response:
+        """The answer to a request of a key of that class."""
+        return await self.post(PATHS[endpoint], body | {"stream": stream}, privacy, **headers)
+
+    async def post(
+        self, path: str, body: dict[str, Any], privacy: PrivacyClass, **headers: str
+    ) -> httpx.Response:
+        told = headers | {"authorization": f"Bearer {self.keys[privacy]}"}
+        return await self.backend.post(path, body, **told)
+
+    def outside(self) -> str:
+        """Everything that the provider has seen."""
+        return "\n".join(
+            f"{one.target}\n{one.headers}\n{one.body.decode()}" for one in self.provider.received
+        )
+
+
+def said(answer: httpx.Response) -> str:
+    """The text of an answer, however it came."""
+    if not answer.headers["content-type"].startswith("text/event-stream"):
+        [choice] = answer.json()["choices"]
+        return str(choice["message"]["content"] if "message" in choice else choice["text"])
+    lines = [line[6:] for line in answer.text.split("\n\n") if line[6:7] == "{"]
+    choices = [choice for line in lines for choice in orjson.loads(line)["choices"]]
+    return "".join(one["delta"].get("content") or "" if "delta" in one else one["text"]
+                   for one in choices)  # fmt: skip
+
+
+@pytest.fixture
+async def border(make: Make, database: Database) -> AsyncIterator[Border]:
+    """Nothing here answers, so all that may leave does. Secrets come back too: see the echo."""
+    down = EngineUnavailable("The model is not available now.")
+    store, tenant = KeyStore(database, SECRET), secrets.token_hex(8)
+    keys = {one: await store.create(tenant, one, privacy=one) for one in CLASSES}
+    async with StandIn(echo) as provider:
+        model = {
+            "model": "large", "stands_in_for": ["chat"], "context_tokens": 100_000,
+            "json_schema": True, "completions": True, "seed": True,
+        }  # fmt: skip
+        near = {
+            "name": "near", "kind": "openai", "base_url": f"{provider.url}/v1",
+            "api_key": "sk-theirs", "models": [model],
+        }  # fmt: skip
+        backend = make(
+            ScriptedEngine(down),
+            embedder=FakeEmbedder(down),
+            detector=Patterns(),
+            overflow={"providers": [near], "max_share": 1.0},
+            privacy={"actions": {"SECRET": "mask"}},
+        )
+        issued = {one: key.key.get_secret_value() for one, key in keys.items()}
+        yield Border(backend, provider, tenant, issued)

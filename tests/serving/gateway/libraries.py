@@ -1,0 +1,59 @@
+"""Routes of a library as a gateway has them, over fakes: who calls, and a server in the process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from fastapi import APIRouter, FastAPI
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from serving.access.principal import Principal
+from serving.errors import InvalidKey, RingfenceError
+from serving.gateway.boundary import Boundary
+from serving.gateway.responses import error_response
+from serving.retrieval.errors import errors_told
+from serving.search_call import Found, SearchCall
+
+
+def caller(tenant: str, *groups: str) -> Principal:
+    return Principal(tenant, tenant, "ci", "inference", None, groups=frozenset(groups))
+
+
+CALLERS = {"acme": caller("acme"), "legal": caller("acme", "legal"), "globex": caller("globex")}
+"""By their keys."""
+
+
+@dataclass
+class ScriptedGate:
+    """Knows the callers, finds what it was given, and remembers what it was asked."""
+
+    found: Found | Exception = field(default_factory=lambda: Found([], []))
+    asked: list[SearchCall] = field(default_factory=list)
+
+    async def authenticate(self, authorization: str | None) -> Principal:
+        key = (authorization or "").removeprefix("Bearer ")
+        if key not in CALLERS:
+            raise InvalidKey("The API key is not valid.")
+        return CALLERS[key]
+
+    async def search(self, call: SearchCall) -> Found:
+        self.asked.append(call)
+        if isinstance(self.found, Exception):
+            with errors_told():
+                raise self.found
+        return self.found
+
+
+def served(*routers: APIRouter) -> ASGIApp:
+    app = FastAPI(openapi_url=None, redirect_slashes=False)
+    for router in routers:
+        app.include_router(router)
+    app.add_exception_handler(RingfenceError, _told)
+    return Boundary(app)
+
+
+async def _told(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RingfenceError)
+    return error_response(error)

