@@ -46,6 +46,7 @@ SHAPES: Final = (
         alone=0.7,
         near=_ACCOUNT,
         named=0.9,
+        long=True,
     ),
     Shape(
         entity="ACCOUNT",
@@ -62,7 +63,7 @@ SHAPES: Final = (
     ),
     Shape(  # India's branch code.
         entity="ACCOUNT",
-        pattern=re.compile(r"(?<![A-Za-z0-9])[A-Z]{4}0[A-Z0-9]{6}(?![A-Za-z0-9])"),
+        pattern=re.compile(r"[A-Z](?<![A-Za-z0-9].)[A-Z]{3}0[A-Z0-9]{6}(?![A-Za-z0-9])"),
         alone=0.6,
     ),
     Shape(

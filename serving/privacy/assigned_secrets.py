@@ -28,8 +28,9 @@ _KEYS = (
     "[ _-]?(?:key|token|credential)|secret[ _-](?:access[ _-])?key|jwt|bearer|authorization"
     "|cookie|session[ _-]?id"
 )
+_BEGINNING = "(?=[ _-]?[abcehjkmpstw][a-z])"  # Of all of them; spares most places a closer look.
 _ASSIGNED = re.compile(
-    rf"(?<![A-Za-z])(?:(?P<password>{_PASSWORDS})|{_KEYS})s?"
+    rf"(?<![A-Za-z]){_BEGINNING}(?:(?P<password>{_PASSWORDS})|{_KEYS})s?"
     r"(?:[ _-](?:id|value|is|for [\w.@-]{1,40}|number|code))?[\"'`]?(?:\*\*)?"
     r"(?P<sign>\s{0,3}(?::=|=>|->|[:=]|>(?![\"'`]))(?:\*\*)?\s{0,3}"
     r"|\s(?:is|was|ist|es|est)(?: now)?:?\s|\s(?=[\"'`]))"
@@ -42,8 +43,8 @@ _FLAG = re.compile(
     re.IGNORECASE,
 )
 _NEAR_WORD = re.compile(
-    r"(?<![A-Za-z])(?:key|token|secret|credential|signature|password)s?(?![A-Za-z])[^\n]{0,24}?"
-    r"(?<![\w+/=.-])(?P<value>[A-Za-z0-9+/_=-]{20,512}+)(?![\w+/=-])",
+    r"(?<![A-Za-z])(?=[kstcp])(?:key|token|secret|credential|signature|password)s?(?![A-Za-z])"
+    r"[^\n]{0,24}?(?<![\w+/=.-])(?P<value>[A-Za-z0-9+/_=-]{20,512}+)(?![\w+/=-])",
     re.IGNORECASE,
 )
 _TRAILING = ".,;:)"
@@ -68,7 +69,7 @@ _NAME = re.compile(r"(?:[A-Z][a-z]+[0-9]*){2,8}|[A-Z]{1,9}(?:[_-][A-Z]{1,9}[0-9]
 
 def assigned(view: View) -> Iterator[Span]:
     """What is assigned to a word such as `password`, `api_key` or `token`, in code and in prose."""
-    if not any(mark in view.lowered for mark in _MARKS):
+    if not any(map(view.lowered.__contains__, _MARKS)):
         return
     for match in _ASSIGNED.finditer(view.text):
         kind = "quoted" if match["quoted"] else "bare"

@@ -39,6 +39,7 @@ _LAYOUTS = frozenset(
     {(4, 4, 4, 4), (4, 6, 5), (4, 6, 4), (4, 4, 4, 4, 1), (4, 4, 4, 4, 2), (4, 4, 4, 4, 3)}
 )
 _IN_ODD_GROUPS = frozenset({13, 14, 15, 16, 19})  # Digits.
+_FOUR_FIRST = _IN_ODD_GROUPS | frozenset(map(sum, _LAYOUTS))  # Digits, in groups like 4-6-5 too.
 _WORDS = words(
     "card", "credit card", "debit card", "card number", "visa", "mastercard", "maestro", "amex",
     "american express", "discover", "diners", "jcb", "unionpay", "pan", "kreditkarte",
@@ -69,11 +70,13 @@ def _in_groups(view: View, groups: Sequence[tuple[int, int]]) -> Iterator[Span]:
 def _best(view: View, groups: Sequence[tuple[int, int]]) -> tuple[int, float]:
     """How many of these groups are a card, and its score; 1 and 0 if none is."""
     best, number = (1, 0.0), ""
+    lengths = _FOUR_FIRST if groups[0][1] - groups[0][0] == 4 else _IN_ODD_GROUPS
     for size, (start, end) in enumerate(groups, start=1):
         number += view.text[start:end]
-        if len(number) > MAX_DIGITS:
+        digits = len(number)
+        if digits > MAX_DIGITS:
             break
-        if len(number) >= MIN_DIGITS:
+        if digits in lengths or (size == 1 and digits >= MIN_DIGITS):
             score = _score(view, number, groups[:size])
             best = (size, score) if score and score >= best[1] else best
     return best

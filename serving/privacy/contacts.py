@@ -17,11 +17,11 @@ _AT = re.compile(
     rf"(?:@|%40)(?:{_LABEL}(?:xn--[\w-]{{2,59}}|[^\W\d_]{{2,24}})|\[?[0-9]{{1,3}}(?:\.[0-9]{{1,3}}){{3}})"
 )
 _APART = re.compile(
-    r"(?<=\w)(?: @ ?| ?@ )[\w-]{1,63}(?: ?\. ?[\w-]{1,63}){0,4} ?\. ?"
+    r"[ @](?<=\w.)(?:(?<= )@ ?|(?<=@) )[\w-]{1,63}(?: ?\. ?[\w-]{1,63}){0,4} ?\. ?"
     r"(?:com|org|net|edu|gov|info|biz|io|[a-z]{2})(?![\w(])"
 )
 _SAID = re.compile(
-    r"(?<=\w) ?[\[({] ?(?:at|@) ?[\])}] ?[\w-]{1,63}"
+    r"[ \[({](?<=\w.)(?:(?<! )|(?<= )[\[({]) ?(?:at|@) ?[\])}] ?[\w-]{1,63}"
     r"(?:(?: ?[\[({] ?(?:dot|\.) ?[\])}] ?|\.)[\w-]{1,63}){1,5}",
     re.IGNORECASE,
 )
@@ -61,9 +61,15 @@ def emails(view: View) -> Iterator[Span]:
             yield from _address(view.text, match.start(), match.end(), score=1.0)
         for match in _APART.finditer(view.text):
             yield from _address(view.text, match.start(), match.end(), score=0.7)
-    if "at" in view.lowered and ("dot" in view.lowered or "[" in view.text or "(" in view.text):
+    if _may_be_said(view):
         for match in _SAID.finditer(view.text):
             yield from _address(view.text, match.start(), match.end(), score=0.8)
+
+
+def _may_be_said(view: View) -> bool:
+    if "at" not in view.lowered:
+        return False
+    return "[" in view.text or "(" in view.text or ("{" in view.text and "dot" in view.lowered)
 
 
 def _address(text: str, at: int, end: int, *, score: float) -> Iterator[Span]:
@@ -78,7 +84,7 @@ def _address(text: str, at: int, end: int, *, score: float) -> Iterator[Span]:
 
 def bare_phones(view: View) -> Iterator[Span]:
     """Numbers that may be anything: of a telephone unless words before them tell of another one."""
-    for first, last in view.digit_regions:
+    for first, last in view.number_regions:
         for match in _BARE.finditer(view.text, first, last):
             start, end = match.span()
             if _PHONE_WORDS.near(view.lowered, start, end):
@@ -102,6 +108,7 @@ SHAPES: Final = (
             rf"\+(?<![0-9A-Za-z+].)[ (]?[0-9](?:{_IN_NUMBER}){{6,14}}(?![0-9]){_EXTENSION}"
         ),
         alone=0.9,
+        long=True,
     ),
     Shape(
         entity="PHONE",
@@ -109,6 +116,7 @@ SHAPES: Final = (
             rf"0(?<![0-9A-Za-z.,].)0[ .\-]?[1-9](?:{_IN_NUMBER}){{7,13}}(?![0-9A-Za-z]){_EXTENSION}"
         ),
         alone=0.75,
+        long=True,
     ),
     # North America, in groups.
     Shape(
@@ -119,14 +127,16 @@ SHAPES: Final = (
             rf"{_END}{_EXTENSION}"
         ),
         alone=0.75,
+        long=True,
     ),
     # National, with a leading zero: in groups, or of ten or eleven digits.
     Shape(
         entity="PHONE",
         pattern=re.compile(
-            r"(?<![0-9A-Za-z.,$])(?<![0-9][/\-])(?![0-9]{1,2}[./\-][0-9]{1,2}[./\-](?:19|20)?[0-9]{2}(?![0-9]|[./\-][0-9]))"
-            r"\(?0\)?[1-9][0-9]{0,5}\)?[ ./\-]{1,3}[0-9](?:[ ./\-]{0,2}[0-9]){3,10}(?![0-9A-Za-z])"
-            f"{_EXTENSION}"
+            r"[(0](?<![0-9A-Za-z.,$].)(?<![0-9][/\-].)"
+            r"(?!(?<=0)[0-9]?[./\-][0-9]{1,2}[./\-](?:19|20)?[0-9]{2}(?![0-9]|[./\-][0-9]))"
+            r"(?:(?<=0)|(?<=[(])0)\)?[1-9][0-9]{0,5}\)?"
+            rf"[ ./\-]{{1,3}}[0-9](?:[ ./\-]{{0,2}}[0-9]){{3,10}}(?![0-9A-Za-z]){_EXTENSION}"
         ),
         check=_of_national_length,
         checked=0.65,
@@ -135,6 +145,7 @@ SHAPES: Final = (
         entity="PHONE",
         pattern=re.compile(rf"0(?<![0-9A-Za-z.,$].)[1-9][0-9]{{8,9}}(?![0-9A-Za-z]){_END}"),
         alone=0.5,
+        long=True,
     ),
     # Hungary, Brazil and others: the area in brackets. India; any other grouping after words.
     Shape(
@@ -144,11 +155,13 @@ SHAPES: Final = (
             rf"{_END}{_EXTENSION}"
         ),
         alone=0.6,
+        long=True,
     ),
     Shape(
         entity="PHONE",
         pattern=re.compile(rf"[6-9](?<![0-9A-Za-z.,].)[0-9]{{4}}[ -][0-9]{{5}}(?![A-Za-z]){_END}"),
         alone=0.65,
+        long=True,
     ),
     Shape(
         entity="PHONE",

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from typing import Final
 
 from serving.privacy.normalised import View
-from serving.privacy.shapes import Finder, Shape
+from serving.privacy.shapes import Finder, Shape, starting
 from serving.privacy.spans import Span
 
-_START, _END = "(?<![A-Za-z0-9])", "(?![A-Za-z0-9])"
+_START, _END = "(?<![A-Za-z0-9]..)", "(?![A-Za-z0-9])"
 _ISSUED: Final = 1.0
 
-# Each: how it begins, and what follows. They are looked for only where the beginning is.
+# Each: how it begins, and what follows. They are looked for only in a text with some beginning.
 _PREFIXES: tuple[tuple[str, str], ...] = (
     # OpenAI, Anthropic, OpenRouter, Ringfence and others; words are joined by hyphens, too.
     ("sk-", r"(?=[\w-]{0,64}?[0-9])[A-Za-z0-9_-]{16,}+"),
@@ -104,11 +104,15 @@ def _prefixed(prefix: str, rest: str) -> Shape:
     )
 
 
+_PREFIXED = tuple(_prefixed(*one) for one in _PREFIXES)
+_ANY_PREFIX = re.compile(
+    starting(*(re.escape(prefix) for prefix, _ in _PREFIXES), not_after="A-Za-z0-9")
+)
+
 SHAPES: Final = (
-    *(_prefixed(*one) for one in _PREFIXES),
     Shape(  # Twilio.
         entity="SECRET",
-        pattern=re.compile(f"{_START}(?:SK|AC)[0-9a-f]{{32}}{_END}"),
+        pattern=re.compile(f"(?:SK|AC){_START}[0-9a-f]{{32}}{_END}"),
         alone=_ISSUED,
     ),
     Shape(  # Hashes of passwords, as crypt(3) writes them.
@@ -121,6 +125,7 @@ SHAPES: Final = (
         entity="SECRET",
         pattern=re.compile(r"[0-9](?<![A-Za-z0-9].)[0-9]{7,9}:A[\w-]{32,40}(?![\w-])"),
         alone=_ISSUED,
+        long=True,
     ),
     Shape(  # Azure's storage, queues and databases: 64 bytes.
         entity="SECRET",
@@ -166,6 +171,13 @@ _PEM = re.compile(
 )
 
 
+def issued(view: View) -> Iterator[Span]:
+    """Keys and tokens that begin as those of their issuer do."""
+    if _ANY_PREFIX.search(view.text):
+        for shape in _PREFIXED:
+            yield from shape.find(view)
+
+
 def private_keys(view: View) -> Iterator[Span]:
     """PEM blocks (RFC 7468) as a whole; of one without an end, what looks like its body."""
     if "-----BEGIN" in view.text:
@@ -173,4 +185,4 @@ def private_keys(view: View) -> Iterator[Span]:
             yield Span(*match.span(), "SECRET", _ISSUED)
 
 
-FINDERS: Final[tuple[Finder, ...]] = (private_keys,)
+FINDERS: Final[tuple[Finder, ...]] = (issued, private_keys)

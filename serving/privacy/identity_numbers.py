@@ -58,8 +58,9 @@ def _digits(pattern: str) -> re.Pattern[str]:
     return re.compile(f"[0-9]{_START}{pattern}{_END}")
 
 
-def _letters(pattern: str) -> re.Pattern[str]:
-    return re.compile(f"(?<![A-Za-z0-9]){pattern}{_END}", re.IGNORECASE)
+def _letters(first: str, rest: str) -> re.Pattern[str]:
+    """The same with one character of a class; case does not count."""
+    return re.compile(f"[{first}{first.lower()}]{_START}(?i:{rest}){_END}")
 
 
 def _document(near: Words, pattern: str, entity: EntityType = "NATIONAL_ID") -> Shape:
@@ -74,6 +75,7 @@ SHAPES: Final = (
         entity="NATIONAL_ID",
         pattern=_digits(r"[0-9]{2}(?:-[0-9]{2}-| [0-9]{2} |[.][0-9]{2}[.])[0-9]{4}"),
         alone=0.85,
+        long=True,
     ),
     Shape(
         entity="NATIONAL_ID",
@@ -85,8 +87,8 @@ SHAPES: Final = (
     Shape(
         entity="NATIONAL_ID",
         pattern=_letters(
-            "(?!BG|GB|KN|NK|NT|TN|ZZ)[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z][ -]?[0-9]{2}[ -]?[0-9]{2}"
-            "[ -]?[0-9]{2}[ -]?[A-D]"
+            "A-CEGHJ-PR-TW-Z",
+            "[A-CEGHJ-NPR-TW-Z](?<!BG|GB|KN|NK|NT|TN|ZZ)(?:[ -]?[0-9]{2}){3}[ -]?[A-D]",
         ),
         alone=0.85,
     ),
@@ -97,6 +99,7 @@ SHAPES: Final = (
         checked=0.6,
         near=_NHS,
         named=0.9,
+        long=True,
     ),
     # Canada.
     Shape(
@@ -106,6 +109,7 @@ SHAPES: Final = (
         checked=0.75,
         near=_SIN,
         named=0.85,
+        long=True,
     ),
     Shape(entity="NATIONAL_ID", pattern=_digits("[0-9]{8}"), near=_SIN, named=0.8),
     # Germany: identity card; pension insurance.
@@ -114,6 +118,7 @@ SHAPES: Final = (
         entity="NATIONAL_ID",
         pattern=_digits("[0-9][ ]?[0-3][0-9][01][0-9]{3}[ ]?[A-Z][ ]?[0-9]{2}[ ]?[0-9]"),
         alone=0.7,
+        long=True,
     ),
     # France.
     Shape(
@@ -126,15 +131,17 @@ SHAPES: Final = (
         checked=0.9,
         near=_INSEE,
         named=0.85,
+        long=True,
     ),
     # Spain: DNI and NIE.
     Shape(
         entity="NATIONAL_ID",
-        pattern=_letters("[XYZ0-9][ .-]?[0-9]{1,3}[.]?[0-9]{3}[.]?[0-9]{3}[ -]?[A-Z]"),
+        pattern=_letters("XYZ0-9", "[ .-]?[0-9]{1,3}[.]?[0-9]{3}[.]?[0-9]{3}[ -]?[A-Z]"),
         check=checksums.dni,
         checked=0.85,
         near=_IDENTITY,
         named=0.8,
+        long=True,
     ),
     # Poland, the Netherlands.
     Shape(
@@ -144,6 +151,7 @@ SHAPES: Final = (
         checked=0.6,
         near=_PESEL,
         named=0.85,
+        long=True,
     ),
     Shape(
         entity="NATIONAL_ID",
@@ -159,6 +167,7 @@ SHAPES: Final = (
         checked=0.85,
         near=_SWEDISH,
         named=0.85,
+        long=True,
     ),
     Shape(
         entity="NATIONAL_ID",
@@ -167,12 +176,14 @@ SHAPES: Final = (
         near=_SWEDISH,
         named=0.7,
         both=0.9,
+        long=True,
     ),
     Shape(
         entity="NATIONAL_ID",
         pattern=_digits("[0-9]{5}[-+A-FU-Y ][0-9]{3}[0-9A-Y]"),
         check=checksums.dated,
         checked=0.6,
+        long=True,
     ),
     # India.
     Shape(
@@ -183,6 +194,7 @@ SHAPES: Final = (
         alone=0.6,
         check=checksums.verhoeff,
         checked=0.85,
+        long=True,
     ),
     Shape(
         entity="NATIONAL_ID",
@@ -195,16 +207,19 @@ SHAPES: Final = (
         entity="NATIONAL_ID",
         pattern=_digits(r"[0-9]\.[0-9]{2}\.[0-9]{2}-[0-9]{3}\.[0-9]{2}"),
         alone=0.85,
+        long=True,
     ),
     Shape(
         entity="NATIONAL_ID",
         pattern=re.compile(rf"7{_START}56\.?[0-9]{{4}}\.?[0-9]{{4}}\.?[0-9]{{2}}{_END}"),
         alone=0.75,
+        long=True,
     ),
     Shape(
         entity="NATIONAL_ID",
         pattern=_digits("[0-9]{5}(?:19|20)[0-9]{2}[01][0-9][0-3][0-9]{4}[0-9Xx]"),
         alone=0.75,
+        long=True,
     ),
     Shape(
         entity="NATIONAL_ID",
@@ -212,17 +227,22 @@ SHAPES: Final = (
         alone=0.75,
         near=_RESIDENT,
         named=0.9,
+        long=True,
     ),
     Shape(
         entity="NATIONAL_ID",
-        pattern=_letters("[A-Z]{4}[0-9]{6}[HMX][A-Z]{5}[A-Z0-9][0-9]"),
+        pattern=_letters("A-Z", "[A-Z]{3}[0-9]{6}[HMX][A-Z]{5}[A-Z0-9][0-9]"),
         alone=0.9,
+        long=True,
     ),
     # Passports and licences; the United Kingdom's licence has a shape of its own.
     Shape(
         entity="NATIONAL_ID",
-        pattern=_letters("[A-Z]{2,5}9{0,3}[0-9][0156][0-9][0-3][0-9]{2}[A-Z9]{2}[0-9][A-Z]{2}"),
+        pattern=_letters(
+            "A-Z", "[A-Z]{1,4}9{0,3}[0-9][0156][0-9][0-3][0-9]{2}[A-Z9]{2}[0-9][A-Z]{2}"
+        ),
         alone=0.85,
+        long=True,
     ),
     _document(_PASSPORT, "[A-Z0-9]{1,3}[ -]?[A-Z0-9]{5,9}"),
     _document(_LICENCE, f"(?:[A-Z0-9]{{5,20}}+{_GROUP}{{0,4}}+|[A-Z0-9]{{1,7}}{_GROUP}{{1,4}}+)"),

@@ -15,7 +15,7 @@ _IPV4 = re.compile(
     r"[0-9](?<![A-Za-z0-9].)(?<![0-9]\..)[0-9]{0,2}(?:\.[0-9]{1,3}){3}(?![A-Za-z0-9]|\.[0-9])"
 )
 _IPV6 = re.compile(
-    r"(?<![A-Za-z0-9:.])(?:[0-9A-Fa-f]{1,4}|:(?=:))(?::[0-9A-Fa-f]{0,4}){2,8}(?::?[0-9]{1,3}(?:\.[0-9]{1,3}){3})?"
+    r"[0-9A-Fa-f:](?<![A-Za-z0-9:.].)(?:(?<!:)[0-9A-Fa-f]{0,3}|(?<=:)(?=:))(?::[0-9A-Fa-f]{0,4}){2,8}(?::?[0-9]{1,3}(?:\.[0-9]{1,3}){3})?"
     r"(?![A-Za-z0-9:])"
 )
 _VERSIONS = words("version", "versions", "release", "v", "ver", "build", "firmware", "upgrade")
@@ -34,7 +34,7 @@ MACS: Final = (
     Shape(
         entity="MAC",
         pattern=re.compile(
-            r"(?<![A-Za-z0-9])(?<![A-Za-z0-9][:\-])[0-9A-Fa-f]{2}"
+            r"[0-9A-Fa-f](?<![A-Za-z0-9].)(?<![A-Za-z0-9][:\-].)[0-9A-Fa-f]"
             r"(?:(?::[0-9A-Fa-f]{2}){5}|(?:-[0-9A-Fa-f]{2}){5})(?![A-Za-z0-9]|[:\-][0-9A-Fa-f]{2})"
         ),
         alone=0.95,
@@ -42,7 +42,9 @@ MACS: Final = (
     ),
     Shape(
         entity="MAC",
-        pattern=re.compile(r"(?<![A-Za-z0-9])[0-9A-Fa-f]{4}(?:\.[0-9A-Fa-f]{4}){2}(?![A-Za-z0-9])"),
+        pattern=re.compile(
+            r"[0-9A-Fa-f](?<![A-Za-z0-9].)[0-9A-Fa-f]{3}(?:\.[0-9A-Fa-f]{4}){2}(?![A-Za-z0-9])"
+        ),
         alone=0.8,
         anywhere=True,
     ),

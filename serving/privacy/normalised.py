@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -17,15 +17,21 @@ from serving.privacy.spans import Span
 DIGIT_GAP: Final = 8
 """Digits no further apart than this are one region, and so far around them it reaches."""
 
+LONG_NUMBER: Final = 7
+"""Digits that most numbers have at least: years, times, prices and page numbers have fewer."""
+
 MAX_FOLDS: Final = 16_384
 """Code points whose plain form is remembered."""
 
+_DIGIT = re.compile("[0-9]")
 _DIGITS = re.compile(rf"[0-9](?:[^0-9]{{0,{DIGIT_GAP}}}+[0-9])*+")
 _SPACED_MARK = re.compile(r"[ \t][^\s][ \t]{1,2}[^\s][ \t]{1,2}[^\s](?!\w)")
 _SPACED = re.compile(r"(?<!\w)\S(?:[ \t]{1,2}\S|\s{3,5}\S){4,}(?!\w)")
 _GAP = re.compile(r"\s+")
 _ESCAPE = re.compile(r"\\[nrt](?=\w)")
 _ARTICLE = re.compile(r"[AaIiYyOoEe][ \t]")
+_LETTERS = re.compile(r"[^\W\d_]+")
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
 
 _DROPPED_CATEGORIES = frozenset({"Cf", "Mn", "Me"})
 _DROPPED = frozenset("\u115f\u1160\u17b4\u17b5\u3164\uffa0")  # Letters that show nothing.
@@ -50,6 +56,8 @@ class View:
         original: what it was made from.
         origins: offset in the original of each code point; None where it is the original itself.
         digit_regions: parts of the text, in order, outside of which there is no digit.
+        number_regions: of these, those with `LONG_NUMBER` digits or more.
+        words: letters that stand together, in lower case; of a text without a digit, none.
     """
 
     text: str = field(repr=False)
@@ -57,6 +65,8 @@ class View:
     original: str = field(repr=False)
     origins: Sequence[int] | None = field(repr=False)
     digit_regions: tuple[tuple[int, int], ...]
+    number_regions: tuple[tuple[int, int], ...]
+    words: frozenset[str] = field(repr=False)
 
     def in_original(self, span: Span) -> Span:
         """That part of the original from which a part of this view came, with all its marks."""
@@ -70,7 +80,7 @@ class View:
 
 def folded(text: str) -> str:
     """Full-width, foreign and look-alike forms as plain ones; marks without a width are gone."""
-    return text if text.isascii() else text.translate(_FOLDS)
+    return _NOT_ASCII.sub(lambda run: run[0].translate(_FOLDS), text)
 
 
 def views(text: str) -> list[View]:
@@ -79,8 +89,9 @@ def views(text: str) -> list[View]:
     Where letters stand apart, these put together; a one-letter word before such letters may be one
     of them or not: then there is a view of each. Where line breaks are escaped, they are blanks.
     """
-    origins = None if text.isascii() else list(_origins(text))
-    plain = _view(folded(text), text, origins)
+    plain_text = folded(text)
+    origins = None if plain_text == text else _origins(text)
+    plain = _view(plain_text, text, origins)
     found = [plain]
     if _SPACED_MARK.search(plain.text):
         runs = tuple(match.span() for match in _SPACED.finditer(plain.text))
@@ -122,10 +133,15 @@ def _shows(char: str) -> bool:
     return unicodedata.category(char) not in _DROPPED_CATEGORIES and char not in _DROPPED
 
 
-def _origins(text: str) -> Iterator[int]:
-    for offset, char in enumerate(text):
-        for _ in _plain(char):
-            yield offset
+def _origins(text: str) -> list[int]:
+    origins: list[int] = []
+    end = 0
+    for run in _NOT_ASCII.finditer(text):
+        origins += range(end, run.start())
+        for offset in range(*run.span()):
+            origins += [offset] * len(_plain(text[offset]))
+        end = run.end()
+    return [*origins, *range(end, len(text))]
 
 
 def _view(text: str, original: str, origins: Sequence[int] | None) -> View:
@@ -135,7 +151,14 @@ def _view(text: str, original: str, origins: Sequence[int] | None) -> View:
         if regions and start <= regions[-1][1]:
             start = regions.pop()[0]
         regions.append((start, min(end, len(text))))
-    return View(text, text.lower(), original, origins, tuple(regions))
+    lowered = text.lower()
+    words = frozenset(_LETTERS.findall(lowered)) if regions else frozenset()
+    numbers = tuple(region for region in regions if _has_long_number(text, *region))
+    return View(text, lowered, original, origins, tuple(regions), numbers, words)
+
+
+def _has_long_number(text: str, start: int, end: int) -> bool:
+    return len(_DIGIT.findall(text, start, end)) >= LONG_NUMBER
 
 
 def _past_article(text: str, start: int, end: int) -> tuple[int, int]:

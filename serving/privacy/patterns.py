@@ -42,8 +42,8 @@ _SHAPES = (
     *postcodes.SHAPES,
 )
 _FINDERS: tuple[Finder, ...] = (
-    *(shape.find for shape in _SHAPES),
     *credentials.FINDERS,
+    *(shape.find for shape in _SHAPES),
     *assigned_secrets.FINDERS,
     *network.FINDERS,
     *contacts.FINDERS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from serving.privacy.shapes import Shape
+from serving.privacy.shapes import Shape, starting
 
 # USPS Publication 28, appendix C1, and what the United Kingdom, Ireland and Australia add.
 _SUFFIXES = (
@@ -48,6 +48,13 @@ _NUMBER_AFTER = (
     r",?[ ](?:n[.\u00b0\u00ba]{0,2} ?|nr\.? ?|num\.? ?)?[1-9][0-9]{0,3}(?: ?[-/] ?[0-9]{1,4})?"
     r"(?: ?[a-zA-Z](?!\w))?(?![\w%]|[ .\-][0-9])"
 )
+_WORD_START = r"[A-ZÄÖÜÅ](?<!\w.)"
+_WAYS = (
+    "[Cc]alle", "C/", r"[Cc]l\.", "[Aa]venida", r"[Aa]vda\.?", r"[Aa]v\.", "[Pp]laza", "[Pp]aseo",
+    "[Cc]amino", "[Cc]arretera", "[Rr]onda", "[Vv]ia(?:le)?", "[Pp]iazza", "[Cc]orso", "[Ll]argo",
+    "[Vv]icolo", "[Ss]trada", "[Rr]ua", "[Tt]ravessa", "[Ee]strada", "[Aa]lameda", r"[Uu]l\.",
+    r"[Aa]l\.", r"[Pp]l\.", r"[Oo]s\.", "Am", "An der", "In der", "Unter den", "Zum", "Zur",
+)  # fmt: skip
 
 
 def _street(pattern: str, score: float) -> Shape:
@@ -69,7 +76,7 @@ SHAPES: Final = (
     ),
     # Hauptstraße 5, Kerkstraat 12, Storgatan 3; Berliner Ring 12.
     _street(
-        r"(?<!\w)(?:[A-ZÄÖÜÅ][\w.\u2019']{0,29}[ -]){0,3}?[A-ZÄÖÜÅ][\w\u2019']{1,29}?"
+        rf"{_WORD_START}(?:[\w.\u2019']{{0,29}}[ -][A-ZÄÖÜÅ]){{0,3}}?[\w\u2019']{{1,29}}?"
         "(?:stra(?:ße|sse)|str[.]|weg|platz|allee|gasse|(?:en|rd|st|dt|sa|d)ring|damm|ufer|markt"
         "|straat|laan|plein|gracht|kade|dijk|steeg|gatan|vägen|gränd|gade|vej|vænget|veien|vegen"
         "|gata|svingen|katu|kuja|polku|tie)"
@@ -77,7 +84,7 @@ SHAPES: Final = (
         0.75,
     ),
     _street(
-        r"(?<!\w)(?:[A-ZÄÖÜÅ][\w.\u2019']{0,29}[ -]){1,3}?"
+        rf"{_WORD_START}[\w.\u2019']{{0,29}}[ -](?:[A-ZÄÖÜÅ][\w.\u2019']{{0,29}}[ -]){{0,2}}?"
         f"(?:Stra(?:ße|sse)|Str[.]|Weg|Platz|Allee|Gasse|Ring|Damm|Ufer|Markt|út|utca|u[.]|tér"
         f"|Gränd|Allé){_NUMBER_AFTER}",
         0.7,
@@ -90,10 +97,7 @@ SHAPES: Final = (
     ),
     # Calle Mayor 5; Via Roma, 12; Rua Augusta 100; ul. Długa 7; Unter den Linden 1.
     _street(
-        r"(?<!\w)(?:[Cc]alle|C/|[Cc]l\.|[Aa]venida|[Aa]vda\.?|[Aa]v\.|[Pp]laza|[Pp]aseo|[Cc]amino"
-        r"|[Cc]arretera|[Rr]onda|[Vv]ia(?:le)?|[Pp]iazza|[Cc]orso|[Ll]argo|[Vv]icolo|[Ss]trada"
-        r"|[Rr]ua|[Tt]ravessa|[Ee]strada|[Aa]lameda|[Uu]l\.|[Aa]l\.|[Pp]l\.|[Oo]s\.|Am|An der"
-        rf"|In der|Unter den|Zum|Zur)[ ]?{_NAMES}{_NUMBER_AFTER}",
+        starting(*_WAYS, not_after=r"\w") + rf"[ ]?{_NAMES}{_NUMBER_AFTER}",
         0.7,
     ),
 )
