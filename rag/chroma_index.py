@@ -47,7 +47,12 @@ WINDOWS = 3
 MOST = 4096
 """Vectors that are asked for at most."""
 
+APART = 1e-3
+"""Length of the noise on each vector. Among many that are the same, as pages that recur are, HNSW
+loses its way to others; the noise lets it choose. Cosines of 384 dimensions change by 0.00005."""
+
 _DATABASE = "tenant-"
+_NOISE = np.random.default_rng()
 
 
 class ChromaIndex:
@@ -211,7 +216,7 @@ class ChromaIndex:
     ) -> None:
         self._collection(collection).upsert(
             ids=[key.id for key in keys],
-            embeddings=vectors,
+            embeddings=_apart(vectors),
             metadatas=[{"file": key.file_id, "version": key.version} for key in keys],
         )
 
@@ -280,6 +285,12 @@ def _session(chroma: ServerAPI) -> httpx.Client | None:
 def _database(tenant: str) -> str:
     """The name of a tenant's database: with a prefix, as Chroma takes no short names."""
     return f"{_DATABASE}{tenant}"
+
+
+def _apart(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Each a little away from where it is, see `APART`."""
+    noise = _NOISE.normal(0, APART / vectors.shape[1] ** 0.5, vectors.shape)
+    return vectors + noise.astype(np.float32)
 
 
 def _where(files: FileFilter) -> dict[str, Any]:

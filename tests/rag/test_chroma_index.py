@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from rag.chroma_index import THREADS, ChromaIndex
+from rag.chroma_index import APART, THREADS, ChromaIndex
 from rag.errors import IndexUnavailable
 from rag.index import Collection, FileFilter, VectorKey
 from tests.rag.chroma_server import running
@@ -64,7 +64,7 @@ async def test_nearest_chunks_come_first_with_their_cosine(
     hits = await index.search(place, vectors[7], limit=5)
     exact = np.sort(vectors @ vectors[7])[::-1][:5]
     assert hits[0].key == "v1:7"
-    assert np.allclose([hit.cosine for hit in hits], exact, atol=1e-5)
+    assert np.allclose([hit.cosine for hit in hits], exact, atol=APART)
 
 
 async def test_chunk_with_many_windows_is_found_once_and_crowds_nobody_out(
@@ -77,6 +77,18 @@ async def test_chunk_with_many_windows_is_found_once_and_crowds_nobody_out(
     await put(index, place, "v2", other[None])
     hits = await index.search(place, asked, limit=2)
     assert [hit.key for hit in hits] == ["v1:0", "v2:0"]
+
+
+async def test_vectors_behind_many_that_are_alike_are_found(
+    index: ChromaIndex, place: Collection
+) -> None:
+    few, rare = unit(9), unit(40, seed=5)
+    for version in range(12):
+        await put(index, place, f"v{version}", few[np.arange(180) % 9])
+        await index.erase(place, f"v{version - 2}")
+    await put(index, place, "rare", rare)
+    found = [await index.search(place, vector, limit=50) for vector in rare]
+    assert [hits[0].key for hits in found] == [f"rare:{at}" for at in range(40)]
 
 
 async def test_files_are_filtered_before_they_are_ranked(
@@ -186,7 +198,7 @@ async def test_acknowledged_vectors_outlive_a_writer_that_is_killed(tmp_path: Pa
     code = f"""
 import asyncio, numpy as np
 from pathlib import Path
-from rag.chroma_index import THREADS, ChromaIndex
+from rag.chroma_index import APART, THREADS, ChromaIndex
 from rag.index import Collection, VectorKey
 
 async def run():
@@ -223,7 +235,7 @@ def test_no_text_is_ever_embedded_by_chroma(
     code = f"""
 import asyncio, sys, numpy as np
 from pathlib import Path
-from rag.chroma_index import THREADS, ChromaIndex
+from rag.chroma_index import APART, THREADS, ChromaIndex
 from rag.index import Collection, VectorKey
 
 def refuse(event, arguments):
