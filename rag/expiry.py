@@ -32,6 +32,7 @@ class Expiry:
         self._database = database
         self._text = text
         self._clock = clock
+        self._used: dict[str, int] = {}  # When; of stores that were used lately.
 
     async def expire(self) -> bool:
         """Remove something that has expired; whether there was any."""
@@ -40,20 +41,33 @@ class Expiry:
     async def used(self, store_ids: Sequence[str]) -> None:
         """Have stores count as used now. Waits for nobody who holds one."""
         now = int(self._clock())
-        idle = (
-            select(VectorStore.id)
-            .where(VectorStore.id.in_(store_ids), VectorStore.last_active_at < now - USED_S)
-            .where(unexpired(now))
-            .order_by(VectorStore.id)
+        lately = now - USED_S
+        if all(self._used.get(one, 0) >= lately for one in store_ids):
+            return
+        there = select(VectorStore.id, VectorStore.last_active_at).where(
+            VectorStore.id.in_(store_ids), unexpired(now)
         )
         async with self._database.session() as session:  # A search is to write only if it must.
-            if await session.scalar(idle.limit(1)) is None:
-                return
+            used = dict((await session.execute(there)).all())
+        if idle := [store_id for store_id, at in used.items() if at < lately]:
+            used |= dict.fromkeys(await self._note(idle, now), now)
+        kept = {one: at for one, at in self._used.items() if at >= lately}
+        self._used = kept | used
+
+    async def _note(self, store_ids: Sequence[str], now: int) -> Sequence[str]:
+        """Write that stores are used, but for those that somebody holds."""
+        held = (
+            select(VectorStore.id)
+            .where(VectorStore.id.in_(store_ids), unexpired(now))
+            .order_by(VectorStore.id)
+            .with_for_update(skip_locked=True)
+        )
         async with self._database.transaction() as session:
-            found = (await session.scalars(idle.with_for_update(skip_locked=True))).all()
+            found = (await session.scalars(held)).all()
             await session.execute(
                 update(VectorStore).where(VectorStore.id.in_(found)).values(last_active_at=now)
             )
+        return found
 
     async def _expire_file(self) -> bool:
         """One in a transaction: it locks the stores that have it, in an order of its own."""

@@ -99,8 +99,9 @@ _SQLITE = _Statements(
     add="INSERT INTO {table} (rowid, text) SELECT id, text FROM chunks WHERE version = :version",
     remove="INSERT INTO {table} ({table}, rowid, text)"
     " SELECT 'delete', id, text FROM chunks WHERE version = :version",
+    # Ordered by itself, FTS5 would sort all that match; SQLite keeps the best as they come.
     search="SELECT {table}.rowid, -rank FROM {table}"
-    " WHERE {table} MATCH :query{filtered} ORDER BY rank LIMIT :limit",
+    " WHERE {table} MATCH :query{filtered} ORDER BY +rank LIMIT :limit",
     chunk="{table}.rowid",
     listed="SELECT value FROM json_each(:files)",
     stores="SELECT name FROM sqlite_master WHERE sql LIKE 'CREATE VIRTUAL TABLE lexical_%'",

@@ -127,19 +127,7 @@ class Retriever:
             raise IndexUnavailable("The search took too long; please try again.") from None
 
     async def _search(self, query: Query) -> Found:
-        async with self._database.session() as session:
-            stores = await searchable(
-                session,
-                query.reader,
-                [one.id for one in query.generations],
-                query.filters,
-                now=self._clock(),
-            )
-            await _refuse_gone(session, query.generations, stores)
-        dense, lexical = await asyncio.gather(
-            self._by_meaning(query, stores), self._by_words(query, stores)
-        )
-        hits = _Hits(dense, lexical)
+        hits = await self._hits(query)
         chunks = await self._confirmed(query, hits)
         cosines = _cosines(hits, chunks)
         scores = await self._reranked(query, chunks, _scores(query, hits, chunks, cosines))
@@ -149,6 +137,24 @@ class Retriever:
             for chunk in best[: query.limit]
         ]
         return Found(passages, max(cosines.values(), default=None))
+
+    async def _hits(self, query: Query) -> _Hits:
+        """What the indexes find among what may be found; both look at once."""
+        async with self._database.session() as session:
+            stores = await searchable(
+                session,
+                query.reader,
+                [one.id for one in query.generations],
+                query.filters,
+                now=self._clock(),
+            )
+            await _refuse_gone(session, query.generations, stores)
+            dense = asyncio.create_task(self._by_meaning(query, stores))
+            try:
+                lexical = await self._by_words(session, query, stores)
+                return _Hits(await dense, lexical)
+            finally:
+                dense.cancel()
 
     async def _by_meaning(self, query: Query, stores: Mapping[str, Searchable]) -> list[VectorHit]:
         if query.weights.embedding == 0:
@@ -163,20 +169,21 @@ class Retriever:
         hits = [hit for found in await asyncio.gather(*searches) for hit in found]
         return sorted(hits, key=lambda hit: -hit.cosine)[: query.depth]
 
-    async def _by_words(self, query: Query, stores: Mapping[str, Searchable]) -> list[list[int]]:
+    async def _by_words(
+        self, session: AsyncSession, query: Query, stores: Mapping[str, Searchable]
+    ) -> list[list[int]]:
         """Chunk ids, store by store: how well words fit can be compared within a store only."""
-        if query.weights.text == 0 or not stores:
+        if query.weights.text == 0:
             return []
-        async with self._database.session() as session:
-            return [
-                [
-                    hit.chunk_id
-                    for hit in await self._text.search(
-                        session, store.number, query.text, limit=query.depth, files=store.files
-                    )
-                ]
-                for store in stores.values()
+        return [
+            [
+                hit.chunk_id
+                for hit in await self._text.search(
+                    session, store.number, query.text, limit=query.depth, files=store.files
+                )
             ]
+            for store in stores.values()
+        ]
 
     async def _confirmed(self, query: Query, hits: _Hits) -> dict[int, Visible]:
         """What the reader may see of it, by chunk id."""

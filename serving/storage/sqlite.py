@@ -99,7 +99,9 @@ def tune(engine: Engine, *, statement_timeout_s: float, enforce_foreign_keys: bo
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
         writes = bool(connection.get_execution_options().get(WRITES))
-        connection.exec_driver_sql(f"PRAGMA query_only = {not writes:d}")
+        if connection.info.get(WRITES) is not writes:
+            connection.exec_driver_sql(f"PRAGMA query_only = {not writes:d}")
+            connection.info[WRITES] = writes
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     @event.listens_for(engine, "before_cursor_execute")
