@@ -176,6 +176,11 @@ _CHAT = (
         _schema(schema=lambda t: {"type": "string", "enum": [t]})),
     Row("answer's property", f"{_ANSWER}.schema{{}}",
         _schema(schema=lambda t: {"properties": {t: {"type": "string"}}})),
+    Row("vector store", "file_search.vector_store_ids[]",
+        lambda t: {"file_search": {"vector_store_ids": [t]}}, "refused"),
+    Row("filter of a search", "file_search.filters{}",
+        lambda t: {"file_search": {"vector_store_ids": ["vs_1"], "filters":
+                                   {"type": "eq", "key": t, "value": t}}}, "refused"),
     Row("user field", "(user)", lambda t: {"user": t}, "dropped"),
     Row("metadata value", "(metadata)", lambda t: {"metadata": {"who": t}}, "dropped"),
     Row("metadata key", "(metadata)", lambda t: {"metadata": {t: "who"}}, "dropped"),

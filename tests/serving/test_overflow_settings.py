@@ -10,7 +10,7 @@ from serving.config import ConfigError, Settings, parse
 
 MODEL = {"model": "large", "stands_in_for": ["simulated"], "context_tokens": 4096}
 PROVIDER: dict[str, Any] = {
-    "name": "far", "kind": "openai", "api_key": "sk-canary", "models": [MODEL],
+    "name": "far", "kind": "openai", "api_key": "sk-unprinted", "models": [MODEL],
 }  # fmt: skip
 
 
@@ -30,7 +30,7 @@ def test_nothing_leaves_without_a_provider() -> None:
 
 
 def test_key_of_a_provider_does_not_print() -> None:
-    assert "canary" not in repr(read({"providers": [PROVIDER]}))
+    assert "sk-unprinted" not in repr(read({"providers": [PROVIDER]}))
 
 
 @pytest.mark.parametrize(
