@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,6 +47,7 @@ def load_tokenizer(
 ) -> Tokenizer:
     """The tokenizer as transformers' `TokenizersBackend` sets it up, for whole texts."""
     tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    _give_back()
     tokenizer.no_truncation()
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = bool(config.get("split_special_tokens"))
@@ -55,6 +57,13 @@ def load_tokenizer(
         [AddedToken(text, special=True, normalized=False) for text in named if text not in known]
     )
     return tokenizer
+
+
+def _give_back() -> None:
+    """Return to the system what reading took: of a vocabulary of 49,000, 15 MB that glibc keeps."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # Other C libraries have none.
+    if trim is not None:
+        trim(0)
 
 
 def _extra_special(config: Mapping[str, Any]) -> list[str]:

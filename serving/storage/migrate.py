@@ -9,10 +9,7 @@ import asyncio
 import threading
 from pathlib import Path
 
-from alembic import command
-from alembic.config import Config
-from alembic.util import CommandError
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, inspect, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from serving.storage.database import Database
@@ -45,6 +42,9 @@ async def _upgrade(url: str) -> None:
         url, statement_timeout_s=MIGRATION_TIMEOUT_S, enforce_foreign_keys=False
     )
     try:
+        async with database.session() as session:
+            if await (await session.connection()).run_sync(_is_newest):
+                return
         async with database.transaction() as session:
             if database.dialect == "postgresql":
                 await session.execute(
@@ -58,7 +58,21 @@ async def _upgrade(url: str) -> None:
         await database.close()
 
 
+def _is_newest(connection: Connection) -> bool:
+    """Whether there is nothing to do, told without Alembic, which every process would load."""
+    if not inspect(connection).has_table("alembic_version"):
+        return False
+    newest = max(path.name for path in (_SCRIPTS / "versions").glob("[0-9]*.py"))
+    version = connection.scalar(text("SELECT version_num FROM alembic_version"))
+    return version is not None and newest.startswith(f"{version}_")
+
+
 def _run_scripts(connection: Connection) -> None:
+    # Here, as most processes find nothing to do.
+    from alembic import command  # noqa: PLC0415
+    from alembic.config import Config  # noqa: PLC0415
+    from alembic.util import CommandError  # noqa: PLC0415
+
     config = Config()
     config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
     config.attributes["connection"] = connection

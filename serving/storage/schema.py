@@ -79,8 +79,8 @@ class ApiKey(Base):
             "tenant",
             "name",
             unique=True,
+            # In PostgreSQL too; to say so here would load its dialect where SQLite is used.
             sqlite_where=text("revoked_at IS NULL"),
-            postgresql_where=text("revoked_at IS NULL"),
         ),
     )
 

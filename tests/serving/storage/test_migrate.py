@@ -124,7 +124,25 @@ def test_failed_upgrade_leaves_no_table(empty_url: str) -> None:
         asyncio.run(read(empty_url, "SELECT * FROM tenants"))
 
 
-def test_row_that_points_at_nothing_fails_the_upgrade(tmp_path: Path) -> None:
+def test_newest_database_is_told_without_alembic(database_url: str) -> None:
+    code = (
+        f"import sys; from serving.storage.migrate import upgrade; upgrade({database_url!r});"
+        "print('alembic' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.stderr, done.stdout) == ("", "False\n")
+
+
+def test_row_that_points_at_nothing_fails_the_upgrade(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     url = f"sqlite:///{tmp_path}/ringfence.db"
     upgrade(url)
     raw = sqlite3.connect(tmp_path / "ringfence.db")
@@ -134,5 +152,6 @@ def test_row_that_points_at_nothing_fails_the_upgrade(tmp_path: Path) -> None:
     )
     raw.commit()
     raw.close()
+    monkeypatch.setattr(migrate, "_is_newest", lambda _connection: False)
     with pytest.raises(MigrationFailed, match="api_keys"):
         upgrade(url)
