@@ -20,18 +20,21 @@ def run():
     return compare(arms, baseline="base", streams=[2], rounds=1)
 
 
+@pytest.mark.full
 def test_every_arm_is_measured_and_the_baseline_twice(run):
     assert [line.label for line in run.lines] == ["base", "base again", "other"]
     assert {m.failure for m in run.measurements} == {None}
     assert {m.output_tokens for m in run.measurements} == {12 * 64}
 
 
+@pytest.mark.full
 def test_every_server_has_a_footprint(run):
     assert {f.arm for f in run.footprints} == {"base", "other"}
     assert all(f.pss_bytes > 2**20 for f in run.footprints)
     assert all(f.idle_cpu_share < 0.5 for f in run.footprints)
 
 
+@pytest.mark.full
 def test_a_result_says_what_it_must_be_read_with(run, tmp_path):
     document = orjson.loads(write_json(run, tmp_path / "results").read_bytes())
     assert {"began", "command", "machine", "drop_rule", "measurements", "lines"} <= document.keys()
@@ -41,12 +44,14 @@ def test_a_result_says_what_it_must_be_read_with(run, tmp_path):
     assert first["itl_s"]["count"] == 12 * 63
 
 
+@pytest.mark.full
 def test_the_tables_have_a_row_for_each_line_and_server(run):
     rows = [row for row in markdown(run).splitlines() if row.startswith("| ")]
     assert len(rows) == 2 + len(run.lines) + 2 + len(run.footprints)
     assert len({row.count("|") for row in rows[: 2 + len(run.lines)]}) == 1
 
 
+@pytest.mark.full
 def test_the_log_grows_by_dated_sections(run, tmp_path):
     log = tmp_path / "LOG.md"
     log.write_text("# Log\n")

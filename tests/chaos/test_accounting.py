@@ -233,6 +233,7 @@ async def test_books_balance_after_a_gateway_was_killed(backend: Backend, admin:
     assert_balanced(backend, admin, "killed", told)
 
 
+@pytest.mark.full
 async def test_books_balance_after_valkey_was_killed_under_load(
     backend: Backend, admin: Admin
 ) -> None:
@@ -247,6 +248,7 @@ async def test_books_balance_after_valkey_was_killed_under_load(
     assert_balanced(backend, admin, "valkey", told)
 
 
+@pytest.mark.full
 async def test_books_balance_after_the_database_was_locked(backend: Backend, admin: Admin) -> None:
     key = own_budget(admin, "locked")
     with contextlib.closing(sqlite3.connect(backend.home / "ringfence.db")) as opened:

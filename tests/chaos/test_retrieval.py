@@ -25,7 +25,7 @@ from serving.storage.database import Database
 from tests.chaos.retrieval_process import LEASE_S, READER, Library, marker
 from tests.rag.finding import eventually
 
-ROUNDS = 12
+ROUNDS = 6
 MANY_ROUNDS = 60
 START_S = 60.0
 REST_S = 60.0

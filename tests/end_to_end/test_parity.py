@@ -113,6 +113,7 @@ def test_greedy_answers_equal_those_of_transformers(
 ROUNDING_LOGITS = 0.75
 
 
+@pytest.mark.full
 @pytest.mark.timeout(600)
 def test_bfloat16_answers_leave_the_best_token_only_within_rounding(
     http: httpx.Client, reference: Reference

@@ -214,6 +214,7 @@ def test_broken_source_fails_with_a_reason(gguf: Path, tmp_path: Path) -> None:
         convert_in_subprocess(gguf, tmp_path, deadline_s=60)
 
 
+@pytest.mark.full
 def test_packaged_gguf_becomes_a_model_that_speaks(tmp_path: Path) -> None:
     assert status(SMOLLM2, tmp_path) == "to prepare"
     directory = prepare(SMOLLM2, tmp_path)

@@ -96,6 +96,15 @@ class Backend:
         found = [line for line in text.splitlines() if line.startswith(sample + " ")]
         return float(found[0].rpartition(" ")[2]) if found else 0.0
 
+    async def comes_to(self, value: float, sample: str, *, within_s: float) -> bool:
+        """Whether a sample has a value in time: a request is counted a moment after its end."""
+        end = asyncio.get_running_loop().time() + within_s
+        while await self.metric(sample) != value:
+            if asyncio.get_running_loop().time() > end:
+                return False
+            await asyncio.sleep(0.01)
+        return True
+
 
 class FixedReadiness:
     """States that were given."""
