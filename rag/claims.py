@@ -25,7 +25,7 @@ from rag.schema import File, IndexIntent, StoreFile, VectorStore
 LEASE_S = 60.0
 """After which a file whose indexer died goes to another."""
 
-FILES = 16
+FILES = 64
 """Claimed together, so that an embedder gets whole batches of small files."""
 
 BYTES = 8 * 1024 * 1024

@@ -90,19 +90,16 @@ class Files:
         """
         entries = access_list(reader, access)
         now = int(self._clock())
+        file = File(
+            id=file_id, tenant=reader.tenant, filename=filename, purpose=purpose,
+            media_type=media_type, bytes=size, sha256=sha256, privacy=privacy, created_at=now,
+            expires_at=None if expires_after_s is None else now + expires_after_s,
+        )  # fmt: skip
         async with self._database.transaction() as session:
-            session.add(
-                File(
-                    id=file_id, tenant=reader.tenant, filename=filename, purpose=purpose,
-                    media_type=media_type, bytes=size, sha256=sha256, privacy=privacy,
-                    created_at=now,
-                    expires_at=None if expires_after_s is None else now + expires_after_s,
-                )
-            )  # fmt: skip
+            session.add(file)
             await session.flush()
             session.add_all(_access(file_id, entries))
-            await session.flush()
-            return await self._record(session, reader, file_id)
+        return _record(file, entries)
 
     async def get(self, reader: Reader, file_id: str) -> FileRecord:
         """A file.
@@ -136,7 +133,7 @@ class Files:
                 (File.created_at, File.id),
                 only=only,
             )
-            return found.each(lambda row: _record(*row))
+            return found.each(lambda row: _record(row[0], row[1].split(",")))
 
     async def modify(
         self,
@@ -176,7 +173,8 @@ class Files:
         found = await session.execute(self._listed(reader).where(File.id == file_id))
         if (row := found.one_or_none()) is None:
             raise NotThere(NO_FILE)
-        return _record(*row)
+        file, access = row
+        return _record(file, access.split(","))
 
     async def _locked(self, session: AsyncSession, reader: Reader, file_id: str) -> File:
         """A file that nobody else changes, deletes or attaches until the end."""
@@ -255,7 +253,7 @@ def _access(file_id: str, entries: Iterable[str]) -> Iterable[FileAccess]:
     return (FileAccess(file_id=file_id, entry=entry) for entry in entries)
 
 
-def _record(file: File, access: str) -> FileRecord:
+def _record(file: File, access: Iterable[str]) -> FileRecord:
     return FileRecord(
         id=file.id,
         tenant=file.tenant,
@@ -265,7 +263,7 @@ def _record(file: File, access: str) -> FileRecord:
         filename=file.filename,
         purpose=file.purpose,
         sha256=file.sha256,
-        access=sorted(access.split(",")),
+        access=sorted(access),
         privacy=file.privacy,
         media_type=file.media_type,
     )

@@ -161,7 +161,10 @@ async def test_files_claimed_together_are_small_together(
     assert sizes == [[6, 4], [1], [30], [2]]
 
 
-async def test_tenants_and_their_stores_take_turns(shop: Workshop) -> None:
+async def test_tenants_and_their_stores_take_turns(
+    shop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "FILES", 16)
     globex = Reader.of("globex")
     busy = [await shop.store(), await shop.store()]
     quiet = await shop.store(globex)
