@@ -1,5 +1,6 @@
 """Retrieval: the passages of vector stores that answer a question, for one reader, best first.
 
+Full text is searched on its own, before the question has a vector.
 Both indexes rank only what SQL lets the reader find, and SQL confirms what they found before it is
 ranked together. What is not confirmed takes nobody's place.
 """
@@ -7,7 +8,8 @@ ranked together. What is not confirmed takes nobody's place.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +25,7 @@ from rag.fusion import Ranking, Weights, fused, in_order
 from rag.index import Generation, TextIndex, VectorHit, VectorIndex
 from rag.passages import Passage
 from rag.schema import IndexGeneration
+from rag.search_request import LexicalHits
 from rag.visibility import Searchable, Visible, searchable, visible
 
 CANDIDATES = (100, 200)
@@ -33,6 +36,22 @@ RERANKED = 30
 """Of the best passages, as many are looked at again, or all that are asked for."""
 
 BOTH = Weights()
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question to the full text of vector stores; see `Query`."""
+
+    reader: Reader
+    generations: Sequence[Generation]
+    text: str
+    limit: int
+    filters: ColumnElement[bool] | None = None
+
+    @property
+    def depth(self) -> int:
+        """Chunks of each store at most."""
+        return _depth(self.limit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +68,7 @@ class Query:
         threshold: A passage's score at least.
         weights: Of both kinds of search; one of weight 0 is left out.
         rerank: Whether the reranker looks at the best again, where there is one.
+        lexical: What `Retriever.lexical` found; SQL confirms it. None of it without words.
     """
 
     reader: Reader
@@ -60,12 +80,17 @@ class Query:
     threshold: float = 0.0
     weights: Weights = BOTH
     rerank: bool = True
+    lexical: LexicalHits = ()
 
     @property
     def depth(self) -> int:
         """Candidates of each index."""
-        least, most = CANDIDATES
-        return min(max(2 * self.limit, least), most)
+        return _depth(self.limit)
+
+    @property
+    def question(self) -> Question:
+        """It as full text is asked."""
+        return Question(self.reader, self.generations, self.text, self.limit, self.filters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +106,7 @@ class _Hits:
     """What the indexes found: chunks by meaning, and by words in each store. Best first."""
 
     dense: Sequence[VectorHit]
-    lexical: Sequence[Sequence[int]]
+    lexical: LexicalHits
 
 
 class Retriever:
@@ -113,6 +138,25 @@ class Retriever:
         self._clock = clock
         self._timeout_s = timeout_s
 
+    async def lexical(self, question: Question) -> list[list[int]]:
+        """What full text finds among what may be found, for `Query.lexical`.
+
+        Raises:
+            IndexUnavailable: it does not answer, or not in time.
+        """
+        async with self._limit(), self._database.session() as session:
+            stores = await self._searchable(session, question)
+            return [
+                [
+                    hit.chunk_id
+                    for hit in await self._text.search(
+                        session, store.number, question.text,
+                        limit=question.depth, files=store.files,
+                    )
+                ]
+                for store in stores.values()
+            ]  # fmt: skip
+
     async def search(self, query: Query) -> Found:
         """The passages that answer a question; none of what cannot be confirmed.
 
@@ -120,14 +164,19 @@ class Retriever:
             IndexUnavailable: an index does not answer, or not in time.
             EngineError: the reranker failed.
         """
+        async with self._limit():
+            return await self._search(query)
+
+    @asynccontextmanager
+    async def _limit(self) -> AsyncIterator[None]:
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await self._search(query)
+                yield
         except TimeoutError:
             raise IndexUnavailable("The search took too long; please try again.") from None
 
     async def _search(self, query: Query) -> Found:
-        hits = await self._hits(query)
+        hits = _Hits(await self._by_meaning(query), query.lexical)
         chunks = await self._confirmed(query, hits)
         cosines = _cosines(hits, chunks)
         scores = await self._reranked(query, chunks, _scores(query, hits, chunks, cosines))
@@ -138,25 +187,10 @@ class Retriever:
         ]
         return Found(passages, max(cosines.values(), default=None))
 
-    async def _hits(self, query: Query) -> _Hits:
-        """What the indexes find among what may be found; both look at once."""
+    async def _by_meaning(self, query: Query) -> list[VectorHit]:
+        """What vectors find among what may be found."""
         async with self._database.session() as session:
-            stores = await searchable(
-                session,
-                query.reader,
-                [one.id for one in query.generations],
-                query.filters,
-                now=self._clock(),
-            )
-            await _refuse_gone(session, query.generations, stores)
-            dense = asyncio.create_task(self._by_meaning(query, stores))
-            try:
-                lexical = await self._by_words(session, query, stores)
-                return _Hits(await dense, lexical)
-            finally:
-                dense.cancel()
-
-    async def _by_meaning(self, query: Query, stores: Mapping[str, Searchable]) -> list[VectorHit]:
+            stores = await self._searchable(session, query)
         if query.weights.embedding == 0:
             return []
         searches = [
@@ -169,21 +203,20 @@ class Retriever:
         hits = [hit for found in await asyncio.gather(*searches) for hit in found]
         return sorted(hits, key=lambda hit: -hit.cosine)[: query.depth]
 
-    async def _by_words(
-        self, session: AsyncSession, query: Query, stores: Mapping[str, Searchable]
-    ) -> list[list[int]]:
-        """Chunk ids, store by store: how well words fit can be compared within a store only."""
-        if query.weights.text == 0:
-            return []
-        return [
-            [
-                hit.chunk_id
-                for hit in await self._text.search(
-                    session, store.number, query.text, limit=query.depth, files=store.files
-                )
-            ]
-            for store in stores.values()
-        ]
+    async def _searchable(
+        self, session: AsyncSession, asked: Question | Query
+    ) -> dict[str, Searchable]:
+        """What may be found, by generation.
+
+        Raises:
+            IndexUnavailable: a generation is gone.
+        """
+        generations = [one.id for one in asked.generations]
+        stores = await searchable(
+            session, asked.reader, generations, asked.filters, now=self._clock()
+        )
+        await _refuse_gone(session, asked.generations, stores)
+        return stores
 
     async def _confirmed(self, query: Query, hits: _Hits) -> dict[int, Visible]:
         """What the reader may see of it, by chunk id."""
@@ -213,6 +246,11 @@ class Retriever:
         texts = [chunks[chunk].text for chunk in best]
         again = await self._reranker.rerank(query.text, texts)
         return dict(zip(best, again, strict=True))
+
+
+def _depth(limit: int) -> int:
+    least, most = CANDIDATES
+    return min(max(2 * limit, least), most)
 
 
 async def _refuse_gone(

@@ -1,9 +1,13 @@
-"""A search as it travels to the process that owns the indexes: plain values that can be pickled."""
+"""A search as it travels to the process that owns the indexes: plain values that can be pickled.
+
+In two steps, because full text needs no vectors: it is searched while the questions are embedded.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +16,23 @@ from rag.access_lists import Reader
 from rag.filters import Filter
 from rag.fusion import Weights
 from rag.index import Generation
+
+LexicalHits: TypeAlias = Sequence[Sequence[int]]
+"""What full text finds for one question: chunk ids of each store, best first.
+
+Nothing can be read by them. How well words fit can be compared within a store only.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LexicalRequest:
+    """Questions to the full text of vector stores; see `SearchRequest`."""
+
+    reader: Reader
+    generations: Sequence[Generation]
+    texts: Sequence[str]
+    limit: int
+    filters: Filter | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +44,7 @@ class SearchRequest:
         generations: What is searched; one of each store.
         texts: The questions.
         vectors: Of the questions, `(n, dimension)` float32, L2-normalised.
+        lexical: What full text found for each question; without any where it does not count.
         limit: Passages at most, over all questions.
         filters: What must be true of the attributes of a file.
         threshold: A passage's score at least.
@@ -34,6 +56,7 @@ class SearchRequest:
     generations: Sequence[Generation]
     texts: Sequence[str]
     vectors: NDArray[np.float32]
+    lexical: Sequence[LexicalHits]
     limit: int
     filters: Filter | None
     threshold: float

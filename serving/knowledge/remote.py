@@ -13,7 +13,7 @@ from models.engine import EngineError
 from rag.errors import RagError
 from rag.index import Collection
 from rag.passages import Passage
-from rag.search_request import SearchRequest
+from rag.search_request import LexicalHits, LexicalRequest, SearchRequest
 from serving.knowledge.answers import heard
 from serving.knowledge.curation import ReembeddingFacts, StoreFacts
 
@@ -41,6 +41,10 @@ class RemoteKnowledge:
         self._curator = curator
         self._timeout_s = timeout_s + SPARE_S
         self._waking: set[asyncio.Task[None]] = set()
+
+    async def lexical(self, request: LexicalRequest) -> Sequence[LexicalHits]:
+        """See `Index`."""
+        return await heard(self._handle.lexical.remote(request), timeout_s=self._timeout_s)
 
     async def search(self, request: SearchRequest) -> Sequence[Passage]:
         """See `Index`."""

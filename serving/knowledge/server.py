@@ -18,7 +18,7 @@ from rag.chunking import embedder_tokenizer, windows
 from rag.embedder_versions import ServedEmbedder
 from rag.index import Collection
 from rag.passages import Passage
-from rag.search_request import SearchRequest
+from rag.search_request import LexicalHits, LexicalRequest, SearchRequest
 from serving import config
 from serving.config import Settings
 from serving.knowledge.answers import Told, told
@@ -71,6 +71,10 @@ class KnowledgeServer:
             reranker=reranker and RemoteReranker(reranker, timeout_s=timeout_s),
         )
         self._service.start(curates=curates)
+
+    async def lexical(self, request: LexicalRequest) -> Told[list[LexicalHits]]:
+        """See `KnowledgeService.lexical`."""
+        return await told(self._service.lexical(request))
 
     async def search(self, request: SearchRequest) -> Told[list[Passage]]:
         """See `KnowledgeService.search`."""

@@ -32,9 +32,9 @@ from rag.passages import Passage, merged
 from rag.query_sums import QuerySums
 from rag.recovery import Recovery
 from rag.reembedding import Reembedding
-from rag.retrieval import Query, Retriever
+from rag.retrieval import Query, Question, Retriever
 from rag.schema import IndexGeneration, VectorStore
-from rag.search_request import SearchRequest
+from rag.search_request import LexicalHits, LexicalRequest, SearchRequest
 from serving.config import Settings
 from serving.knowledge.curation import ReembeddingFacts, StoreFacts
 from serving.knowledge.reembedding_jobs import ReembeddingJobs
@@ -146,6 +146,20 @@ class KnowledgeService:
     async def create(self, collection: Collection) -> None:
         """Make an empty collection. Raises `IndexUnavailable`."""
         await self._vectors.create(collection)
+
+    async def lexical(self, request: LexicalRequest) -> list[LexicalHits]:
+        """What full text finds for each question; see `Index.lexical`.
+
+        Raises:
+            Refused: a filter cannot be used.
+            IndexUnavailable: it cannot be searched now.
+        """
+        filters = None if request.filters is None else clause(request.filters)
+        questions = (
+            Question(request.reader, request.generations, text, request.limit, filters)
+            for text in request.texts
+        )
+        return await asyncio.gather(*map(self._retriever.lexical, questions))
 
     async def search(self, request: SearchRequest) -> list[Passage]:
         """Passages for all questions together; see `Index.search`.
@@ -302,11 +316,14 @@ def _queries(request: SearchRequest) -> list[Query]:
             generations=request.generations,
             text=text,
             vector=vector,
+            lexical=lexical,
             limit=request.limit,
             filters=filters,
             threshold=request.threshold,
             weights=request.weights,
             rerank=request.rerank,
         )
-        for text, vector in zip(request.texts, request.vectors, strict=True)
+        for text, vector, lexical in zip(
+            request.texts, request.vectors, request.lexical, strict=True
+        )
     ]

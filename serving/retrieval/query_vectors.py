@@ -5,6 +5,7 @@ A question that is longer than its embedder takes is embedded in pieces, whose m
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -47,12 +48,15 @@ class QueryVectors:
         """Whether a model is one of those that embed here."""
         return model in self._embedders
 
-    async def of(self, call: Call, queries: Sequence[str]) -> tuple[NDArray[np.float32], Quota]:
+    async def of(
+        self, call: Call, queries: Sequence[str], *, let_in: asyncio.Event | None = None
+    ) -> tuple[NDArray[np.float32], Quota]:
         """One vector for each question, `(n, dimension)`, L2-normalised; and what is left.
 
         Args:
             call: on whose behalf; its model embeds.
             queries: not empty, none of them empty.
+            let_in: set when the request is let in, before anything is embedded.
 
         Raises:
             RingfenceError: the request is not let in.
@@ -70,6 +74,8 @@ class QueryVectors:
             record,
             quota,
         ):
+            if let_in is not None:
+                let_in.set()
             embeddings = await self._embedders[call.model].embed(texts)
             record.usage = Usage(sum(embeddings.token_counts), 0)
         ends = np.cumsum([len(of_one) for of_one in pieces])[:-1]

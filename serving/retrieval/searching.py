@@ -1,19 +1,25 @@
 """A search in vector stores on the path of a request: embedded here, run where the indexes are.
 
-Knows neither indexes nor SQL. What it raises is the API's.
+Full text is searched while the questions are embedded. Knows neither indexes nor SQL. What it
+raises is the API's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rag.access_lists import Reader
 from rag.errors import EmbedderMismatch, IndexUnavailable
 from rag.fusion import Weights
 from rag.index import Generation
 from rag.passages import Passage
-from rag.search_request import SearchRequest
+from rag.search_request import LexicalHits, LexicalRequest, SearchRequest
 from serving.access.principal import Principal
 from serving.attempts import Call, Terms
 from serving.errors import InvalidRequest
@@ -21,6 +27,8 @@ from serving.retrieval.errors import errors_told
 from serving.retrieval.query_vectors import QueryVectors
 from serving.retrieval.time_left import TimeLeft
 from serving.search_call import Found, Ranking, SearchCall
+
+T = TypeVar("T")
 
 
 class Stores(Protocol):
@@ -38,6 +46,15 @@ class Stores(Protocol):
 
 class Index(Protocol):
     """Searches vectors and full text, in this process or another one. It has a deadline."""
+
+    async def lexical(self, request: LexicalRequest) -> Sequence[LexicalHits]:
+        """What full text finds for each question, for `SearchRequest.lexical`.
+
+        Raises:
+            IndexUnavailable: it does not answer, or a generation is not there any more.
+            RagError: another reason why it cannot be searched.
+        """
+        ...
 
     async def search(self, request: SearchRequest) -> Sequence[Passage]:
         """Passages for all questions together, each once, best first; `request.limit` at most.
@@ -94,8 +111,7 @@ class Searching:
     async def _among(
         self, generations: list[Generation], call: SearchCall, left: TimeLeft
     ) -> Sequence[Passage]:
-        model = self._embedder(generations)
-        vectors, _ = await self._vectors.of(_embedding(call, model, left.terms()), call.queries)
+        vectors, lexical = await self._vectors_and_lexical(generations, call, left)
         for generation in generations:
             if generation.dimension != vectors.shape[1]:
                 raise _mismatch(generation, "has another dimension now")
@@ -104,6 +120,7 @@ class Searching:
             generations=generations,
             texts=call.queries,
             vectors=vectors,
+            lexical=lexical,
             limit=call.limit,
             filters=call.filters,
             threshold=call.ranking.threshold,
@@ -112,6 +129,33 @@ class Searching:
         )
         async with left.limit():
             return await self._index.search(request)
+
+    async def _vectors_and_lexical(
+        self, generations: list[Generation], call: SearchCall, left: TimeLeft
+    ) -> tuple[NDArray[np.float32], Sequence[LexicalHits]]:
+        """The questions' vectors, and what full text finds for them meanwhile."""
+        embedding = _embedding(call, self._embedder(generations), left.terms())
+        let_in = asyncio.Event()
+        async with _beside(self._lexical(generations, call, left, let_in)) as lexical:
+            vectors, _ = await self._vectors.of(embedding, call.queries, let_in=let_in)
+            return vectors, await lexical
+
+    async def _lexical(
+        self, generations: list[Generation], call: SearchCall, left: TimeLeft, let_in: asyncio.Event
+    ) -> Sequence[LexicalHits]:
+        """What full text finds, once the request is let in: one that is refused costs nothing."""
+        if call.ranking.text_weight == 0:
+            return [[] for _ in call.queries]
+        await let_in.wait()
+        request = LexicalRequest(
+            reader=_reader(call.principal),
+            generations=generations,
+            texts=call.queries,
+            limit=call.limit,
+            filters=call.filters,
+        )
+        async with left.limit():
+            return await self._index.lexical(request)
 
     def _embedder(self, generations: list[Generation]) -> str:
         """The one model that made all of the vectors.
@@ -130,6 +174,17 @@ class Searching:
         if not self._vectors.serves(model):
             raise _mismatch(generations[0], "is not served now")
         return model
+
+
+@asynccontextmanager
+async def _beside(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task[T]]:
+    """The scope of work that goes on beside the block, and ends with it at the latest."""
+    task = asyncio.create_task(work)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)  # Its error is the block's to raise.
 
 
 def _reader(principal: Principal) -> Reader:

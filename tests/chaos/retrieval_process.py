@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -131,7 +131,8 @@ class Library:
         found = []
         for leg in LEGS:
             query = Query(READER, [generation], word, embedded.vectors[0], 50, weights=leg)
-            passages = (await self.retriever.search(query)).passages
+            lexical = await self.retriever.lexical(query.question) if leg.text else []
+            passages = (await self.retriever.search(replace(query, lexical=lexical))).passages
             found.append({one.file_id for one in passages if word in one.text.split()})
         return found
 
@@ -193,7 +194,7 @@ class User:
             return
         file_id = f"file-{uuid.uuid4().hex}"
         length = self.chance.choice((3, 20, 400))
-        words = " ".join(self.chance.choice(("apple", "pear", "plum")) for _ in range(length))
+        words = " ".join(f"word{self.chance.randrange(10_000)}" for _ in range(length))
         tell("about", "upload", file_id)
         await self.library.upload(file_id, f"{words} {marker(file_id)}")
         self.files.append(file_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from sqlalchemy import select
 
@@ -24,7 +25,8 @@ async def found(
     embedded = await shop.embedders[generation.model].embedder.embed([word])
     query = Query(reader, [generation], word, embedded.vectors[0], 50, weights=weights)
     retriever = Retriever(shop.database, shop.vectors, shop.text, clock=shop.clock)
-    passages = (await retriever.search(query)).passages
+    lexical = await retriever.lexical(query.question) if weights.text else []
+    passages = (await retriever.search(replace(query, lexical=lexical))).passages
     return sorted({one.file_id for one in passages if word in one.text.split()})
 
 

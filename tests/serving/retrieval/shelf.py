@@ -10,7 +10,7 @@ from rag.access_lists import Reader
 from rag.errors import NotThere
 from rag.index import Collection, Generation
 from rag.passages import Passage
-from rag.search_request import SearchRequest
+from rag.search_request import LexicalHits, LexicalRequest, SearchRequest
 from tests.serving.fakes import DIMENSION
 
 
@@ -54,10 +54,17 @@ Step = Sequence[Passage] | Exception | asyncio.Event | float
 
 @dataclass
 class FakeIndex:
-    """Answers each search by the next step; the last one again and again. Numbers are seconds."""
+    """Answers each search by the next step; the last one again and again. Numbers are seconds.
+
+    Full text answers by `words`; None: it finds nothing.
+    """
 
     steps: list[Step] = field(default_factory=lambda: [[]])
     requests: list[SearchRequest] = field(default_factory=list)
+    words: Sequence[LexicalHits] | Exception | asyncio.Event | None = None
+    asked: list[LexicalRequest] = field(default_factory=list)
+    began: asyncio.Event = field(default_factory=asyncio.Event)
+    open: int = 0
 
     @classmethod
     def of(cls, *steps: Step) -> FakeIndex:
@@ -66,6 +73,19 @@ class FakeIndex:
     @classmethod
     def holding(cls, *passages: Passage) -> FakeIndex:
         return cls([passages])
+
+    async def lexical(self, request: LexicalRequest) -> Sequence[LexicalHits]:
+        self.asked.append(request)
+        self.open += 1
+        self.began.set()
+        try:
+            if isinstance(self.words, Exception):
+                raise self.words
+            if isinstance(self.words, asyncio.Event):
+                await self.words.wait()
+        finally:
+            self.open -= 1
+        return self.words if isinstance(self.words, list) else [[] for _ in request.texts]
 
     async def search(self, request: SearchRequest) -> Sequence[Passage]:
         self.requests.append(request)

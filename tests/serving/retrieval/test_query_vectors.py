@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Callable
 from dataclasses import replace
@@ -96,3 +97,12 @@ async def test_questions_are_bounded_like_any_request(make: Make) -> None:
     await vectors.of(CALL, ["abcd"])
     with pytest.raises(RateLimited):
         await vectors.of(CALL, ["abcd"])
+
+
+async def test_it_is_told_when_a_request_is_let_in_and_of_none_that_is_not(make: Make) -> None:
+    vectors, _, _ = make(admission={"per_key": {"requests_per_minute": 1}})
+    first, second = asyncio.Event(), asyncio.Event()
+    await vectors.of(CALL, ["abcd"], let_in=first)
+    with pytest.raises(RateLimited):
+        await vectors.of(CALL, ["abcd"], let_in=second)
+    assert (first.is_set(), second.is_set()) == (True, False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import pickle
 import secrets
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.engine import EngineFailed
+from models.engine import EngineFailed, EngineUnavailable
 from rag.access_lists import Reader
 from rag.errors import IndexUnavailable, TooMany
 from rag.filters import Comparison
@@ -108,6 +109,82 @@ async def test_everything_that_was_asked_for_reaches_the_index(place: Open) -> N
     assert request.vectors.dtype == np.float32
 
 
+async def test_full_text_is_asked_for_the_same_and_what_it_finds_reaches_the_index(
+    place: Open,
+) -> None:
+    there = place(FakeStores(generation("vs_1"), generation("vs_2")))
+    there.index.words = [[[3, 1], [2]], [[], [4]]]
+    wanted = Comparison("year", "eq", (2026.0,))
+    await there.search("vs_1", "vs_2", limit=7, filters=wanted)
+    (asked,), (request,) = there.index.asked, there.index.requests
+    assert asked.reader == Reader.of("acme", ["legal"], "ann")
+    assert asked.generations == [generation("vs_1"), generation("vs_2")]
+    assert (asked.texts, asked.limit, asked.filters) == (["lift?", "drag?"], 7, wanted)
+    assert request.lexical == [[[3, 1], [2]], [[], [4]]]
+
+
+async def test_full_text_is_searched_while_the_questions_are_embedded(place: Open) -> None:
+    index = FakeIndex.holding(passage(1))
+    there = place(index=index, embedder=FakeEmbedder(index.began))
+    assert (await there.search(terms=Terms(timeout_s=5))).passages == (passage(1),)
+
+
+async def test_full_text_is_not_searched_where_words_do_not_count(place: Open) -> None:
+    there = place()
+    await there.search(ranking=Ranking(text_weight=0.0))
+    assert there.index.asked == []
+    assert there.index.requests[0].lexical == [[], []]
+
+
+async def test_request_that_is_not_let_in_costs_no_search(place: Open) -> None:
+    there = place(admission={"per_key": {"requests_per_minute": 1}})
+    await there.search()
+    with pytest.raises(RateLimited):
+        await there.search()
+    assert (len(there.index.asked), len(there.index.requests)) == (1, 1)
+
+
+async def test_request_whose_embedder_is_not_there_costs_no_search(place: Open) -> None:
+    there = place(is_ready=lambda _: False)
+    with pytest.raises(EngineUnavailable):
+        await there.search()
+    assert (there.index.asked, there.index.requests) == ([], [])
+
+
+async def test_full_text_ends_where_embedding_fails(place: Open) -> None:
+    index = FakeIndex(words=asyncio.Event())
+    there = place(index=index, embedder=FakeEmbedder(index.began, EngineFailed("It broke.")))
+    with pytest.raises(EngineFailed):
+        await there.search()
+    assert (len(index.asked), index.open, index.requests) == (1, 0, [])
+
+
+async def test_caller_that_goes_away_ends_both(place: Open) -> None:
+    never = asyncio.Event()
+    there = place(index=FakeIndex(words=never), embedder=FakeEmbedder(never))
+    search = asyncio.create_task(there.search())
+    await there.index.began.wait()
+    await there.embedder.started.wait()
+    search.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await search
+    assert (there.index.open, there.embedder.open) == (0, 0)
+
+
+async def test_search_of_which_both_halves_fail_tells_one_error_and_forgets_none(
+    place: Open,
+) -> None:
+    forgotten: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, told: forgotten.append(told))
+    index = FakeIndex(words=GONE)
+    there = place(index=index, embedder=FakeEmbedder(index.began, EngineFailed("It broke.")))
+    with pytest.raises(EngineFailed):
+        await there.search()
+    there.embedder.script = ()  # Its error would hold all that was there when it was raised.
+    gc.collect()
+    assert forgotten == []
+
+
 async def test_request_to_the_index_can_be_sent_to_another_process(place: Open) -> None:
     there = place()
     await there.search(filters=Comparison("year", "eq", (2026.0,)))
@@ -178,6 +255,15 @@ async def test_vectors_that_were_given_up_meanwhile_are_looked_up_once_more(plac
     assert searched == ["vs_1-1", "vs_1-2"]
 
 
+async def test_vectors_that_full_text_misses_are_looked_up_once_more(place: Open) -> None:
+    there = place(FakeStores(*(generation("vs_1", number) for number in (1, 2, 3))))
+    there.index.words = GONE
+    with pytest.raises(StateUnavailable, match="not there"):
+        await there.search()
+    assert [asked.generations[0].id for asked in there.index.asked] == ["vs_1-1", "vs_1-2"]
+    assert there.index.requests == []
+
+
 async def test_vectors_are_looked_up_no_more_than_once_again(place: Open) -> None:
     stores = FakeStores(*(generation("vs_1", number) for number in (1, 2, 3)))
     there = place(stores, FakeIndex.of(GONE))
@@ -204,6 +290,13 @@ async def test_failure_of_the_index_is_told(
         await place(index=FakeIndex.of(error)).search()
 
 
+async def test_failure_of_full_text_is_told(place: Open) -> None:
+    there = place(index=FakeIndex(words=TooMany("Full.")))
+    with pytest.raises(InvalidRequest, match="Full"):
+        await there.search()
+    assert there.index.requests == []
+
+
 async def test_database_that_is_away_is_told(place: Open) -> None:
     there = place()
     there.stores.error = DatabaseUnavailable("secret detail")
@@ -211,13 +304,14 @@ async def test_database_that_is_away_is_told(place: Open) -> None:
         await there.search()
 
 
-@pytest.mark.parametrize("slow", ["stores", "embedder", "index"])
+@pytest.mark.parametrize("slow", ["stores", "embedder", "full text", "index"])
 async def test_client_s_time_bounds_every_step(place: Open, slow: str) -> None:
     never = asyncio.Event()
     there = place(
         index=FakeIndex.of(never) if slow == "index" else None,
         embedder=FakeEmbedder(never) if slow == "embedder" else None,
     )
+    there.index.words = never if slow == "full text" else None
     there.stores.wait = never if slow == "stores" else None
     with pytest.raises(DeadlineExceeded):
         await there.search(terms=Terms(timeout_s=0.2))
