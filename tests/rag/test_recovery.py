@@ -9,7 +9,6 @@ from sqlalchemy import select
 
 from rag import claims
 from rag.access_lists import Reader
-from rag.claims import Bundle
 from rag.errors import IndexUnavailable
 from rag.index import Collection
 from rag.schema import IndexGeneration, StoreFile
@@ -27,27 +26,6 @@ async def shop(database: Database) -> Workshop:
     return shop
 
 
-async def published(shop: Workshop, text: str = "apple") -> tuple[str, str]:
-    """A store with a file that is published."""
-    store, file = await shop.store(), await shop.upload(text)
-    await shop.attach(store, file)
-    await shop.index()
-    return store, file
-
-
-async def claimed(shop: Workshop) -> Bundle:
-    bundle = await shop.claims.take()
-    assert bundle is not None
-    return bundle
-
-
-async def written(shop: Workshop) -> Bundle:
-    """Files whose vectors are there, and whose writer died then."""
-    bundle = await claimed(shop)
-    await shop.ingestion._write(bundle.targets[0], await shop.ingestion._cut(bundle))
-    return bundle
-
-
 async def nothing_noted(shop: Workshop) -> bool:
     return await noted(shop) == []
 
@@ -58,7 +36,7 @@ async def collection_of(shop: Workshop, store: str) -> Collection:
 
 
 async def test_file_that_is_deleted_leaves_no_vectors_and_no_bytes(shop: Workshop) -> None:
-    store, file = await published(shop)
+    store, file = await shop.published()
     kept = await shop.upload("pear")
     await shop.attach(store, kept)
     await shop.index()
@@ -71,7 +49,7 @@ async def test_file_that_is_deleted_leaves_no_vectors_and_no_bytes(shop: Worksho
 
 
 async def test_store_that_is_deleted_leaves_no_collection(shop: Workshop) -> None:
-    store, file = await published(shop)
+    store, file = await shop.published()
     await shop.stores.delete(READER, store)
     assert [kind for kind, _ in await noted(shop)] == ["drop"]
     await shop.recovery.settle()
@@ -81,7 +59,7 @@ async def test_store_that_is_deleted_leaves_no_collection(shop: Workshop) -> Non
 
 
 async def test_file_that_is_detached_is_erased_from_its_store_only(shop: Workshop) -> None:
-    store, file = await published(shop)
+    store, file = await shop.published()
     other = await shop.store()
     await shop.attach(other, file)
     await shop.index()
@@ -94,7 +72,7 @@ async def test_file_that_is_detached_is_erased_from_its_store_only(shop: Worksho
 async def test_vectors_of_a_dead_writer_are_erased_after_its_lease(shop: Workshop) -> None:
     store, file = await shop.store(), await shop.upload("apple")
     await shop.attach(store, file)
-    await written(shop)
+    await shop.written()
     await shop.recovery.settle()
     assert len(shop.versions()) == 1, "the writer may live"
     shop.clock.now += claims.LEASE_S + 1
@@ -104,7 +82,7 @@ async def test_vectors_of_a_dead_writer_are_erased_after_its_lease(shop: Worksho
 
 
 async def test_vectors_of_a_dead_writer_stay_where_they_were_published(shop: Workshop) -> None:
-    store, file = await published(shop)
+    store, file = await shop.published()
     (version,) = shop.versions()
     await note(shop, "write", version, collection=(await collection_of(shop, store)).name)
     await shop.recovery.settle()
@@ -129,7 +107,7 @@ async def test_collection_in_the_making_is_left_alone_until_its_time_is_up(shop:
 async def test_intent_whose_subject_is_there_again_removes_nothing(
     shop: Workshop, kind: str
 ) -> None:
-    store, file = await published(shop)
+    store, file = await shop.published()
     place = await collection_of(shop, store)
     subject = {"erase": shop.versions().pop(), "drop": place.name, "blob": file}[kind]
     await note(shop, kind, subject, collection=place.name)
@@ -161,7 +139,7 @@ async def test_failure_in_the_middle_leaves_what_was_not_done(shop: Workshop) ->
 
 
 async def test_keeps_going_after_errors_until_it_is_cancelled(shop: Workshop) -> None:
-    store, _ = await published(shop)
+    store, _ = await shop.published()
     fails = iter([True, True, False])
 
     def fail() -> None:
@@ -202,7 +180,7 @@ async def test_file_is_whole_where_its_writer_and_recovery_meet(shop: Workshop) 
 
 
 async def test_generations_of_expired_and_deleted_stores_are_gone(shop: Workshop) -> None:
-    store, _ = await published(shop)
+    store, _ = await shop.published()
     await shop.stores.modify(READER, store, expires_after_days=1)
     shop.clock.now += 86_401
     await shop.recovery.settle()

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from rag.access_lists import Reader
-from rag.claims import Bundle
 from rag.index import Collection, VectorKey
 from rag.recovery import ABANDONED_S
 from serving.access.tenants import TenantStore
@@ -28,27 +27,6 @@ async def shop(database: Database) -> Workshop:
     return shop
 
 
-async def published(shop: Workshop, text: str = "apple") -> tuple[str, str]:
-    """A store with a file that is published."""
-    store, file = await shop.store(), await shop.upload(text)
-    await shop.attach(store, file)
-    await shop.index()
-    return store, file
-
-
-async def claimed(shop: Workshop) -> Bundle:
-    bundle = await shop.claims.take()
-    assert bundle is not None
-    return bundle
-
-
-async def written(shop: Workshop) -> Bundle:
-    """Files whose vectors are there, and whose writer died then."""
-    bundle = await claimed(shop)
-    await shop.ingestion._write(bundle.targets[0], await shop.ingestion._cut(bundle))
-    return bundle
-
-
 async def collection_of(shop: Workshop, store: str) -> Collection:
     (generation,) = await shop.stores.generations(READER, [store])
     return generation.collection
@@ -63,7 +41,7 @@ async def stray(shop: Workshop, collection: Collection) -> str:
 
 
 async def test_sweep_drops_collections_that_nobody_knows(shop: Workshop) -> None:
-    store, _ = await published(shop)
+    store, _ = await shop.published()
     known = await collection_of(shop, store)
     await shop.vectors.create(Collection("acme", "gen_lost"))
     await shop.recovery.sweep()
@@ -77,7 +55,7 @@ async def test_sweep_leaves_a_store_that_is_made_at_the_same_time(shop: Workshop
         if not making:
             making.append(asyncio.create_task(shop.store()))
 
-    await published(shop)
+    await shop.published()
     shop.vectors.before = make
     for _ in range(5):
         await shop.recovery.sweep()
@@ -86,7 +64,7 @@ async def test_sweep_leaves_a_store_that_is_made_at_the_same_time(shop: Workshop
 
 
 async def test_sweep_erases_versions_that_nobody_knows(shop: Workshop) -> None:
-    store, file = await published(shop)
+    store, file = await shop.published()
     lost = await stray(shop, await collection_of(shop, store))
     assert lost in shop.versions()
     await shop.recovery.sweep()
@@ -97,7 +75,7 @@ async def test_sweep_erases_versions_that_nobody_knows(shop: Workshop) -> None:
 async def test_sweep_leaves_versions_that_are_being_written(shop: Workshop) -> None:
     store, file = await shop.store(), await shop.upload("apple")
     await shop.attach(store, file)
-    bundle = await written(shop)
+    bundle = await shop.written()
     await shop.recovery.sweep()
     assert shop.versions() == {bundle.claims[0].version}
 
@@ -128,7 +106,7 @@ async def everything_of(shop: Workshop, tenant: str) -> tuple[set[str], set[str]
 
 
 async def test_tenant_that_is_deleted_leaves_nothing(shop: Workshop) -> None:
-    kept_store, kept_file = await published(shop)
+    kept_store, kept_file = await shop.published()
     store, file = await shop.store(GLOBEX), await shop.upload("pear", GLOBEX)
     await shop.attach(store, file, reader=GLOBEX)
     await shop.index()
@@ -145,7 +123,7 @@ async def test_tenant_that_is_deleted_leaves_nothing(shop: Workshop) -> None:
 
 
 async def test_bytes_without_a_file_are_removed_only_when_they_are_old(shop: Workshop) -> None:
-    _, file = await published(shop)
+    _, file = await shop.published()
     shop.texts.kept["acme", "file-upload"] = "an upload that may be going on"
     shop.texts.changed = shop.clock.now
     await shop.recovery.sweep()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rag.access_lists import Reader
 from rag.chunking import Chunk as Piece
-from rag.claims import Claims
+from rag.claims import Bundle, Claims
 from rag.consistency import Consistency
 from rag.embedder_checks import EmbedderChecks
 from rag.errors import FileUnreadable, NotThere
@@ -159,3 +159,22 @@ class Workshop:
         """Whose vectors are anywhere."""
         kept = self.vectors.kept.values()
         return {key.partition(":")[0] for rows in kept for key in rows}
+
+    async def published(self, text: str = "apple") -> tuple[str, str]:
+        """A store with a file that is published."""
+        store, file = await self.store(), await self.upload(text)
+        await self.attach(store, file)
+        await self.index()
+        return store, file
+
+    async def claimed(self) -> Bundle:
+        """The next files, claimed."""
+        bundle = await self.claims.take()
+        assert bundle is not None
+        return bundle
+
+    async def written(self) -> Bundle:
+        """Files whose vectors are there, and whose writer died then."""
+        bundle = await self.claimed()
+        await self.ingestion._write(bundle.targets[0], await self.ingestion._cut(bundle))
+        return bundle
