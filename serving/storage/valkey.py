@@ -69,6 +69,8 @@ class Valkey:
             client = Client.from_url(
                 f"{_SCHEMES.get(scheme, scheme)}://{rest}",
                 socket_connect_timeout=timeout_s,  # Calls have their deadline here, in `_bounded`.
+                # With one of its own it sends in `asyncio.wait_for`, which loses cancellations.
+                socket_timeout=None,
                 retry=Retry(NoBackoff(), 0),  # Whether to try again is for the caller to know.
             )
             client.connection_pool.make_connection()  # Connects to nothing; options are looked at.

@@ -277,3 +277,23 @@ async def test_script_that_the_server_has_forgotten_is_told_again(embedded_valke
         assert await valkey.run("return 41 + 1") == 42
         await valkey.command("SCRIPT", "FLUSH")
         assert await valkey.run("return 41 + 1") == 42
+
+
+async def test_cancellation_ends_whoever_calls(redis_url: str, valkey_prefix: str) -> None:
+    client = Valkey.open(redis_url)
+
+    async def call_for_ever() -> None:
+        while True:
+            await client.command("SET", valkey_prefix + "k", "v")
+
+    tasks = []
+    for wait_ms in range(100):
+        tasks.append(asyncio.create_task(call_for_ever()))
+        await asyncio.sleep(wait_ms % 10 / 5_000)
+        tasks[-1].cancel()
+        await asyncio.sleep(0)
+    _, running = await asyncio.wait(tasks, timeout=5)
+    for task in running:
+        task.cancel()
+    await client.close()
+    assert len(running) == 0
