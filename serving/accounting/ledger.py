@@ -29,6 +29,9 @@ from serving.storage.valkey import Valkey
 logger = logging.getLogger("ringfence.accounting")
 
 BATCH = 500
+CLOSE_WAIT_S = 5.0
+"""For what moves rows to end; a stop does not wait for it any longer."""
+
 DRAIN_S = 1.0
 """How often rows are moved. A report moves them first, so it is never behind."""
 
@@ -85,8 +88,7 @@ class Ledger:
         """Stop moving rows; those in Valkey are moved by whoever starts next."""
         if self._draining is not None:
             self._draining.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._draining
+            await asyncio.wait({self._draining}, timeout=CLOSE_WAIT_S)
         with suppress(DatabaseUnavailable):
             await self._write(self._unsettled())  # Nobody is there to settle them any more.
 

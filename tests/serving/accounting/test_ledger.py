@@ -8,7 +8,7 @@ import secrets
 import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from models.engine import Usage
 from serving.access.reservations import Budget, Demand, Reservations, Settlement
+from serving.accounting import ledger as accounting
 from serving.accounting.attempt import LOST, Attempt
 from serving.accounting.ledger import BATCH, UNSETTLED_S, Ledger
 from serving.accounting.usage import DIMENSIONS, Dimension
@@ -597,3 +598,27 @@ async def test_spending_is_not_told_while_rows_may_be_out_of_reach(
     ledger = Ledger(impatient, near, prefix=valkey_prefix)
     with held_for_writing(tmp_path / "ringfence.db"), pytest.raises(DatabaseUnavailable):
         await ledger.spent_nanos("key:k1", None)
+
+
+async def test_stop_does_not_wait_for_ever_for_what_moves_rows(
+    database: Database, near: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accounting, "DRAIN_S", 0.0)
+    monkeypatch.setattr(accounting, "CLOSE_WAIT_S", 0.05)
+    ledger, deaf, let_go = Ledger(database, near, prefix="deaf:"), asyncio.Event(), asyncio.Event()
+
+    async def my_turn() -> bool:
+        deaf.set()
+        while not let_go.is_set():
+            with suppress(asyncio.CancelledError):
+                await let_go.wait()
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(ledger, "_my_turn", my_turn)
+    ledger.start()
+    await deaf.wait()
+    closing_down = asyncio.create_task(ledger.close())
+    done, _ = await asyncio.wait({closing_down}, timeout=2)
+    let_go.set()
+    await closing_down
+    assert done
