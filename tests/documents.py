@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import sys
 from pathlib import Path
 
 from serving.config import json_schema
@@ -20,16 +21,27 @@ def first_line(module: Path) -> str:
 
 
 def tree() -> str:
-    """One line a module: its path and what it says of itself."""
-    lines = []
-    for package in PACKAGES:
-        for module in sorted((ROOT / package).rglob("*.py")):
-            path = module.relative_to(ROOT)
-            if path.name == "__init__.py":
-                lines.append(f"{path.parent}/".ljust(38) + first_line(module))
-            elif "versions" not in path.parts:
-                lines.append(f"  {path.name}".ljust(38) + first_line(module))
+    """The first line of each folder's docstring."""
+    lines = [
+        f"{_name(path.parent)}/".ljust(38) + first_line(path)
+        for name in PACKAGES
+        for path in sorted((ROOT / name).rglob("__init__.py"), key=lambda path: path.parent)
+    ]
     return "```\n" + "\n".join(lines) + "\n```\n"
+
+
+def modules() -> str:
+    """The first line of each module's docstring, below its folder."""
+    paths = (path for name in PACKAGES for path in sorted((ROOT / name).rglob("*.py")))
+    return "\n".join(
+        _name(path).ljust(54) + first_line(path)
+        for path in paths
+        if path.name != "__init__.py" and path.parent.name != "versions"
+    )
+
+
+def _name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
 
 
 def written() -> str:
@@ -44,7 +56,7 @@ def schema() -> str:
 
 
 def write() -> None:
-    """Write both."""
+    """Write the tree and the schema into their files."""
     SCHEMA.write_text(schema(), "utf-8")
     path = ROOT / "ARCHITECTURE.md"
     before, rest = path.read_text("utf-8").split(BEGIN, 1)
@@ -53,3 +65,4 @@ def write() -> None:
 
 if __name__ == "__main__":
     write()
+    sys.stdout.write(modules() + "\n")

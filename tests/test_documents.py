@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from tests.documents import ROOT, SCHEMA, schema, tree, written
 
 
-def test_architecture_lists_every_module() -> None:
+def test_architecture_lists_every_folder() -> None:
     assert tree() == written(), "run `make tree`"
 
 
@@ -22,3 +23,21 @@ def test_readme_names_only_tests_that_exist() -> None:
     source = "".join(path.read_text("utf-8") for path in Path(ROOT / "tests").rglob("test_*.py"))
     assert named
     assert {name for name in named if f"def {name}(" not in source} == set()
+
+
+def test_every_decision_has_its_date_context_choice_and_cost() -> None:
+    decisions = sorted((ROOT / "docs" / "decisions").glob("*.md"))
+    assert [int(path.name[:4]) for path in decisions] == list(range(1, len(decisions) + 1))
+    for path in decisions:
+        parts = re.findall(
+            r"(?m)^# .|^Date: \d{4}-\d{2}-\d{2}$|^\*\*(\w+)\.\*\*", path.read_text("utf-8")
+        )
+        assert parts == ["", "", "Context", "Choice", "Cost"], path.name
+
+
+def test_architecture_names_only_files_that_exist() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
+    named = set(re.findall(r"`([\w/]+\.(?:py|lua))`", text))
+    places = (ROOT, ROOT / "serving")
+    assert named
+    assert {name for name in named if not any((place / name).exists() for place in places)} == set()
