@@ -41,3 +41,20 @@ def test_architecture_names_only_files_that_exist() -> None:
     places = (ROOT, ROOT / "serving")
     assert named
     assert {name for name in named if not any((place / name).exists() for place in places)} == set()
+
+
+def test_links_in_documents_lead_to_files_that_exist() -> None:
+    broken = set()
+    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "deploy" / "README.md"]
+    for path in documents:
+        links = re.findall(r"\]\(([^)#\s]+)", path.read_text("utf-8"))
+        broken |= {(path.name, one) for one in links if not (path.parent / one).exists()}
+    assert broken == set()
+
+
+def test_guides_follow_each_other() -> None:
+    first, *others = ("start", "models", "keys-and-limits", "documents", "overflow-and-privacy")
+    read = ROOT / "docs" / f"{first}.md"
+    for name in (*others, "operations"):
+        assert f"]({name}.md)" in read.read_text("utf-8").rstrip().rsplit("\n", 1)[-1], read
+        read = ROOT / "docs" / f"{name}.md"
