@@ -25,6 +25,7 @@ raise SystemExit(carry_out("module", work, log=None))
 def test_a_second_signal_does_not_keep_servers_from_ending(number):
     command = [sys.executable, "-c", STOPPING]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
         assert process.stdout.readline() == "working\n"
         process.send_signal(number)
         assert process.stdout.readline() == "stopping\n"

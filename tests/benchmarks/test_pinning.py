@@ -19,8 +19,10 @@ sys.stdin.readline()
 
 @contextmanager
 def threads():
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen([sys.executable, "-c", THREADS], **pipes) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", THREADS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
         assert process.stdout.readline() == "two\n"
         try:
             yield process

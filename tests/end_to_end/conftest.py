@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from benchmarks.ports import free_port
 from models.catalog import builtin
 from models.prepare import prepare
 from tests.end_to_end.backend import (
@@ -18,7 +19,6 @@ from tests.end_to_end.backend import (
     MODEL,
     Backend,
     configuration,
-    free_port,
     stop,
     wait_until_ready,
 )

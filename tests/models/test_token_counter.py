@@ -421,6 +421,7 @@ def test_upper_bound_of_prompts_is_no_less_than_their_tokens(
     local: LocalCounter, prompts: list[Any]
 ) -> None:
     counted = asyncio.run(local.count_texts(prompts))
+    assert counted is not None
     assert upper_bound("completion", {"prompt": prompts}) >= counted
 
 

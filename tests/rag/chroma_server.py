@@ -33,7 +33,16 @@ def running(directory: Path) -> Iterator[str]:
         pytest.skip("the `chroma` command is not installed")
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    command = [BINARY, "run", "--path", directory, "--host", "127.0.0.1", "--port", str(port)]
+    command = [
+        str(BINARY),
+        "run",
+        "--path",
+        str(directory),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         _wait(url, process)

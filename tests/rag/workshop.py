@@ -88,9 +88,9 @@ class Workshop:
 
     def __init__(self, database: Database, first: Workshop | None = None) -> None:
         self.database = database
-        self.clock = first.clock if first else Clock()
-        self.vectors = first.vectors if first else MemoryVectors()
-        self.texts = first.texts if first else Texts()
+        self.clock: Clock = first.clock if first else Clock()
+        self.vectors: MemoryVectors = first.vectors if first else MemoryVectors()
+        self.texts: Texts = first.texts if first else Texts()
         self.embedders = {"old": served(WordEmbedder(1)), "new": served(WordEmbedder(2, 24))}
         self.parser = LineParser(self.texts)
         text, clock = text_index(database.dialect), self.clock

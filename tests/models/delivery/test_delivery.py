@@ -226,7 +226,7 @@ async def test_sender_waits_for_a_receiver_that_is_full(
     await sender.deliver(items(b"a"), incoming.address, failure=told)
     await incoming.take()
     for link in receiver._links:
-        link._transport.pause_reading()  # type: ignore[attr-defined]
+        link._transport.pause_reading()
     flood = items(*[bytes(2**20)] * 64)
     undelivered = await sender.deliver(flood, incoming.address, failure=told)
     assert undelivered is not None

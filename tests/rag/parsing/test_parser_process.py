@@ -223,6 +223,7 @@ def test_worker_ends_by_itself_when_nobody_stops_it(slow: Path) -> None:
         stdout=subprocess.DEVNULL,
     )
     with worker:
+        assert worker.stdin is not None
         worker.stdin.write(encoded(request))
         worker.stdin.flush()
         assert worker.wait(20) == -signal.SIGALRM

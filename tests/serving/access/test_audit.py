@@ -2,6 +2,7 @@ import pytest
 from sqlalchemy import func, select, text
 
 from serving.access import audit
+from serving.access.clock import utc_now
 from serving.access.tenants import TenantStore
 from serving.storage.database import Database
 from serving.storage.errors import DatabaseUnavailable
@@ -18,13 +19,13 @@ async def test_newest_changes_come_first_and_pages_go_back(database: Database) -
 
 
 async def test_event_says_who_when_and_what(database: Database) -> None:
-    before = audit.utc_now()
+    before = utc_now()
     await TenantStore(database).create("acme", weight=2.0, actor="an-admin")
     (event,) = await audit.events(database, limit=10)
     assert (event.actor, event.action, event.subject_kind, event.subject, event.change) == (
         "an-admin", "tenant.create", "tenant", "acme", {"weight": 2.0},
     )  # fmt: skip
-    assert before <= event.at <= audit.utc_now()
+    assert before <= event.at <= utc_now()
 
 
 async def test_change_that_is_rolled_back_leaves_no_event(database: Database) -> None:

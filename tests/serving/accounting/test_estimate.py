@@ -194,6 +194,7 @@ async def test_engine_uses_no_more_than_the_bound(
     counter = SimulatedCounter(SPEC)
     shape = Shape.of(kind, body, counter.context_tokens)
     prompt_tokens = await counter.count(kind, body)
+    assert prompt_tokens is not None
     most = shape.completion_tokens(prompt_tokens)
     assert usage.prompt_tokens == prompt_tokens
     assert usage.completion_tokens <= most

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import orjson
@@ -31,7 +30,7 @@ KEYS = SIGNER.public_keys
 
 
 @pytest.fixture
-async def file(database: Database, tmp_path: Path) -> AsyncIterator[Path]:
+async def file(database: Database, tmp_path: Path) -> Path:
     """Six entries, of which the first and the last are signed."""
     ledger = EgressLedger(database, SECRET, rules())
     for _ in range(3):

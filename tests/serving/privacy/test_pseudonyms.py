@@ -1,4 +1,5 @@
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -141,7 +142,7 @@ def test_conversation_id_stays_when_the_history_grows():
         {"input": "Hi"},
     ],
 )
-def test_conversation_id_differs_by_the_beginning(other: dict):
+def test_conversation_id_differs_by_the_beginning(other: dict[str, Any]):
     one = {"messages": [{"role": "user", "content": "Hi"}]}
 
     assert conversation_id(SECRET, "acme", one) != conversation_id(SECRET, "acme", other)

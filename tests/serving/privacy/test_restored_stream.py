@@ -200,7 +200,7 @@ async def test_stream_goes_on_in_the_next_attempt_where_the_first_one_broke():
         ({"response_format": {"type": "json_schema", "json_schema": {}}}, True),
     ],
 )
-def test_answer_is_json_where_the_request_says_so(body: dict, expected: bool):
+def test_answer_is_json_where_the_request_says_so(body: dict[str, Any], expected: bool):
     assert answers_in_json(body) is expected
 
 
@@ -219,7 +219,7 @@ def answers(draw: st.DrawFn) -> dict[str, str]:
 
 @st.composite
 def streams(draw: st.DrawFn, answer: dict[str, str]) -> list[dict[str, Any]]:
-    chunks = []
+    chunks: list[dict[str, Any]] = []
     for name, text in answer.items():
         places = draw(st.lists(st.integers(0, len(text)), max_size=8))
         for start, end in pairwise(sorted({0, *places, len(text)})):

@@ -39,14 +39,14 @@ def _least_digits(operation: str, argument: Any) -> int:
         case "SUBPATTERN":
             return least_digits(argument[-1])
         case "MAX_REPEAT" | "MIN_REPEAT" | "POSSESSIVE_REPEAT":
-            return argument[0] * least_digits(argument[2])
+            return int(argument[0]) * least_digits(argument[2])
         case _:
             return 0
 
 
 def _is_digit(kind: str, one: Any) -> bool:
     if kind == "RANGE":
-        return one[0] >= ord("0") and one[1] <= ord("9")
+        return bool(one[0] >= ord("0") and one[1] <= ord("9"))
     return kind == "LITERAL" and chr(one).isdigit()
 
 
