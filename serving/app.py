@@ -31,6 +31,7 @@ from models.token_counter import TokenCounter, counter
 from serving import config
 from serving.access.authenticator import Authenticator
 from serving.access.idempotency import IdempotencyStore
+from serving.access.invalidation import Invalidations
 from serving.access.keys import KeyStore
 from serving.access.limits import LimitStore
 from serving.access.reservations import PREFIX
@@ -115,12 +116,20 @@ class Gateway:
         await asyncio.to_thread(migrate.upgrade, access.database_url)
         secret = await asyncio.to_thread(server_secret, access)
         database = Database.open(access.database_url)
-        keys = KeyStore(database, secret)
-        authenticator = Authenticator(keys, secret, fixed_key=settings.api_key)
+        invalidations = Invalidations.open(settings.valkey_url)
+        keys = KeyStore(database, secret, announce=invalidations.announce)
+        authenticator = Authenticator(
+            keys, secret, fixed_key=settings.api_key, changes=invalidations
+        )
         meter = Meter()
         watch = EngineWatch(ServeReadiness(APPLICATION, _deployments(settings)))
         books = Books.open(
-            database, settings, authenticator=authenticator, meter=meter, is_ready=watch.ready
+            database,
+            settings,
+            authenticator=authenticator,
+            invalidations=invalidations,
+            meter=meter,
+            is_ready=watch.ready,
         )
         explanations = Explanations(books.valkey, books.ledger, prefix=PREFIX)
         ways = self._ways(database, secret, books, watch, explanations)
@@ -251,9 +260,9 @@ def _administration(
     return Administration(
         authenticate=authenticator.authenticate,
         database=database,
-        tenants=TenantStore(database),
+        tenants=TenantStore(database, announce=books.invalidations.announce),
         keys=keys,
-        limits=LimitStore(database),
+        limits=LimitStore(database, announce=books.invalidations.announce),
         spending=books.spending,
         usage=books.ledger,
         models=frozenset(spec.id for spec in settings.models),

@@ -13,6 +13,7 @@ from serving.access.admission import Admission
 from serving.access.authenticator import Authenticator
 from serving.access.budgets import Lookups, Spending
 from serving.access.fair_queue import FairQueue
+from serving.access.invalidation import Invalidations
 from serving.access.policies import Policies
 from serving.access.reservations import PREFIX, Reservations
 from serving.accounting.ledger import Ledger
@@ -29,6 +30,7 @@ class Books:
     """What the pipeline and the admin API of a gateway share."""
 
     valkey: Valkey
+    invalidations: Invalidations
     spending: Spending
     ledger: Ledger
     admission: Admission
@@ -41,6 +43,7 @@ class Books:
         settings: Settings,
         *,
         authenticator: Authenticator,
+        invalidations: Invalidations,
         meter: Meter,
         is_ready: Callable[[str], bool],
         prefix: str = PREFIX,
@@ -56,26 +59,29 @@ class Books:
         ledger = Ledger(database, valkey, prefix=prefix, unsettled=reservations.unsettled_rows)
         queues = {spec.id: _queue(spec, settings) for spec in settings.models}
         admission = Admission(
-            policies=Policies(database, settings.admission),
+            policies=Policies(database, settings.admission, changes=invalidations),
             reservations=reservations,
             queues=queues,
             lookups=Lookups(ledger.spent_nanos),
             still_works=authenticator.still_works,
             max_request_s=settings.admission.max_request_s,
         )
+        invalidations.subscribe(admission.recheck_keys)  # After what keeps keys has forgotten.
         tariffs = {spec.id: Tariff.of(spec) for spec in settings.models}
         _watch(meter, admission)
         attempts = Attempts(admission=admission, meter=meter, tariffs=tariffs, is_ready=is_ready)
         spending = Spending(valkey, ledger.spent_nanos, prefix=prefix)
-        return cls(valkey, spending, ledger, admission, attempts)
+        return cls(valkey, invalidations, spending, ledger, admission, attempts)
 
     def start(self) -> None:
         """Begin what runs beside requests: leases, revocations, moving rows into the ledger."""
+        self.invalidations.start()
         self.admission.start()
         self.ledger.start()
 
     async def close(self) -> None:
         """End that, and send what is left."""
+        await self.invalidations.close()
         await self.admission.close()
         await self.ledger.close()
         await self.valkey.close()

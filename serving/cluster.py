@@ -141,6 +141,9 @@ class Cluster:
         # The autoscaler of clouds, and what tails every log file for a driver that prints none of
         # them: 100 MiB and a per cent of a core.
         node.Node.start_monitor = node.Node.start_log_monitor = lambda _: None
+        # What is left of the dashboard without a dashboard: it asks which cloud this is, at a
+        # metadata address and by name, also where usage statistics are off.
+        node.Node.start_api_server = lambda _, **__: None
         # Ray prints its own retries at shutdown as errors; what matters is in its logs.
         worker.print_to_stdstream = lambda *_, **__: None
         logging.getLogger("ray.serve").setLevel(logging.WARNING)

@@ -114,7 +114,7 @@ class Permit:
         """End the scope as soon as the loop can, unless it is ending already."""
         if self.ended is not None or self.deadline.expired():
             return
-        self.ended = InvalidKey("The API key was revoked.")
+        self.ended = _revoked()
         self.deadline.reschedule(asyncio.get_running_loop().time())
 
     @property
@@ -151,7 +151,8 @@ class Admission:
         reservations: what is left of them.
         queues: of each model, its places.
         lookups: what the ledger says of a budget that Valkey does not know.
-        still_works: asked every second about the keys of running requests.
+        still_works: asked about the key of a request that comes in, and every second about the
+            keys of those that run or wait.
         max_request_s: the longest that a request may take.
         unchecked: requests let in while Valkey was away.
     """
@@ -165,11 +166,16 @@ class Admission:
     unchecked: int = 0
     _running: dict[str, set[Permit]] = field(default_factory=lambda: defaultdict(set))
     _watching: asyncio.Task[None] | None = None
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def start(self) -> None:
         """Begin to be heard of by Valkey, and to look for keys that were revoked."""
         self.reservations.start()
         self._watching = asyncio.create_task(self._watch_keys())
+
+    def recheck_keys(self, _changed: frozenset[str] | None) -> None:
+        """Look at once whether keys of requests that run or wait were revoked."""
+        self._changed.set()
 
     async def close(self) -> None:
         """Send what is left to settle."""
@@ -187,6 +193,8 @@ class Admission:
             StoreUnavailable: which limits apply cannot be looked up.
         """
         ends_at = _now() + self._longest_s(ask)
+        if not await self.still_works(ask.principal.key_id):  # Its body may have taken long.
+            raise _revoked()
         policy = await self.policies.of(ask.principal, ask.model)
         demand, quota = await self._reserved(ask, policy, ends_at)
         settlement = NEVER_RAN
@@ -217,9 +225,10 @@ class Admission:
         """A place in the engine, within the request's time."""
         place = self._place(ask, policy, demand)
         try:
-            async with permit.deadline, place as permit.slot:
+            async with permit.deadline:
                 with self._watched(ask.principal.key_id, permit):
-                    yield permit
+                    async with place as permit.slot:
+                        yield permit
         except (QueueFull, QueueTimeout) as error:
             raise Overloaded(
                 "Too many requests wait for this model; try again later.",
@@ -256,7 +265,9 @@ class Admission:
 
     async def _watch_keys(self) -> None:
         while True:
-            await asyncio.sleep(REVOCATION_CHECK_S)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), REVOCATION_CHECK_S)
+            self._changed.clear()
             for key_id in list(self._running):
                 with suppress(StoreUnavailable):  # Nobody was revoked that we know of.
                     if not await self.still_works(key_id):
@@ -342,6 +353,10 @@ async def _uninterrupted(closing: Settlement | Awaitable[Settlement]) -> Settlem
             await asyncio.wait({task}, timeout=left_s)
     task.cancel()
     return task.result()
+
+
+def _revoked() -> InvalidKey:
+    return InvalidKey("The API key was revoked.")
 
 
 def _too_late() -> DeadlineExceeded:

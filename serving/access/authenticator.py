@@ -9,14 +9,14 @@ import hmac
 import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import datetime
 
 from pydantic import SecretStr
 
 from serving.access.clock import utc_now
 from serving.access.errors import InvalidKey, MissingKey
-from serving.access.fresh_cache import Cached, FreshCache
+from serving.access.fresh_cache import Cached, Changes, FreshCache, Unannounced
 from serving.access.key_text import KeyMint, public_id
 from serving.access.keys import KeyStore
 from serving.access.principal import Principal
@@ -36,13 +36,15 @@ _UNKNOWN_DIGEST = secrets.token_bytes(32)  # Compared with where there is no dig
 class Authenticator:
     """Checks keys. A good key costs no database query but once every `fresh_cache.TTL_S`.
 
-    A revocation takes effect within `fresh_cache.MAX_AGE_S`, an expiry at once, and while the
-    database is away nothing older than that is believed.
+    A revocation that is announced takes effect at once and any other change within
+    `fresh_cache.MAX_AGE_S`; an expiry at once. While the database is away nothing older than that
+    is believed.
 
     Args:
         store: where keys are.
         secret: the server secret under which they were issued.
         fixed_key: one more key to accept, from the operator's environment.
+        changes: tells of keys and tenants that have changed.
         clock: seconds that never go back, for the ages of cached answers.
         now: the wall clock, for expiry.
 
@@ -56,6 +58,7 @@ class Authenticator:
         secret: SecretStr,
         *,
         fixed_key: SecretStr | None,
+        changes: Changes | None = None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
@@ -64,6 +67,8 @@ class Authenticator:
             store.find,
             unavailable="API keys cannot be checked at the moment. Try again soon.",
             clock=clock,
+            subjects=_subjects,
+            changes=changes or Unannounced(),
         )
         self._now = now
         self._fixed_digest = None if fixed_key is None else self._digest_of_fixed(fixed_key)
@@ -116,6 +121,12 @@ class Authenticator:
         if not self._mint.issued(key):
             raise _invalid()
         return await self._cache.read(key_id)
+
+
+def _subjects(key_id: str, key: StoredKey | None) -> Collection[str]:
+    """What changes of a key are announced as."""
+    of_key = f"key:{key_id}"
+    return (of_key,) if key is None else (of_key, f"tenant:{key.principal.tenant}")
 
 
 def _token(header_value: str) -> str:

@@ -1,15 +1,17 @@
 """Keeps what the database said for a moment, so that it is not asked for every request.
 
-A change there is seen within `MAX_AGE_S`, whatever fails. Knows nothing of what it keeps.
+A change that is announced is seen at once (see `invalidation`), any other within `MAX_AGE_S`,
+whatever fails. Knows nothing of what it keeps.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Collection, Hashable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from serving.access.errors import StoreUnavailable
 from serving.storage.errors import DatabaseUnavailable
@@ -21,13 +23,44 @@ TTL_S = 2.0
 """Age from which the database is asked again, while the answer still serves."""
 
 MAX_AGE_S = 5.0
-"""Age up to which an answer serves, even while the database is silent: bounds a revocation."""
+"""Age up to which an answer serves, even while the database is silent.
+
+It bounds a change that nobody announces, and how long an announcement waits for a silent gateway.
+"""
 
 LOOKUP_TIMEOUT_S = 2.0
 RETRY_WAIT_S = 0.25
 """How long a database that failed is left alone."""
 
 MAX_ENTRIES = 10_000
+
+
+Forget = Callable[[frozenset[str] | None], None]
+"""Called with the subjects that have changed (`key:<id>`, `tenant:<name>`, `model:<id>`); with
+None when any may have."""
+
+
+class Changes(Protocol):
+    """Tells a cache what has changed."""
+
+    def is_current(self) -> bool:
+        """Whether a change cannot hold yet without this process having been told."""
+        ...
+
+    def subscribe(self, forget: Forget) -> None:
+        """Have `forget` called with every change."""
+        ...
+
+
+class Unannounced:
+    """Changes that nobody announces: `MAX_AGE_S` alone bounds how long an old answer serves."""
+
+    def is_current(self) -> bool:
+        """Nothing is waited for."""
+        return True
+
+    def subscribe(self, forget: Forget) -> None:
+        """There is nothing to be told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +78,9 @@ class FreshCache(Generic[K, V]):
         ask: the question; it may raise `DatabaseUnavailable`.
         unavailable: what a caller is told while there is no answer.
         clock: seconds that never go back.
+        subjects: what an answer is about, as changes name it.
+        changes: tells what to forget; while it is not current, no answer serves that was asked
+            for before the question came.
         max_entries: answers kept.
         lookup_timeout_s: for one answer.
     """
@@ -55,26 +91,33 @@ class FreshCache(Generic[K, V]):
         *,
         unavailable: str,
         clock: Callable[[], float],
+        subjects: Callable[[K, V], Collection[str]],
+        changes: Changes,
         max_entries: int = MAX_ENTRIES,
         lookup_timeout_s: float = LOOKUP_TIMEOUT_S,
     ) -> None:
         self._ask = ask
         self._unavailable = unavailable
         self._clock = clock
+        self._subjects = subjects
+        self._changes = changes
         self._max_entries = max_entries
         self._lookup_timeout_s = lookup_timeout_s
         self._entries: OrderedDict[K, Cached[V]] = OrderedDict()
-        self._lookups: dict[K, asyncio.Task[None]] = {}
+        self._lookups: dict[K, asyncio.Task[Cached[V] | None]] = {}
         self._retry_at = float("-inf")
+        changes.subscribe(self._forget)
 
     def fresh(self, key: K) -> Cached[V] | None:
         """The answer about `key` if it is younger than `MAX_AGE_S`; past `TTL_S` it is asked anew.
 
         Nobody waits for that: a look-up goes through threads, which are slow under load.
         """
+        if not self._changes.is_current():
+            return None
         entry = self._younger_than(MAX_AGE_S, key)
         if entry is not None and self._clock() - entry.read_at >= TTL_S and self._may_ask(key):
-            self._task(key).add_done_callback(_look_at)
+            self._task(key)
         return entry
 
     async def read(self, key: K) -> Cached[V]:
@@ -82,56 +125,75 @@ class FreshCache(Generic[K, V]):
 
         Raises:
             StoreUnavailable: no answer within the look-up's time, and none younger than
-                `MAX_AGE_S` from before.
+                `MAX_AGE_S` from before that may serve.
         """
-        if self._may_ask(key):
-            await self._lookup(key)
-        entry = self._younger_than(MAX_AGE_S, key)
+        oldest = -math.inf if self._changes.is_current() else self._clock()
+        entry = await self._lookup(key)
+        if entry is not None and entry.read_at < oldest:  # It was asked for before we came.
+            entry = await self._lookup(key)
         if entry is None:
+            entry = self._entries.get(key)
+        if entry is None or entry.read_at < oldest or self._age_s(entry) >= MAX_AGE_S:
             raise StoreUnavailable(self._unavailable)
         return entry
 
+    def _forget(self, changed: frozenset[str] | None) -> None:
+        """Drop what is about subjects that have changed; answers on their way are not kept."""
+        self._lookups.clear()
+        for key, entry in list(self._entries.items()):
+            if changed is None or not changed.isdisjoint(self._subjects(key, entry.value)):
+                del self._entries[key]
+
     def _younger_than(self, age_s: float, key: K) -> Cached[V] | None:
         entry = self._entries.get(key)
-        if entry is None or self._clock() - entry.read_at >= age_s:
+        if entry is None or self._age_s(entry) >= age_s:
             return None
         self._entries.move_to_end(key)
         return entry
 
+    def _age_s(self, entry: Cached[V]) -> float:
+        return self._clock() - entry.read_at
+
     def _may_ask(self, key: K) -> bool:
         return key in self._lookups or self._clock() >= self._retry_at
 
-    def _task(self, key: K) -> asyncio.Task[None]:
+    def _task(self, key: K) -> asyncio.Task[Cached[V] | None]:
         """The look-up that runs, or a new one."""
         task = self._lookups.get(key)
         if task is None:
             task = self._lookups[key] = asyncio.create_task(self._look_up(key))
-            task.add_done_callback(lambda _: self._lookups.pop(key))
+            task.add_done_callback(lambda done: self._keep(key, done))
         return task
 
-    async def _lookup(self, key: K) -> None:
+    async def _lookup(self, key: K) -> Cached[V] | None:
+        """What the database says; None while it may not be asked, or does not answer in time."""
+        if not self._may_ask(key):
+            return None
         task = self._task(key)
         # Unlike wait_for: one waiter that goes away leaves the lookup to the others, and the
         # deadline holds even while a cancelled query is being cleaned up.
         done, _ = await asyncio.wait({task}, timeout=self._lookup_timeout_s)
-        if done:
-            task.result()
+        return task.result() if done else None
 
-    async def _look_up(self, key: K) -> None:
+    async def _look_up(self, key: K) -> Cached[V] | None:
         asked_at = self._clock()  # Before the query: the answer may be as old as this.
         try:
             async with asyncio.timeout(self._lookup_timeout_s):
-                value = await self._ask(key)
+                return Cached(await self._ask(key), asked_at)
         except (DatabaseUnavailable, TimeoutError):
             self._retry_at = self._clock() + RETRY_WAIT_S
+            return None
+
+    def _keep(self, key: K, lookup: asyncio.Task[Cached[V] | None]) -> None:
+        """Keep an answer, unless something was forgotten while it was asked for."""
+        # A bug is told to whoever has to wait for the next look-up.
+        entry = None if lookup.cancelled() or lookup.exception() else lookup.result()
+        if self._lookups.get(key) is not lookup:
             return
-        self._entries[key] = Cached(value, asked_at)
+        del self._lookups[key]
+        if entry is None:
+            return
+        self._entries[key] = entry
         self._entries.move_to_end(key)
         while len(self._entries) > self._max_entries:
             self._entries.popitem(last=False)
-
-
-def _look_at(lookup: asyncio.Task[None]) -> None:
-    """A bug is told to whoever has to wait for the next look-up."""
-    if not lookup.cancelled():
-        lookup.exception()

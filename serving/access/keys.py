@@ -23,6 +23,7 @@ from serving.access.errors import (
     KeyNameTaken,
     KeyNotFound,
 )
+from serving.access.invalidation import Announce, to_nobody
 from serving.access.key_text import KeyMint, public_id
 from serving.access.names import check_model, check_name, is_name
 from serving.access.principal import Role
@@ -41,14 +42,21 @@ _ORDER = (ApiKey.tenant, ApiKey.name, ApiKey.created_at, ApiKey.id)
 class KeyStore:
     """The keys of one database under one server secret.
 
+    A method that changes a key that may be in use returns when `announce` has told every gateway.
     Every method raises `DatabaseUnavailable` when the database does not answer in time.
     """
 
     def __init__(
-        self, database: Database, secret: SecretStr, *, now: Callable[[], datetime] = utc_now
+        self,
+        database: Database,
+        secret: SecretStr,
+        *,
+        announce: Announce = to_nobody,
+        now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._database = database
         self._mint = KeyMint(secret)
+        self._announce = announce
         self._now = now
 
     async def create(
@@ -151,7 +159,9 @@ class KeyStore:
             if row.revoked_at is None or row.revoked_at > now:
                 row.revoked_at = now
                 _audit(session, actor, "key.revoke", row, {})
-            return KeyRecord.of(row)
+            record = KeyRecord.of(row)
+        await self._announce(f"key:{record.id}")
+        return record
 
     async def rotate(
         self,
@@ -185,7 +195,8 @@ class KeyStore:
             issued = await self._issue(session, self._mint.new(cast("Role", old.role)), row, now)
             await _copy_limits(session, old.id, row.id)
             _audit(session, actor, "key.rotate", old, {"successor": row.id, "grace_s": grace_s})
-            return issued
+        await self._announce(f"key:{issued.record.rotated_from}")
+        return issued
 
     async def _issue(
         self, session: AsyncSession, key: SecretStr, row: ApiKey, now: datetime

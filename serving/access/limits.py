@@ -17,6 +17,7 @@ from serving.access.audit import COMMAND, Actor, record
 from serving.access.authenticator import FIXED_PRINCIPAL
 from serving.access.clock import utc_now
 from serving.access.errors import InvalidLimit, LimitNotFound
+from serving.access.invalidation import Announce, to_nobody
 from serving.access.keys import hold_key
 from serving.access.tenants import (
     DEFAULT_TENANT,
@@ -113,10 +114,14 @@ class Bound(NamedTuple):
 
 
 class LimitStore:
-    """The limits of one database. Methods raise `DatabaseUnavailable` as it does."""
+    """The limits of one database. Methods raise `DatabaseUnavailable` as it does.
 
-    def __init__(self, database: Database) -> None:
+    Those that change one return when `announce` has told every gateway.
+    """
+
+    def __init__(self, database: Database, *, announce: Announce = to_nobody) -> None:
         self._database = database
+        self._announce = announce
 
     async def set(self, limit: Limit, *, actor: Actor = COMMAND) -> Limit:
         """Set a limit, or change it; whether its subject exists is not asked.
@@ -126,7 +131,9 @@ class LimitStore:
         """
         _check(limit)
         async with self._database.transaction() as session:
-            return await self._put(session, limit, actor)
+            put = await self._put(session, limit, actor)
+        await self._announce(str(limit.subject))
+        return put
 
     async def change(
         self, subject: Subject, changes: Mapping[Measure, Bound | None], *, actor: Actor = COMMAND
@@ -149,6 +156,7 @@ class LimitStore:
                     await _drop(session, subject, [measure], actor)
                 else:
                     await self._put(session, Limit(subject, measure, *bound), actor)
+        await self._announce(str(subject))
 
     async def remove(self, subject: Subject, measure: Measure, *, actor: Actor = COMMAND) -> None:
         """Take a limit away.
@@ -170,6 +178,7 @@ class LimitStore:
             if not await _drop(session, subject, measures, actor):
                 which = measures[0] if len(measures) == 1 else "such limit"
                 raise LimitNotFound(f"no {which} is set for {subject.kind} {subject.name[:128]!r}")
+        await self._announce(str(subject))
 
     async def _put(self, session: AsyncSession, limit: Limit, actor: Actor) -> Limit:
         change = {

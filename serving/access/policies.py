@@ -1,6 +1,6 @@
 """Which limits and budgets apply to a request: its key's, tenant's and model's own, else defaults.
 
-Kept for a moment, as keys are. Knows nothing of what was used.
+Kept until one is changed, as keys are. Knows nothing of what was used.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Self
 
 from sqlalchemy import select
 
-from serving.access.fresh_cache import FreshCache
+from serving.access.fresh_cache import Changes, FreshCache, Unannounced
 from serving.access.limits import (
     NANOS,
     RATES,
@@ -89,6 +89,7 @@ class Policies:
         database: Database,
         settings: AdmissionSettings,
         *,
+        changes: Changes | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
@@ -101,10 +102,14 @@ class Policies:
             self._ask,
             unavailable="Limits cannot be looked up at the moment. Try again soon.",
             clock=clock,
+            subjects=lambda asked, _: [str(one) for one in _subjects(*asked)],
+            changes=changes or Unannounced(),
         )
 
     async def of(self, principal: Principal, model: str) -> Policy:
-        """What applies to a request of `principal` to `model`; at most five seconds old.
+        """What applies to a request of `principal` to `model`.
+
+        A change that is announced is in it at once, any other within `fresh_cache.MAX_AGE_S`.
 
         Raises:
             StoreUnavailable: the database is away for longer than answers last.
@@ -114,8 +119,8 @@ class Policies:
         return found.value
 
     async def _ask(self, asked: tuple[str, str, str]) -> Policy:
-        key_id, tenant, model = asked
-        subjects = (Subject("key", key_id), Subject("tenant", tenant), Subject("model", model))
+        _, tenant, _ = asked
+        subjects = _subjects(*asked)
         async with self._database.session() as session:
             own = await limits_of(session, subjects)
             weight = await session.scalar(select(Tenant.weight).where(Tenant.name == tenant))
@@ -130,6 +135,10 @@ class Policies:
         for default in self._defaults[subject.kind]:
             if default.measure not in measured:
                 yield Limit(subject, default.measure, default.value, default.without_store)
+
+
+def _subjects(key_id: str, tenant: str, model: str) -> Sequence[Subject]:
+    return Subject("key", key_id), Subject("tenant", tenant), Subject("model", model)
 
 
 def _rates(limits: Sequence[Limit]) -> Iterable[RateLimits]:

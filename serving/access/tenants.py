@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from serving.access.audit import COMMAND, Actor, record
 from serving.access.clock import utc_now
 from serving.access.errors import InvalidWeight, TenantExists, TenantNotFound
+from serving.access.invalidation import Announce, to_nobody
 from serving.access.names import check_name, is_name
 from serving.storage.database import Database
 from serving.storage.schema import ApiKey, UtcDateTime
@@ -52,10 +53,20 @@ class Tenant:
 
 
 class TenantStore:
-    """The tenants of one database. Methods raise `DatabaseUnavailable` as it does."""
+    """The tenants of one database. Methods raise `DatabaseUnavailable` as it does.
 
-    def __init__(self, database: Database, *, now: Callable[[], datetime] = utc_now) -> None:
+    Those that change one return when `announce` has told every gateway.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        announce: Announce = to_nobody,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
         self._database = database
+        self._announce = announce
         self._now = now
 
     async def list(self, *, limit: int | None = None, after: str = "") -> Sequence[Tenant]:
@@ -89,6 +100,7 @@ class TenantStore:
         async with self._database.transaction() as session:
             if not await add_tenant(session, tenant, actor):
                 raise TenantExists(f"a tenant {name!r} exists already")
+        await self._announce(f"tenant:{name}")
         return tenant
 
     async def set_weight(self, name: str, weight: float, *, actor: Actor = COMMAND) -> Tenant:
@@ -104,7 +116,9 @@ class TenantStore:
             row.weight = weight
             subject = ("tenant", name)
             record(session, actor, "tenant.update", subject=subject, change={"weight": weight})
-            return Tenant.of(row)
+            tenant = Tenant.of(row)
+        await self._announce(f"tenant:{name}")
+        return tenant
 
     async def delete(self, name: str, *, actor: Actor = COMMAND) -> None:
         """Remove a tenant, its keys, and the limits of both; what they used stays recorded.
@@ -122,6 +136,7 @@ class TenantStore:
             await session.execute(delete(LimitRow).where(or_(of_tenant, of_keys)))
             await session.delete(row)
             record(session, actor, "tenant.delete", subject=("tenant", name), change={"keys": gone})
+        await self._announce(f"tenant:{name}")
 
 
 async def add_tenant(session: AsyncSession, tenant: Tenant, actor: Actor) -> bool:

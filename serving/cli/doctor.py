@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
+import httpx
 import psutil
 import typer
 
@@ -25,6 +26,8 @@ from serving.storage.errors import ValkeyError
 from serving.storage.valkey import Valkey
 
 GIB = 1024**3
+
+PROBE_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +160,19 @@ def _ports(settings: Settings) -> list[Finding]:
         try:
             probe.bind((server.host, server.port))
         except OSError as error:
+            if _is_ours(server.local_url):
+                return [Finding("port", "ok", f"{server.host}:{server.port}: Ringfence runs here")]
             return [Finding("port", "fail", f"{server.host}:{server.port}: {error.strerror}")]
     return [Finding("port", "ok", f"{server.host}:{server.port} is free")]
+
+
+def _is_ours(url: str) -> bool:
+    """Whether a Ringfence answers there, by the form of its `/ready`."""
+    try:
+        answer = httpx.get(f"{url}/ready", timeout=PROBE_TIMEOUT_S, trust_env=False)
+        return "models" in answer.json()
+    except (httpx.HTTPError, ValueError, TypeError):
+        return False
 
 
 def _egress(settings: Settings) -> list[Finding]:

@@ -20,16 +20,19 @@ from pydantic import SecretStr
 from serving import config as configuration
 from serving.access.clock import utc_now
 from serving.access.errors import InvalidName, InvalidTime, KeysError
-from serving.access.fresh_cache import MAX_AGE_S
+from serving.access.invalidation import Announcer, to_nobody
 from serving.access.keys import KeyStore
 from serving.access.records import IssuedKey, KeyRecord
 from serving.access.secret import server_secret
 from serving.cli import rows
 from serving.cli.options import ConfigOption, JsonOption
+from serving.config import Settings
 from serving.privacy_class import PrivacyClass
 from serving.storage.database import Database
-from serving.storage.errors import DatabaseError
+from serving.storage.embedded_valkey import EmbeddedValkey
+from serving.storage.errors import DatabaseError, ValkeyUrlInvalid
 from serving.storage.migrate import upgrade
+from serving.storage.valkey import Valkey
 
 T = TypeVar("T")
 
@@ -136,7 +139,7 @@ def revoke(
         return
     typer.echo(
         f"Revoked key {record.name!r} ({record.id}) of tenant {record.tenant!r}; "
-        f"running servers refuse it within {MAX_AGE_S:.0f} s."
+        "running servers refuse it from now on."
     )
 
 
@@ -160,24 +163,38 @@ def rotate(
 def _run(config: Path | None, action: Callable[[KeyStore], Awaitable[T]]) -> T:
     """The action's result; a known failure ends the program with one line and no traceback."""
     try:
-        access = configuration.load(config).access
-        secret = server_secret(access)
-        upgrade(access.database_url)
-        return asyncio.run(_with_store(access.database_url, secret, action))
+        settings = configuration.load(config)
+        secret = server_secret(settings.access)
+        upgrade(settings.access.database_url)
+        return asyncio.run(_with_store(settings, secret, action))
     except (InvalidName, InvalidTime) as error:
         raise _failure(error, _USAGE) from error
-    except (KeysError, DatabaseError, configuration.ConfigError, OSError) as error:
+    except (
+        KeysError, DatabaseError, ValkeyUrlInvalid, configuration.ConfigError, OSError
+    ) as error:  # fmt: skip
         raise _failure(error, _FAILED) from error
 
 
 async def _with_store(
-    database_url: str, secret: SecretStr, action: Callable[[KeyStore], Awaitable[T]]
+    settings: Settings, secret: SecretStr, action: Callable[[KeyStore], Awaitable[T]]
 ) -> T:
-    database = Database.open(database_url)
+    database = Database.open(settings.access.database_url)
+    valkey = _valkey(settings)
+    announce = to_nobody if valkey is None else Announcer(valkey).announce
     try:
-        return await action(KeyStore(database, secret))
+        return await action(KeyStore(database, secret, announce=announce))
     finally:
         await database.close()
+        if valkey is not None:
+            await valkey.close()
+
+
+def _valkey(settings: Settings) -> Valkey | None:
+    """The Valkey that running gateways share; None if no server runs on this state directory."""
+    if settings.storage.valkey is not None:
+        return Valkey.open(settings.valkey_url)
+    embedded = EmbeddedValkey(settings.home)
+    return Valkey.open(embedded.url) if embedded.is_used else None
 
 
 def _failure(error: Exception, code: int) -> typer.Exit:

@@ -54,6 +54,11 @@ class EmbeddedValkey:
         """Our server's process; None while somebody else runs it."""
         return None if self._process is None else self._process.pid
 
+    @property
+    def is_used(self) -> bool:
+        """Whether a server of this state directory was started and not stopped since."""
+        return self._socket.exists()
+
     def ensure(self) -> None:
         """See that a server answers: ours, another process', or a new one.
 

@@ -1,20 +1,20 @@
-"""The whole application in a network namespace of its own, and what tried to get out.
+"""The whole application in a network namespace of its own, and all that tried to get out of it.
 
-Run as root by `unshare --net`: the only way out is a device that counts packets, with nobody at its
-end. A name look-up counts too. Prints one JSON object: packets that went out in each state.
+Run as root by `unshare --net --mount`. The only way out is a device with nobody at its end, which
+is recorded from before the first process until after the last; questions of DNS leave by it too.
+Prints one JSON object: what left in each phase, and what requests and commands said.
 
-    unshare --net -- python -m tests.chaos.fence HOME
+    unshare --net --mount -- python -m tests.chaos.fence HOME inside|overflow [RERANKER]
 """
 
 from __future__ import annotations
 
 import concurrent.futures
 import json
-import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +22,27 @@ import httpx
 import psutil
 
 from benchmarks.ports import free_port
-from tests.end_to_end.backend import stop, wait_until_ready
+from tests.chaos.packet_recorder import PacketRecorder
+from tests.end_to_end.backend import RINGFENCE, environment, stop, wait_until_ready
 
-OUTSIDE = "192.0.2.1"
-"""Of RFC 5737: an address that nobody has."""
+DEVICE = "outside"
+OUTSIDE, OUTSIDE_6 = "192.0.2.1", "2001:db8::1"
+"""Of RFC 5737 and RFC 3849: addresses that nobody has."""
 
-CONFIGURATION = f"""
+METADATA, METADATA_NAME = "169.254.169.254", "metadata.google.internal"
+"""Where a machine of a cloud learns which one it is of."""
+
+MODELS = """
 models:
   - id: simulated
-    simulation: {{step_base_ms: 5}}
+    simulation: {step_base_ms: 5}
     max_ongoing_requests: 2
     max_queued_requests: 2
   - all-minilm-l6-v2
-admission: {{max_queue_wait_s: 1}}
+admission: {max_queue_wait_s: 1}
+"""
+
+OVERFLOW = f"""
 overflow:
   max_wait_s: 0.1
   resume_wait_s: 0.05
@@ -50,48 +58,104 @@ overflow:
       models: [{{model: large, stands_in_for: [simulated], context_tokens: 100000}}]
 """
 
+REAL_MODEL = "  - smollm2-135m-instruct\n"
 
-def build_fence() -> None:
-    """A loopback, and a device to which everything else goes."""
-    for line in (
+
+def configuration(kind: str) -> str:
+    """`overflow` has a provider, `inside` has none, and `engine` has none and a real model."""
+    if kind == "overflow":
+        return MODELS + OVERFLOW
+    return MODELS if kind == "inside" else MODELS.replace("admission:", f"{REAL_MODEL}admission:")
+
+
+def build_fence(home: Path) -> None:
+    """A loopback, and a device to which everything else goes, questions of DNS too."""
+    lines = [
         "ip link set lo up",
-        "ip link add outside type veth peer name beyond",
-        "ip addr add 192.0.2.2/24 dev outside",
-        "ip link set outside up",
+        f"ip link add {DEVICE} type veth peer name beyond",
+        f"ip addr add 192.0.2.2/24 dev {DEVICE}",
+        f"ip link set {DEVICE} up",
         "ip link set beyond up",
-        f"ip neigh add {OUTSIDE} lladdr 02:00:00:00:00:01 dev outside nud permanent",
+        f"ip neigh add {OUTSIDE} lladdr 02:00:00:00:00:01 dev {DEVICE} nud permanent",
         f"ip route add default via {OUTSIDE}",
-    ):
+    ]
+    if Path("/proc/sys/net/ipv6").exists():
+        lines += [
+            f"ip -6 addr add 2001:db8::2/64 dev {DEVICE} nodad",
+            f"ip -6 neigh add {OUTSIDE_6} lladdr 02:00:00:00:00:01 dev {DEVICE} nud permanent",
+            f"ip -6 route add default via {OUTSIDE_6}",
+        ]
+    resolver, order = home / "resolv.conf", home / "nsswitch.conf"
+    resolver.write_text(f"nameserver {OUTSIDE}\noptions timeout:1 attempts:1\n")
+    order.write_text("passwd: files\ngroup: files\nhosts: files dns\n")
+    lines += [f"mount --bind {file} /etc/{file.name}" for file in (resolver, order)]
+    for line in lines:
         subprocess.run(line.split(), check=True)
-    for device in ("outside", "beyond"):
-        switch = Path(f"/proc/sys/net/ipv6/conf/{device}/disable_ipv6")
-        if switch.exists():
-            switch.write_text("1")
 
 
-def sent() -> int:
-    told = subprocess.run(
-        ["ip", "-s", "-j", "link", "show", "outside"], check=True, capture_output=True
-    )
-    return int(json.loads(told.stdout)[0]["stats64"]["tx"]["packets"])
+ATTEMPTS = f"""
+import contextlib, socket
+for address in ("{METADATA}", "{OUTSIDE_6}"):
+    with contextlib.suppress(OSError):
+        socket.create_connection((address, 80), timeout=0.2)
+with contextlib.suppress(OSError):
+    socket.getaddrinfo("{METADATA_NAME}", 80)
+"""
+"""What has to be seen, so that nothing seen means that nothing was tried."""
+
+
+class Log:
+    """What left in each phase, and what was said in it."""
+
+    def __init__(self, recorder: PacketRecorder) -> None:
+        self._recorder = recorder
+        self.phases: dict[str, dict[str, Any]] = {}
+
+    def ends(self, phase: str, said: Any = None) -> None:
+        """Note a phase that is over."""
+        self.phases[phase] = {"left": self._recorder.take(), "said": said}
 
 
 class Inside:
-    """The application, and its clients."""
+    """The application, its clients and its commands."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, configured: str) -> None:
         self.home = home
         self.url = f"http://127.0.0.1:{free_port()}"
         file, self.log = home / "ringfence.yaml", home / "serve.log"
-        file.write_text(CONFIGURATION)
-        own = {k: v for k, v in os.environ.items() if not k.startswith("RINGFENCE_")}
+        file.write_text(configured)
+        self.environment = environment(home) | {"RINGFENCE_PORT": self.url.rpartition(":")[2]}
+
+    def start(self) -> None:
         port = self.url.rpartition(":")[2]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "serving.cli", "serve", "-c", str(file), "--port", port],
-            env=own | {"RINGFENCE_HOME": str(home)},
+            [*RINGFENCE, "serve", "--port", port],
+            env=self.environment,
             stdout=self.log.open("wb"),
             stderr=subprocess.STDOUT,
         )
+        self.wait_until_ready()
+
+    def wait_until_ready(self) -> None:
+        wait_until_ready(self.process, self.url, self.log)
+
+    def commands(self, lines: Iterable[str]) -> dict[str, str]:
+        """Run some commands beside each other; what went wrong in each."""
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            ended = {line: pool.submit(self._command, line) for line in lines}
+        return {line: one.result() for line, one in ended.items()}
+
+    def _command(self, line: str) -> str:
+        ended = subprocess.run(
+            [*RINGFENCE, *line.split()],
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        return "" if ended.returncode == 0 else ended.stderr[-500:] or str(ended.returncode)
 
     def key(self, privacy: str) -> str:
         admin = (self.home / "admin-key").read_text().strip()
@@ -181,37 +245,101 @@ def dead(inside: Inside, then: Callable[[], list[int]]) -> list[int]:
     return then()
 
 
-def main(home: Path) -> None:
-    build_fence()
-    inside = Inside(home)
-    try:
-        wait_until_ready(inside.process, inside.url, inside.log)
-        closed, loose = inside.key("local_only"), inside.key("open")
-        told: dict[str, Any] = {"before": sent()}
-        store = inside.store(closed)
+ALONE = (
+    "config check",
+    "config schema",
+    "config serve-config",
+    "doctor",
+    "models list",
+    "keys create --tenant acme --name one",
+    "receipt public-key",
+)
+"""Commands that need no server."""
 
-        def ask() -> list[int]:
-            said = corpus(inside, loose, store, privacy="local_only")
-            return corpus(inside, closed, store) + said
+BESIDE = (
+    "keys create --tenant acme --name two",
+    "keys revoke one --tenant acme",
+    "keys rotate two --tenant acme",
+    "keys list",
+    "tenants set acme --weight 2",
+    "tenants list",
+    "limits set tenant acme --requests-per-minute 100",
+    "limits list",
+    "budgets set tenant acme --day 10",
+    "budgets list",
+    "usage",
+    "ledger show",
+    "ledger verify",
+    "ledger export",
+    "ingest {documents} --store papers",
+    "chat Hello --model simulated --max-tokens 4",
+    "bench --model simulated --streams 1 --rates none --duration-s 0.5 --warm-up 1 --out {home}/b",
+    "doctor",
+)
+"""Commands that ask one that runs, or work on what it works on."""
 
-        for state, statuses in (
-            ("healthy", ask),
-            ("full", lambda: full(inside, closed, ask)),
-            ("dead", lambda: dead(inside, ask)),
-        ):
-            told[state] = {"statuses": statuses(), "packets": sent() - told["before"]}
-            wait_until_ready(inside.process, inside.url, inside.log)
-            time.sleep(3)  # For the gateway to hear of it.
-        tried = full(
-            inside,
-            closed,
-            lambda: [inside.post("/v1/chat/completions", chat(), loose).status_code],
-        )
-        told["open"] = {"statuses": tried, "packets": sent() - told["before"]}
-        sys.stdout.write(json.dumps(told) + "\n")
-    finally:
-        stop(inside.process)
+
+def within(inside: Inside, log: Log, kind: str) -> None:
+    """Everything but providers: nothing may leave."""
+    key = inside.key("local_only")
+    store = inside.store(key)
+    log.ends("healthy", corpus(inside, key, store))
+    if REAL_MODEL in configuration(kind):
+        real = chat(tokens=4) | {"model": "smollm2-135m-instruct"}
+        log.ends("engine", [inside.post("/v1/chat/completions", real, key).status_code])
+    documents = inside.home / "documents"
+    documents.mkdir()
+    (documents / "one.txt").write_text("Jane Roe is at +1 212 555 0199.")
+    places = {"documents": documents, "home": inside.home}
+    log.ends("commands", inside.commands(line.format(**places) for line in BESIDE))
+
+
+def at_the_border(inside: Inside, log: Log) -> None:
+    """With a provider: only a request that may leave does, and only to the provider."""
+    closed, loose = inside.key("local_only"), inside.key("open")
+    store = inside.store(closed)
+
+    def ask() -> list[int]:
+        said = corpus(inside, loose, store, privacy="local_only")
+        return corpus(inside, closed, store) + said
+
+    for state, statuses in (
+        ("healthy", ask),
+        ("full", lambda: full(inside, closed, ask)),
+        ("dead", lambda: dead(inside, ask)),
+    ):
+        said = statuses()
+        inside.wait_until_ready()
+        time.sleep(3)  # For the gateway to hear of it.
+        log.ends(state, said)
+    said = full(
+        inside,
+        closed,
+        lambda: [inside.post("/v1/chat/completions", chat(), loose).status_code],
+    )
+    log.ends("open", said)
+
+
+def main(home: Path, kind: str) -> None:
+    build_fence(home)
+    with PacketRecorder(DEVICE) as recorder:
+        log, inside = Log(recorder), Inside(home, configuration(kind))
+        subprocess.run([sys.executable, "-c", ATTEMPTS], check=True)
+        log.ends("attempts")
+        if kind != "overflow":
+            log.ends("before", inside.commands(ALONE))
+        try:
+            inside.start()
+            log.ends("start")
+            if kind == "overflow":
+                at_the_border(inside, log)
+            else:
+                within(inside, log, kind)
+        finally:
+            stop(inside.process)
+        log.ends("stop", inside.process.returncode)
+    sys.stdout.write(json.dumps({"missed": recorder.missed, "phases": log.phases}) + "\n")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2])

@@ -165,7 +165,7 @@ def ray_session(backend: Backend) -> Path:
     return Path(socket_name).parents[1]
 
 
-def test_key_made_and_revoked_by_the_command_takes_effect_within_5_s(
+def test_key_made_and_revoked_by_the_command_takes_effect_at_once(
     backend: Backend, home: Path
 ) -> None:
     def command(*arguments: str) -> str:
@@ -188,7 +188,4 @@ def test_key_made_and_revoked_by_the_command_takes_effect_within_5_s(
     issued = json.loads(command("create", "--tenant", "acme", "--name", name, "--json"))
     assert status(issued["key"]) == 200
     command("revoke", issued["id"])
-    deadline = time.monotonic() + 5
-    while status(issued["key"]) == 200 and time.monotonic() < deadline:
-        time.sleep(0.2)
     assert status(issued["key"]) == 401

@@ -15,6 +15,7 @@ from models.embedder import Embedder
 from models.engine import Engine, Kind
 from models.token_counter import TokenCounter, counter
 from serving.access.authenticator import Authenticator
+from serving.access.invalidation import Invalidations
 from serving.access.keys import KeyStore
 from serving.answering.explanations import Explanations
 from serving.answering.routing import Routing
@@ -72,13 +73,18 @@ async def wire(database: Database, embedded_valkey_url: str, tmp_path: Path) -> 
         read = Settings.model_validate(settings | {"models": specs})
         prefix = prefix or f"{{test-{secrets.token_hex(6)}}}:"
         meter = Meter()
+        invalidations = Invalidations.open(read.valkey_url, prefix=prefix)
         authenticator = Authenticator(
-            KeyStore(database, SECRET), SECRET, fixed_key=SecretStr(FIXED_KEY)
+            KeyStore(database, SECRET),
+            SECRET,
+            fixed_key=SecretStr(FIXED_KEY),
+            changes=invalidations,
         )
         books = Books.open(
             database,
             read,
             authenticator=authenticator,
+            invalidations=invalidations,
             meter=meter,
             is_ready=is_ready,
             prefix=prefix,

@@ -113,7 +113,7 @@ def router(administration: Administration, bodies: Bodies) -> APIRouter:
     async def set_budgets(request: Request, kind: BudgetKind, subject: str) -> BudgetsObject:
         """Sets those budgets that are given, all or none; null takes one away.
 
-        The key of RINGFENCE_API_KEY has the id `env`. Running servers follow within 5 s.
+        The key of RINGFENCE_API_KEY has the id `env`. It holds when this returns.
         """
         named = subject_of(kind, subject)
         bounds = (await bodies.read(request, BudgetsChange)).bounds()

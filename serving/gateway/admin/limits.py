@@ -88,7 +88,7 @@ def router(administration: Administration, bodies: Bodies) -> APIRouter:
     async def set_limits(request: Request, kind: SubjectKind, subject: str) -> LimitsObject:
         """Sets those limits that are given, all or none; null takes one away.
 
-        The key of RINGFENCE_API_KEY has the id `env`. Running servers follow within 5 s.
+        The key of RINGFENCE_API_KEY has the id `env`. It holds when this returns.
         """
         named = subject_of(kind, subject)
         bounds = (await bodies.read(request, LimitsChange)).bounds()

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from serving.access.errors import StoreUnavailable
-from serving.access.fresh_cache import MAX_AGE_S, RETRY_WAIT_S, TTL_S, FreshCache
+from serving.access.fresh_cache import MAX_AGE_S, RETRY_WAIT_S, TTL_S, FreshCache, Unannounced
 from serving.storage.errors import DatabaseUnavailable
 from tests.serving.access.conftest import Clock
 from tests.serving.live import within
@@ -29,7 +29,10 @@ class FakeStore:
 
 
 def made(fake: FakeStore, **options: Any) -> Cache:
-    return FreshCache(fake.find, unavailable="Try again soon.", **options)
+    options = {"changes": Unannounced()} | options
+    return FreshCache(
+        fake.find, unavailable="Try again soon.", subjects=lambda name, _: (name,), **options
+    )
 
 
 @pytest.fixture

@@ -347,13 +347,14 @@ async def test_request_that_goes_away_while_it_is_let_in_holds_nothing(
 ) -> None:
     limit = RateLimits("key:k", concurrent_requests=1)
     for turns in range(6):
-        task = asyncio.create_task(one.reserve(demand(limit)))
+        wanted = demand(limit)
+        task = asyncio.create_task(one.reserve(wanted))
         for _ in range(turns):
             await asyncio.sleep(0)
         task.cancel()
         await asyncio.wait({task})
-        if not task.cancelled():
-            pytest.fail("it was let in before it could be cancelled")
+        if not task.cancelled():  # Valkey was faster; whoever was let in gives its place back.
+            await one.settle(wanted, used())
     assert isinstance(await one.reserve(demand(limit)), Quota)
     assert await valkey.command("SCARD", f"{valkey_prefix}open:key:k") == 1
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -154,3 +156,23 @@ def test_listening_on_every_interface_is_pointed_out(findings: Look, free_port: 
     assert found["reachable"] == {
         "check": "reachable", "state": "warn", "detail": "listens on 0.0.0.0"
     }  # fmt: skip
+
+
+def test_port_that_our_own_server_uses_is_no_failure(findings: Look) -> None:
+    class Ready(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"status": "ready", "models": {}}')
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Ready) as server:
+        thread = Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            found = findings(simulated(port=server.server_port))
+        finally:
+            server.shutdown()
+    assert found["port"]["state"] == "ok"
+    assert "Ringfence" in found["port"]["detail"]

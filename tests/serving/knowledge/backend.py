@@ -34,6 +34,7 @@ from rag.schema import StoreFile
 from serving import config
 from serving.access.authenticator import Authenticator
 from serving.access.idempotency import IdempotencyStore
+from serving.access.invalidation import Invalidations
 from serving.access.keys import KeyStore
 from serving.answering.routing import Routing
 from serving.books import Books
@@ -187,9 +188,10 @@ async def opened(settings: Settings) -> AsyncIterator[Backend]:
     keys, clock = KeyStore(database, SECRET), KeyClock()
     authenticator = Authenticator(keys, SECRET, fixed_key=None, clock=clock)
     meter, models = Meter(), _models(settings)
+    prefix = f"{{test-{secrets.token_hex(6)}}}:"
     books = Books.open(
         database, settings, authenticator=authenticator, meter=meter, is_ready=bool,
-        prefix=f"{{test-{secrets.token_hex(6)}}}:",
+        invalidations=Invalidations.open(settings.valkey_url, prefix=prefix), prefix=prefix,
     )  # fmt: skip
     service = KnowledgeService(settings, database, embedders=models.served, reranker=None)
     shelves = _shelves(
