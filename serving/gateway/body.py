@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from serving.config import LimitSettings, ServerSettings
 from serving.errors import BodyTimeout, BodyTooLarge, InvalidRequest
 from serving.gateway.conversation import Wire
+from serving.gateway.own_fields import refuse_look_alikes, settled
 
 Body = TypeVar("Body", bound=Wire)
 
@@ -52,6 +53,10 @@ def parse(raw: bytes, kind: type[Body], *, max_depth: int) -> Body:
         raise InvalidRequest("The body must be a JSON object.")
     if _deeper_than(value, max_depth):
         raise InvalidRequest(f"The body is nested more than {max_depth} levels deep.")
+    fields = kind.model_fields.keys()
+    value = settled(raw, value, fields)
+    if kind.model_config["extra"] == "ignore":
+        refuse_look_alikes(value, fields)
     try:
         return kind.model_validate(value)
     except ValidationError as error:

@@ -30,8 +30,11 @@ from serving.gateway.library import (
     reader,
 )
 from serving.gateway.library_objects import deleted, file_object, list_object
+from serving.gateway.own_fields import refuse_names
+from serving.gateway.terms import header_privacy
 from serving.gateway.uploads import Upload
 from serving.gateway.vector_store_wire import FileChange
+from serving.privacy_class import strictest
 from serving.retrieval_settings import FileSettings
 
 
@@ -99,11 +102,13 @@ def router(edge: Edge, library: Library, *, settings: FileSettings) -> APIRouter
 async def _store(library: Library, request: Request, upload: Upload) -> FileRecord:
     """Put an upload into the library, whole or not at all."""
     tenant, file_id = principal(request).tenant, f"file-{uuid4().hex}"
+    asked = header_privacy(request)
     try:
         written = await library.blobs.write(tenant, file_id, upload.pieces())
     except OSError:  # A full disk; its text names a path of ours.
         raise StateUnavailable("The file cannot be stored now. Try again later.") from None
     try:
+        refuse_names(upload.ignored, FIELDS)
         fields = FileFields.read(upload.fields)
         return await library.files.create(
             reader(request),
@@ -113,7 +118,7 @@ async def _store(library: Library, request: Request, upload: Upload) -> FileReco
             media_type=media_type(upload.head, upload.filename),
             size=written.size,
             sha256=written.sha256,
-            privacy=fields.privacy,
+            privacy=strictest(fields.privacy, asked),
             access=fields.access,
             expires_after_s=fields.expires_after_s,
         )

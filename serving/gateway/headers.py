@@ -12,6 +12,7 @@ Raw = list[tuple[bytes, bytes]]
 
 ROUTE = "x-ringfence-route"
 PRIVACY = "x-ringfence-privacy"
+ON_FAILURE = "x-ringfence-on-failure"
 RECEIPT = "x-ringfence-receipt"
 
 

@@ -23,6 +23,7 @@ from serving.access.idempotency import IdempotencyStore, Recorder, Replay, RunLo
 from serving.access.principal import Principal
 from serving.errors import IdempotencyUnavailable, InvalidRequest, RingfenceError, envelope
 from serving.gateway.boundary import Boundary
+from serving.gateway.headers import ON_FAILURE, PRIVACY
 from serving.gateway.recorded_messages import (
     Messages,
     body_message,
@@ -46,6 +47,7 @@ CLOSE_DEADLINE_S = 5.0
 Make = Callable[[], Awaitable[Response]]
 
 _KEY = re.compile(r"[ -~]{1,255}")
+_OUR_HEADERS = (PRIVACY, ON_FAILURE)
 
 
 class Idempotency:
@@ -260,10 +262,14 @@ class _Client:
 
 
 def _fingerprint(request: Request, principal: Principal, raw_body: bytes) -> bytes:
-    """Of a request and of what its key may use or read: one of less rights gets no other's."""
+    """Of a request and of what its key may use, read and let leave.
+
+    A key of less rights gets no other's answer, and a stricter request none of a looser class.
+    """
     models = None if principal.allowed_models is None else sorted(principal.allowed_models)
-    rights = models, sorted(principal.groups), principal.user
-    head = f"{request.method} {request.scope['path']} {rights}\n".encode()
+    rights = models, sorted(principal.groups), principal.user, principal.privacy
+    asked = [request.headers.getlist(name) for name in _OUR_HEADERS]
+    head = f"{request.method} {request.scope['path']} {rights} {asked}\n".encode()
     return hashlib.sha256(head + raw_body).digest()
 
 

@@ -28,7 +28,7 @@ class Form:
 
     Args:
         content_type: the header of the body.
-        known: names of the fields that are kept; others are ignored.
+        known: names of the fields that are kept; of others only the names are.
 
     Raises:
         InvalidRequest: not a form, or without a boundary.
@@ -36,6 +36,7 @@ class Form:
 
     def __init__(self, content_type: str, known: AbstractSet[str]) -> None:
         self.fields: dict[str, str] = {}
+        self.ignored: list[str] = []
         self.filename: str | None = None
         self.complete = False
         self._known = known
@@ -115,6 +116,8 @@ class Form:
             raise InvalidRequest("A form holds one file, as its part `file`.", param=FILE)
         elif self._name in self.fields:
             raise InvalidRequest(f"{self._name}: stands twice", param=self._name)
+        elif self._name not in self._known:
+            self.ignored.append(self._name)
 
     def _open_file(self, filename: bytes | None) -> None:
         if filename is None:

@@ -5,6 +5,8 @@ And what becomes of an answer that breaks off.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import cast, get_args
 
 from starlette.requests import Request
@@ -14,12 +16,12 @@ from serving.access.principal import Principal
 from serving.answering.continuation import OnFailure
 from serving.attempts import Terms
 from serving.errors import InvalidRequest
-from serving.gateway.headers import PRIVACY
+from serving.gateway.headers import ON_FAILURE, PRIVACY
+from serving.gateway.own_fields import PRIVACY_FIELD, refuse_names
 from serving.privacy_class import CLASSES, PrivacyClass, strictest
 
 TIMEOUT = "x-request-timeout-s"
 PRIORITY = "x-ringfence-priority"
-ON_FAILURE = "x-ringfence-on-failure"
 
 
 def terms(request: Request) -> Terms:
@@ -28,32 +30,70 @@ def terms(request: Request) -> Terms:
     Raises:
         InvalidRequest: a header cannot be meant.
     """
-    return Terms(_priority(request.headers.get(PRIORITY)), _timeout_s(request.headers.get(TIMEOUT)))
+    return Terms(_priority(_single(request, PRIORITY)), _timeout_s(_single(request, TIMEOUT)))
 
 
 def privacy(request: Request, principal: Principal, asked: PrivacyClass | None) -> PrivacyClass:
-    """The class of a request: the strictest of its key, its body (`asked`) and its header.
+    """The class of a request: the strictest of its key, its body (`asked`) and its headers.
 
     Raises:
-        InvalidRequest: the header names no class.
+        InvalidRequest: as `header_privacy` does.
     """
-    said = request.headers.get(PRIVACY)
-    if said is not None and said not in CLASSES:
-        raise InvalidRequest(f"The header {PRIVACY} is one of {', '.join(CLASSES)}.", param=PRIVACY)
-    return strictest(principal.privacy, asked, said)
+    return strictest(principal.privacy, asked, header_privacy(request))
+
+
+def header_privacy(request: Request) -> PrivacyClass | None:
+    """The strictest class that the headers ask for; None if they ask for none.
+
+    Raises:
+        InvalidRequest: a header names no class, or what only looks like it asks for one.
+    """
+    _refuse_look_alikes(request)
+    said = _listed(request, PRIVACY, CLASSES)
+    return strictest(*cast("list[PrivacyClass]", said)) if said else None
 
 
 def on_failure(request: Request, asked: OnFailure | None) -> OnFailure:
-    """What becomes of an answer that breaks off: as its body says (`asked`), else its header.
+    """What becomes of an answer that breaks off: as its body says (`asked`), else its headers.
 
     Raises:
-        InvalidRequest: the header cannot be meant.
+        InvalidRequest: a header cannot be meant.
     """
-    said = request.headers.get(ON_FAILURE)
-    if said is not None and said not in get_args(OnFailure):
-        known = " or ".join(get_args(OnFailure))
-        raise InvalidRequest(f"The header {ON_FAILURE} is {known}.", param=ON_FAILURE)
-    return asked or cast("OnFailure", said or "fail")
+    said = _listed(request, ON_FAILURE, get_args(OnFailure))
+    return asked or ("continue" if set(said) == {"continue"} else "fail")
+
+
+def _listed(request: Request, name: str, known: Sequence[str]) -> list[str]:
+    """The values of a header, in one line with commas or in several (RFC 9110, 5.3)."""
+    lines = request.headers.getlist(name)
+    values = [value.strip(" \t") for line in lines for value in line.split(",")]
+    if any(value not in known for value in values):
+        raise InvalidRequest(f"The header {name} is one of {', '.join(known)}.", param=name)
+    return values
+
+
+def _single(request: Request, name: str) -> str | None:
+    values = request.headers.getlist(name)
+    if len(values) > 1:
+        raise InvalidRequest(f"The header {name} stands in the request twice.", param=name)
+    return values[0] if values else None
+
+
+def _refuse_look_alikes(request: Request) -> None:
+    """Refuse headers and parameters that ask for a class under another name."""
+    for name in request.headers:
+        if name not in _HEADERS and (_OURS in name or PRIVACY_FIELD in name):
+            _refuse_header(name)
+    if request.scope.get("query_string"):
+        refuse_names(request.query_params, frozenset())
+
+
+def _refuse_header(name: str) -> None:
+    word = "".join(filter(str.isalnum, name)).removeprefix("x")
+    close = get_close_matches(word, _HEADER_WORDS, n=1, cutoff=0.85)
+    if close or word in _BARE or (_OURS in word and PRIVACY_FIELD in word):
+        meant = _HEADER_WORDS[close[0]] if close else PRIVACY
+        raise InvalidRequest(f"There is no header {name!r}; the header is {meant}.", param=name)
 
 
 def _priority(value: str | None) -> Priority:
@@ -74,3 +114,9 @@ def _timeout_s(value: str | None) -> float | None:
     if not 0 < seconds < float("inf"):
         raise InvalidRequest(f"The header {TIMEOUT} is a number of seconds above 0.", param=TIMEOUT)
     return seconds
+
+
+_OURS = "ringfence"
+_HEADERS = frozenset({PRIVACY, PRIORITY, ON_FAILURE})
+_HEADER_WORDS = {"".join(filter(str.isalnum, one)).removeprefix("x"): one for one in _HEADERS}
+_BARE = (PRIVACY_FIELD, "privacyclass", "privacylevel")

@@ -51,6 +51,11 @@ class Upload:
         """The known fields that were sent; only when the file's pieces are through."""
         return self._form.fields
 
+    @property
+    def ignored(self) -> list[str]:
+        """Names of the unknown fields; only when the file's pieces are through."""
+        return self._form.ignored
+
     async def pieces(self) -> AsyncIterator[bytes]:
         """The file, piece by piece. It ends when the whole form is there, and only then.
 

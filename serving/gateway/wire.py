@@ -269,7 +269,7 @@ class EmbeddingRequest(Wire):
 
 
 class TokenizeBody(Wire):
-    """`POST /tokenize`, as vLLM has it: a prompt, or messages."""
+    """`POST /tokenize`, as vLLM has it: a prompt, or messages. It stays here in every class."""
 
     model: Annotated[str, StringConstraints(strict=True, min_length=1, max_length=256)]
     prompt: Text | None = None
@@ -278,6 +278,7 @@ class TokenizeBody(Wire):
     add_special_tokens: bool | None = None
     add_generation_prompt: bool = True
     return_token_strs: bool = False
+    privacy: PrivacyClass | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> TokenizeBody:
@@ -295,3 +296,4 @@ class DetokenizeBody(Wire):
 
     model: Annotated[str, StringConstraints(strict=True, min_length=1, max_length=256)]
     tokens: Annotated[list[TokenId], Quick]
+    privacy: PrivacyClass | None = None

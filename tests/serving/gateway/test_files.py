@@ -436,3 +436,36 @@ async def test_official_sdk_works_with_files(sdk: AsyncOpenAI) -> None:
     assert (await sdk.files.content(file.id)).content == b"content"
     assert [one.id async for one in sdk.files.list(limit=1)] == [file.id]
     assert (await sdk.files.delete(file.id)).deleted
+
+
+@pytest.mark.parametrize(
+    ("form", "header", "kept"),
+    [("open", "local_only", "local_only"), ("scrubbed", "open", "scrubbed"),
+     ("open", "open, scrubbed", "scrubbed"), (None, "open", "local_only")],
+)  # fmt: skip
+async def test_class_of_a_file_is_the_strictest_of_form_and_header(
+    place: Place, form: str | None, header: str, kept: str
+) -> None:
+    data = {"purpose": "user_data"} | ({} if form is None else {"privacy": form})
+    answer = await place.call(
+        "POST", "", data=data, files={"file": ("a.txt", b"text")},
+        headers={"x-ringfence-privacy": header},
+    )  # fmt: skip
+    assert answer.json()["privacy"] == kept
+
+
+@pytest.mark.parametrize("name", ["Privacy", "privacy ", "privacy[]", "рrivacy", "acces"])
+async def test_field_that_looks_like_one_of_ours_is_refused_and_nothing_is_kept(
+    place: Place, name: str
+) -> None:
+    answer = await place.upload(**{name: "local_only"})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, name)
+    assert place.empty
+
+
+async def test_class_that_stands_twice_is_refused_and_nothing_is_kept(place: Place) -> None:
+    parts = [("purpose", (None, "user_data")), ("privacy", (None, "local_only")),
+             ("privacy", (None, "open")), ("file", ("a.txt", b"text"))]  # fmt: skip
+    answer = await place.call("POST", "", files=parts)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "privacy")
+    assert place.empty

@@ -10,8 +10,8 @@ from starlette.requests import Request
 from serving.access.principal import Principal
 from serving.attempts import Terms
 from serving.errors import InvalidRequest
-from serving.gateway.headers import PRIVACY
-from serving.gateway.terms import PRIORITY, TIMEOUT, privacy, terms
+from serving.gateway.headers import ON_FAILURE, PRIVACY
+from serving.gateway.terms import PRIORITY, TIMEOUT, on_failure, privacy, terms
 from serving.privacy_class import PrivacyClass
 
 
@@ -79,3 +79,27 @@ def test_class_that_does_not_exist_is_refused_by_the_name_of_its_header() -> Non
     with pytest.raises(InvalidRequest) as refused:
         classed("open", x_ringfence_privacy="secret")
     assert refused.value.param == PRIVACY
+
+
+@pytest.mark.parametrize("name", [PRIORITY, TIMEOUT])
+def test_header_whose_values_have_no_order_stands_once(name: str) -> None:
+    value = {PRIORITY: b"background", TIMEOUT: b"5"}[name]
+    with pytest.raises(InvalidRequest) as refused:
+        terms(Request({"type": "http", "headers": [(name.encode(), value)] * 2}))
+    assert refused.value.param == name
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        ([b"continue"], "continue"),
+        ([b"continue", b"fail"], "fail"),
+        ([b"fail", b"continue"], "fail"),
+        ([b"continue, fail"], "fail"),
+        ([b"continue,continue"], "continue"),
+        ([], "fail"),
+    ],
+)
+def test_repeated_wish_to_go_on_is_one_not_to(lines: list[bytes], told: str) -> None:
+    headers = [(ON_FAILURE.encode(), line) for line in lines]
+    assert on_failure(Request({"type": "http", "headers": headers}), None) == told
