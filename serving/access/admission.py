@@ -151,8 +151,8 @@ class Admission:
         reservations: what is left of them.
         queues: of each model, its places.
         lookups: what the ledger says of a budget that Valkey does not know.
-        still_works: asked about the keys of requests that run or wait, every second and when a
-            change is announced.
+        still_works: asked about the key of a request that comes in, and about those of requests
+            that run or wait, every second and when a change is announced.
         max_request_s: the longest that a request may take.
         unchecked: requests let in while Valkey was away.
     """
@@ -193,6 +193,8 @@ class Admission:
             StoreUnavailable: which limits apply cannot be looked up.
         """
         ends_at = _now() + self._longest_s(ask)
+        if not await self.still_works(ask.principal.key_id):  # Its body may have taken long.
+            raise _revoked()
         policy = await self.policies.of(ask.principal, ask.model)
         demand, quota = await self._reserved(ask, policy, ends_at)
         settlement = NEVER_RAN
@@ -264,7 +266,8 @@ class Admission:
     async def _watch_keys(self) -> None:
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), REVOCATION_CHECK_S)
+                async with asyncio.timeout(REVOCATION_CHECK_S):  # wait_for loses cancellations.
+                    await self._changed.wait()
             self._changed.clear()
             for key_id in list(self._running):
                 with suppress(StoreUnavailable):  # Nobody was revoked that we know of.

@@ -169,10 +169,10 @@ def _ports(settings: Settings) -> list[Finding]:
 def _is_ours(url: str) -> bool:
     """Whether a Ringfence answers there, by the form of its `/ready`."""
     try:
-        answer = httpx.get(f"{url}/ready", timeout=PROBE_TIMEOUT_S, trust_env=False)
-        return "models" in answer.json()
-    except (httpx.HTTPError, ValueError, TypeError):
+        told = httpx.get(f"{url}/ready", timeout=PROBE_TIMEOUT_S, trust_env=False).json()
+    except (httpx.HTTPError, ValueError):
         return False
+    return isinstance(told, dict) and told.keys() >= {"status", "models"}
 
 
 def _egress(settings: Settings) -> list[Finding]:

@@ -15,6 +15,9 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.timeout(700)
+"""A fixture here starts and stops a whole server."""
+
 
 def can_unshare() -> bool:
     """Whether a network namespace can be made here."""
@@ -75,7 +78,6 @@ def test_request_that_may_leave_goes_to_the_provider_only(overflow: dict[str, An
     assert set(overflow["open"]["left"]) == {"tcp 192.0.2.1:80"}
 
 
-@pytest.mark.timeout(700)
 @pytest.mark.parametrize("phase", ["before", "start", "healthy", "commands", "stop"])
 def test_nothing_leaves_without_a_provider(inside: dict[str, Any], phase: str) -> None:
     assert inside[phase]["left"] == []
@@ -87,7 +89,6 @@ def test_commands_that_are_watched_work(inside: dict[str, Any]) -> None:
 
 
 @pytest.mark.full  # The real engine a second time: nothing leaves in its start and its answers.
-@pytest.mark.timeout(700)
 def test_nothing_leaves_with_a_real_engine(tmp_path: Path) -> None:
     phases = watched(tmp_path, "engine")
     assert phases["engine"]["said"] == [200]

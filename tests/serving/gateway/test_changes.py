@@ -12,6 +12,7 @@ import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -305,3 +306,43 @@ class State:
         name = f"k{chance.random()}"
         self.live = await self.pair.keys.create(self.live.record.tenant, name)
         self.closed = {one for one in self.closed if one[0] != "key"}
+
+
+async def test_key_that_was_revoked_while_its_body_arrives_is_refused(pair: Pair) -> None:
+    await pair.warm()
+    revoked = asyncio.Event()
+
+    async def slow_body() -> AsyncIterator[bytes]:
+        yield b'{"model": "chat", "max_tokens": 1, '
+        await pair.keys.revoke(pair.issued.record.id)
+        revoked.set()
+        yield b'"messages": [{"role": "user", "content": "Hi"}]}'
+
+    answer = await pair.gateways[0].client.post(
+        "/v1/chat/completions",
+        content=slow_body(),
+        headers={"authorization": f"Bearer {pair.key}"},
+    )
+    assert revoked.is_set()
+    assert answer.status_code == 401
+
+
+async def test_change_holds_when_whoever_makes_it_cannot_reach_valkey(
+    pair: Pair, database: Database, tmp_path: Path
+) -> None:
+    away = Valkey.open(f"unix://{tmp_path}/nobody.sock")
+    keys = KeyStore(database, SECRET, announce=Announcer(away).announce)
+    await pair.warm()
+    await keys.revoke(pair.issued.record.id)
+    assert await pair.burst() == {401: BURST}
+    await away.close()
+
+
+async def test_gateway_that_misses_an_announcement_does_not_serve_the_old(pair: Pair) -> None:
+    deaf = pair.gateways[1].books.invalidations
+    await pair.warm()
+    assert deaf._listening is not None
+    deaf._listening.cancel()
+    await pair.keys.revoke(pair.issued.record.id)
+    assert not deaf.is_current()
+    assert await pair.burst() == {401: BURST}
