@@ -15,10 +15,13 @@ from serving.gateway.boundary import Boundary
 from serving.gateway.responses import error_response
 from serving.retrieval.errors import errors_told
 from serving.search_call import Found, SearchCall
+from tests.serving.wiring import INVENTED_KEY
 
 
 def caller(tenant: str, *groups: str) -> Principal:
-    return Principal(tenant, tenant, "ci", "inference", None, groups=frozenset(groups))
+    return Principal(
+        tenant, f"{INVENTED_KEY}-{tenant}", "ci", "inference", None, groups=frozenset(groups)
+    )
 
 
 CALLERS = {"acme": caller("acme"), "legal": caller("acme", "legal"), "globex": caller("globex")}

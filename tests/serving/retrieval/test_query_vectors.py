@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
@@ -20,7 +19,7 @@ from serving.errors import RateLimited
 from serving.retrieval.query_vectors import MAX_PIECES, QueryVectors
 from tests.serving.conftest import SPECS
 from tests.serving.fakes import DIMENSION, FakeEmbedder
-from tests.serving.wiring import CharacterCounter, Wire
+from tests.serving.wiring import CharacterCounter, Wire, invent_key
 
 CALL = Call(
     request_id="r1", principal=Principal("acme", "k1", "ci", "inference", None), model="embed"
@@ -85,7 +84,7 @@ async def test_endless_question_is_cut(make: Make) -> None:
 
 async def test_questions_are_settled_like_any_request(make: Make) -> None:
     vectors, _, books = make()
-    key_id = secrets.token_hex(6)  # The ledger has what other tests used, too.
+    key_id = invent_key()  # The ledger has what other tests used, too.
     principal = replace(CALL.principal, key_id=key_id)
     await vectors.of(replace(CALL, principal=principal), ["abcd", "efg"])
     (row,) = await books.ledger.report(group_by=[], key_id=key_id)

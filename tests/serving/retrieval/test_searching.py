@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import pickle
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -37,7 +36,7 @@ from tests.rag.passage import passage
 from tests.serving.conftest import SPECS
 from tests.serving.fakes import DIMENSION, FakeEmbedder
 from tests.serving.retrieval.shelf import FakeIndex, FakeStores, generation
-from tests.serving.wiring import CharacterCounter, Wire
+from tests.serving.wiring import CharacterCounter, Wire, invent_key
 
 GONE = IndexUnavailable("The vectors are not there.")
 
@@ -83,7 +82,7 @@ def place(wire: Wire) -> Open:
         _, books, _ = wire(SPECS, {}, {"embed": embedder}, **settings)
         vectors = QueryVectors(books.attempts, {"embed": embedder}, {"embed": CharacterCounter()})
         searching = Searching(stores, index, vectors)
-        return Place(searching, stores, index, embedder, books, secrets.token_hex(6))
+        return Place(searching, stores, index, embedder, books, invent_key())
 
     return build
 
