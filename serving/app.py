@@ -151,14 +151,13 @@ class Gateway:
             counters=models.counters,
             secret=secret,
             knowledge=None if shelves is None else shelves.knowledge,
+            notary=ways.notary,
         )
         for part in (books, ways, shelves):
             if part is not None:
                 part.start()
         idempotency = Idempotency(_idempotency_store(books.valkey, secret, settings.idempotency))
-        explained = requests.router(
-            pipeline, explanations, ways.notary, currency=settings.accounting.currency
-        )
+        explained = requests.router(pipeline, explanations, currency=settings.accounting.currency)
         return build_app(
             pipeline,
             idempotency,

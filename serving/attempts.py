@@ -244,6 +244,7 @@ class _Run:
             ttft_s=record.first_delta_s,
             cost_nanos=cost_nanos,
             estimated=estimated,
+            receipt=record.receipt,
         )
         return Settlement(usage.total_tokens, cost_nanos, row)
 

@@ -13,7 +13,7 @@ from serving.access.fair_queue import FairQueue
 from serving.access.reservations import PREFIX
 from serving.accounting.pricing import Tariff
 from serving.answering.explanations import Explanations
-from serving.answering.notary import LedgerNotary
+from serving.answering.notary import SigningNotary
 from serving.answering.outgoing import Scrubber
 from serving.answering.overflow import Exits, ProviderOverflow, StandIn
 from serving.answering.provider_engine import Target
@@ -44,7 +44,7 @@ class Ways:
     """What a gateway leaves by. Without providers there is a ledger to read, and nothing else."""
 
     ledger: EgressLedger
-    notary: LedgerNotary | None
+    notary: SigningNotary | None
     overflow: ProviderOverflow | None
     scrubber: Scrubber | None
     gatekeeper: Gatekeeper
@@ -84,7 +84,7 @@ class Ways:
         signer = Signer.load_or_create(key_file(settings))
         rules = CheckpointRules(signer, file=settings.ledger.checkpoint_file)
         ledger = EgressLedger(database, secret.get_secret_value().encode(), rules)
-        notary = LedgerNotary(Receipts(signer), ledger) if settings.ledger.receipts else None
+        notary = SigningNotary(Receipts(signer)) if settings.ledger.receipts else None
         limits = {one.name: ProviderLimits.of(one) for one in settings.overflow.providers}
         gatekeeper = Gatekeeper(valkey, limits, prefix=f"{prefix}egress:")
         providers = {one.name: _provider(one) for one in settings.overflow.providers}

@@ -20,8 +20,10 @@ from serving.access.authenticator import Authenticator
 from serving.access.principal import Principal
 from serving.accounting.estimate import Shape
 from serving.answering.routing import Generation, GenerationCall, Routing
+from serving.answering.ways import Notary
 from serving.attempts import Attempts, Call, Forecast
 from serving.errors import InvalidRequest, NotPermitted, UnknownModel, Unsupported
+from serving.origin import LOCAL_ROUTE, Origin
 from serving.quota import Quota
 from serving.retrieval.citing import cited
 from serving.retrieval.knowledge import Knowledge
@@ -66,6 +68,7 @@ class Pipeline:
         counters: Mapping[str, TokenCounter],
         secret: SecretStr,
         knowledge: Knowledge | None = None,
+        notary: Notary | None = None,
     ) -> None:
         self._authenticator = authenticator
         self._attempts = attempts
@@ -76,6 +79,7 @@ class Pipeline:
         self._counters = counters
         self._secret = secret.get_secret_value().encode()
         self._knowledge = knowledge
+        self._notary = notary
 
     async def authenticate(self, authorization: str | None) -> Principal:
         """The caller behind an `Authorization` header.
@@ -158,8 +162,8 @@ class Pipeline:
         """
         return await self._known().searches.search(call)
 
-    async def embed(self, call: EmbeddingCall) -> tuple[Embeddings, Quota]:
-        """Vectors of a request's texts, in their order, and what is left of the caller's limits.
+    async def embed(self, call: EmbeddingCall) -> tuple[Embeddings, Origin, Quota]:
+        """Vectors of a request's texts, in their order, where they come from, and what is left.
 
         Raises:
             RingfenceError: the model cannot be used, or has fewer dimensions than asked for.
@@ -180,7 +184,9 @@ class Pipeline:
             embeddings = await self._embedders[spec.id].embed(call.inputs)
             record.usage = Usage(sum(embeddings.token_counts), 0)
             _check_dimensions(call.dimensions, embeddings.vectors.shape[1])
-        return embeddings, quota
+            if self._notary is not None:
+                record.receipt = self._notary.receipt(call, LOCAL_ROUTE, ())
+        return embeddings, Origin(call.privacy, receipt=record.receipt), quota
 
     async def tokenize(self, call: Call, request: TokenizeRequest) -> tuple[Tokens, Quota]:
         """Token ids of a text or a conversation; uses no tokens of a limit.

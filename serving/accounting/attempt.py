@@ -40,8 +40,9 @@ class Attempt:
         ttft_s: float | None = None,
         cost_nanos: int = 0,
         estimated: bool = False,
+        receipt: str | None = None,
     ) -> str:
-        """The row of an attempt that ended, as JSON."""
+        """The row of an attempt that ended, as JSON. `receipt` was given with its answer."""
         row: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__} | {
             "day": self.started_at.date().isoformat(),
             "outcome": outcome,
@@ -52,5 +53,6 @@ class Attempt:
             "cached_tokens": usage.cached_tokens,
             "estimated": estimated,
             "cost_nanos": cost_nanos,
+            "receipt": receipt,
         }
         return orjson.dumps(row).decode()

@@ -219,7 +219,7 @@ def _into(dialect: Dialect) -> Executable:
 def _parsed(row: bytes | str) -> dict[str, Any] | None:
     """A row's columns; None if it is none: it must not keep the others from SQL."""
     try:
-        told = orjson.loads(row)
+        told = {"receipt": None} | orjson.loads(row)  # Rows of the version before have none.
         parsed = {name: told[name] for name in _TOLD}
         parsed["started_at"] = datetime.fromisoformat(parsed["started_at"])
     except (ValueError, KeyError, TypeError) as error:

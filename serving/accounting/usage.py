@@ -38,7 +38,10 @@ class UsageRow:
 
 @dataclass(frozen=True, slots=True)
 class AttemptRecord:
-    """One attempt to answer a request, as its caller may see it. Times in ms."""
+    """One attempt to answer a request, as its caller may see it. Times in ms.
+
+    `receipt` is the one that was given with its answer, if it was what answered.
+    """
 
     route: str
     model: str
@@ -51,6 +54,7 @@ class AttemptRecord:
     completion_tokens: int
     cached_tokens: int
     cost_nanos: int
+    receipt: str | None
 
 
 class AttemptHistory(Protocol):

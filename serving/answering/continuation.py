@@ -16,7 +16,6 @@ from models.engine import Delta, EngineError, Usage
 from serving.answering.begun import BegunAnswer
 from serving.answering.resuming import Partial, Seam
 from serving.attempts import Forecast
-from serving.origin import Origin
 from serving.quota import Quota
 from serving.telemetry.meter import Record
 
@@ -36,7 +35,7 @@ class Attempt:
 
     deltas: AsyncGenerator[Delta, None]
     quota: Quota
-    origin: Origin
+    route: str
     record: Record
 
 
@@ -67,6 +66,10 @@ class Continuation:
         self._onward = onward
         self.stack = AsyncExitStack()
         """Holds the attempt that runs."""
+        self.attempt: Attempt | None = None
+        """That one; None: it is settled."""
+        self.ended = False
+        """Whether the whole answer was told."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -86,8 +89,9 @@ class Continuation:
             EngineError: it broke off, and nobody went on.
             RingfenceError: it may not go on.
         """
-        attempt, number = first, 0
-        self._answer.goes_on(first.origin.route, Seam(0, 0))
+        self.attempt = attempt = first
+        number = 0
+        self._answer.goes_on(first.route, Seam(0, 0))
         while True:
             try:
                 async for delta in attempt.deltas:
@@ -105,6 +109,7 @@ class Continuation:
                 attempt, number = await self._after(error, attempt, number)
         if last := self._answer.end():
             yield last
+        self.ended = True
 
     async def _after(self, error: EngineError, broken: Attempt, number: int) -> tuple[Attempt, int]:
         """The next attempt, and which it is. Raises `error` when there is none."""
@@ -113,7 +118,8 @@ class Continuation:
             number += 1
             if found := await self._onward(self.stack, Break(error, partial, number)):
                 attempt, seam = found
-                self._answer.goes_on(attempt.origin.route, seam)
+                self._answer.goes_on(attempt.route, seam)
+                self.attempt = attempt
                 return attempt, number
             if number < MAX_CONTINUATIONS:
                 await asyncio.sleep(PAUSE_S)
@@ -121,7 +127,7 @@ class Continuation:
 
     async def _leave(self, error: EngineError) -> None:
         """Settle the attempt that failed. Raises what else it turns out to have ended by."""
-        stack, self.stack = self.stack, AsyncExitStack()
+        stack, self.stack, self.attempt = self.stack, AsyncExitStack(), None
         await stack.__aexit__(type(error), error, error.__traceback__)
 
 

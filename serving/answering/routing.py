@@ -106,7 +106,8 @@ class Routing:
                 yield await self._continued(stack, asked)
             else:
                 attempt = await self._first(stack, asked)
-                yield Generation(attempt.deltas, attempt.quota, attempt.origin)
+                given = partial(self._given, asked, attempt)
+                yield Generation(attempt.deltas, attempt.quota, given)
 
     async def _first(self, stack: AsyncExitStack, asked: _Asked) -> Attempt:
         """The first way that has a delta."""
@@ -143,7 +144,7 @@ class Routing:
     async def _continued(self, stack: AsyncExitStack, asked: _Asked) -> Generation:
         """An answer that goes on when it breaks off. Its scopes are in the stack.
 
-        It has no receipt yet where something may leave for it after its first delta.
+        Where something may leave for it after its first delta, its receipt waits for its end.
         """
         request = asked.request
         asked = replace(
@@ -153,9 +154,23 @@ class Routing:
         continuation = Continuation(answer, partial(self._onward, asked, _now()))
         await stack.enter_async_context(continuation)
         first = await self._first(continuation.stack, asked)
-        deltas = await stack.enter_async_context(aclosing(continuation.deltas(first)))
-        origin = first.origin if asked.detour is None else replace(first.origin, receipt=None)
-        return Generation(deltas, first.quota, origin)
+        origin = Origin(asked.call.privacy, first.route)
+
+        async def deltas() -> AsyncGenerator[Delta, None]:
+            async with aclosing(continuation.deltas(first)) as answered:
+                async for delta in answered:
+                    yield delta
+            given()
+
+        def given() -> Origin:
+            nonlocal origin
+            attempt, is_known = continuation.attempt, continuation.ended or asked.detour is None
+            if attempt is not None and is_known and origin.receipt is None:
+                origin = self._given(asked, attempt)
+            return origin
+
+        told = await stack.enter_async_context(aclosing(deltas()))
+        return Generation(told, first.quota, given)
 
     async def _onward(
         self, asked: _Asked, began: float, stack: AsyncExitStack, broken: Break
@@ -219,15 +234,15 @@ class Routing:
             if not isinstance(first, bytes):
                 raise EngineFailed("The model's engine sent no answer.")
             async with aclosing(_metered(first, items, record)) as deltas:
-                yield Attempt(deltas, quota, self._origin(asked, way), record)
+                yield Attempt(deltas, quota, way.route, record)
 
-    def _origin(self, asked: _Asked, way: Way) -> Origin:
-        call, detour = asked.call, asked.detour
-        departures = () if detour is None else detour.departures
-        if self._notary is None:
-            return Origin(call.privacy, way.route)
-        receipt = self._notary.receipt(call, way.route, departures)
-        return Origin(call.privacy, way.route, receipt)
+    def _given(self, asked: _Asked, attempt: Attempt) -> Origin:
+        """Where an answer comes from, now that it is given. Its attempt keeps the receipt."""
+        call, record = asked.call, attempt.record
+        if self._notary is not None:
+            departures = () if asked.detour is None else asked.detour.departures
+            record.receipt = self._notary.receipt(call, attempt.route, departures)
+        return Origin(call.privacy, attempt.route, record.receipt)
 
 
 async def _in_time(beginning: Awaitable[Begun], seconds: float | None) -> Begun:

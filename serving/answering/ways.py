@@ -5,7 +5,7 @@ Values and protocols only. `Routing` chooses among ways; `Overflow` knows those 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -40,11 +40,18 @@ class GenerationCall(Call):
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """An answer on its way, where it comes from, and what is left of the caller's limits."""
+    """An answer on its way, and what is left of the caller's limits.
+
+    Attributes:
+        deltas: the answer.
+        quota: what is left.
+        given: where the answer comes from. Asked when it is given to the client, within the scope
+            of the answer, since its receipt is made then, and kept as it was made.
+    """
 
     deltas: AsyncGenerator[Delta, None]
     quota: Quota
-    origin: Origin
+    given: Callable[[], Origin]
 
 
 class Generator(Protocol):
@@ -124,5 +131,5 @@ class Notary(Protocol):
     """Signs where answers come from."""
 
     def receipt(self, call: Call, route: str, departures: Sequence[Entry]) -> str:
-        """The signed statement of an answer that begins, and of what left for it."""
+        """The signed statement of an answer that is given, and of what left for it by now."""
         ...

@@ -21,7 +21,6 @@ from serving.gateway.idempotency import Idempotency
 from serving.gateway.responses import Deferred, send_json
 from serving.gateway.terms import privacy, terms
 from serving.gateway.wire import EmbeddingRequest
-from serving.origin import Origin
 from serving.pipeline import EmbeddingCall, Pipeline
 
 
@@ -49,8 +48,8 @@ def router(
 
     def _response(call: EmbeddingCall, wire: EmbeddingRequest) -> Response:
         async def produce(send: Send) -> None:
-            embeddings, quota = await pipeline.embed(call)
-            headers = answer_headers(Origin(call.privacy), quota)
+            embeddings, origin, quota = await pipeline.embed(call)
+            headers = answer_headers(origin, quota)
             await send_json(send, render(embeddings, wire), headers=headers)
 
         return Deferred(produce)

@@ -12,7 +12,6 @@ from starlette.responses import Response
 from serving.access.principal import Principal
 from serving.accounting.usage import AttemptRecord
 from serving.answering.explanations import Explanation, Explanations
-from serving.answering.notary import LedgerNotary
 from serving.errors import NotFound, StateUnavailable
 from serving.gateway.admin.wire import amount
 from serving.gateway.responses import json_response
@@ -20,9 +19,7 @@ from serving.pipeline import Pipeline
 from serving.storage.errors import DatabaseUnavailable
 
 
-def router(
-    pipeline: Pipeline, explanations: Explanations, notary: LedgerNotary | None, *, currency: str
-) -> APIRouter:
+def router(pipeline: Pipeline, explanations: Explanations, *, currency: str) -> APIRouter:
     """Routes over what is known of requests. A key sees those of its tenant."""
     routes = APIRouter(prefix="/v1/requests")
 
@@ -30,7 +27,7 @@ def router(
         try:
             found = await explanations.of(principal.tenant, request_id)
         except DatabaseUnavailable:
-            raise _away() from None
+            raise StateUnavailable("The database does not answer now. Try again soon.") from None
         if found is None:
             raise NotFound("No such request, or it has not ended yet.")
         return found
@@ -45,19 +42,12 @@ def router(
     async def receipt(request: Request, request_id: str) -> Response:
         principal = await pipeline.authenticate(request.headers.get("authorization"))
         found = await known(principal, request_id)
-        if notary is None:
-            raise NotFound("This server gives no receipts.")
-        try:
-            token = await notary.receipt_of(principal.tenant, request_id, found)
-        except DatabaseUnavailable:
-            raise _away() from None
+        token = next((one.receipt for one in found.attempts if one.receipt), None)
+        if token is None:
+            raise NotFound("No model's answer with a receipt was given to this request.")
         return json_response({"object": "request.receipt", "id": request_id, "receipt": token})
 
     return routes
-
-
-def _away() -> StateUnavailable:
-    return StateUnavailable("The database does not answer now. Try again soon.")
 
 
 def _told(request_id: str, found: Explanation, currency: str) -> dict[str, Any]:
@@ -74,5 +64,5 @@ def _told(request_id: str, found: Explanation, currency: str) -> dict[str, Any]:
 
 def _attempt(attempt: AttemptRecord, currency: str) -> dict[str, Any]:
     told = asdict(attempt)
-    nanos = told.pop("cost_nanos")
+    nanos, _ = told.pop("cost_nanos"), told.pop("receipt")
     return told | {"cost": amount(nanos), "currency": currency}

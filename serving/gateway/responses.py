@@ -62,7 +62,7 @@ def streamed(generating: Generating, *, keep_alive_s: float) -> Deferred:
                 async for delta in generation.deltas:
                     if not started:
                         started = True
-                        headers = answer_headers(generation.origin, generation.quota)
+                        headers = answer_headers(generation.given(), generation.quota)
                         await send(_start(200, _STREAM_HEADERS + headers))
                     beat.sent()
                     await send({"type": "http.response.body", "body": delta, "more_body": True})
@@ -83,8 +83,9 @@ def collected(generating: Generating) -> Deferred:
         async with generating as generation:
             async for delta in generation.deltas:
                 collector.add(delta)
-        headers = answer_headers(generation.origin, generation.quota)
-        await send_json(send, collector.answer(), headers=headers)
+            answer = collector.answer()
+            headers = answer_headers(generation.given(), generation.quota)
+        await send_json(send, answer, headers=headers)
 
     return Deferred(produce)
 

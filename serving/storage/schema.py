@@ -156,6 +156,9 @@ class UsageAttempt(Base):
     """Whether the tokens were counted here, because the engine told no usage."""
 
     cost_nanos: Mapped[int] = mapped_column(BigInteger)
+    receipt: Mapped[str | None] = mapped_column(Text)
+    """Signed, as the client got it with the answer; none where this attempt gave none."""
+
     settled: Mapped[bool] = mapped_column(server_default=true(), default=True)
     """Whether Valkey had it. False: written while Valkey was away, and still to be settled."""
 

@@ -42,6 +42,8 @@ class Record:
     first_delta_s: float | None = None
     deltas: int = 0
     usage: Usage | None = None
+    receipt: str | None = None
+    """Given with the answer; kept by the usage ledger, and in no metric or log."""
 
     @property
     def duration_s(self) -> float:

@@ -132,6 +132,7 @@ async def wire(database: Database, embedded_valkey_url: str, tmp_path: Path) -> 
             embedders=embedders,
             counters={spec.id: _counter(spec) for spec in specs},
             secret=SECRET,
+            notary=ways.notary,
         )
         return pipeline, books, meter
 

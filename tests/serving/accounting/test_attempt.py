@@ -37,7 +37,7 @@ def test_row_has_every_column_of_the_ledger(written: str) -> None:
 
 
 def test_row_says_what_was_used_and_how_long_it_took() -> None:
-    told = row(ttft_s=0.25, cost_nanos=2**53 - 1, estimated=True)
+    told = row(ttft_s=0.25, cost_nanos=2**53 - 1, estimated=True, receipt="a.b.c")
     assert told == {
         "id": "a1",
         "request_id": "req_1",
@@ -56,6 +56,7 @@ def test_row_says_what_was_used_and_how_long_it_took() -> None:
         "cached_tokens": 1,
         "estimated": True,
         "cost_nanos": 2**53 - 1,
+        "receipt": "a.b.c",
     }
 
 

@@ -456,6 +456,17 @@ async def test_column_that_only_a_newer_version_knows_is_left_out(
     assert await written(database) == [(one.id, "ok", 7)]
 
 
+async def test_row_of_the_version_without_receipts_is_taken(
+    database: Database, near: Valkey, valkey_prefix: str
+) -> None:
+    one = attempt()
+    row = orjson.loads(ended(one))
+    del row["receipt"]
+    await put(near, valkey_prefix, orjson.dumps(row).decode())
+    await Ledger(database, near, prefix=valkey_prefix).drain()
+    assert await written(database) == [(one.id, "ok", 7)]
+
+
 async def test_another_gateway_s_turn_ends_though_it_died(
     impatient: Database, near: Valkey, valkey_prefix: str
 ) -> None:

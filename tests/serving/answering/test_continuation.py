@@ -155,7 +155,7 @@ class Gateway:
 
     async def ask(self, **body: Any) -> list[dict[str, Any]]:
         async with self.generate(**body) as answer:
-            self.origin: Origin = answer.origin
+            self.origin: Origin = answer.given()
             return told([delta async for delta in answer.deltas])
 
     async def rows(self) -> list[tuple[str, str]]:

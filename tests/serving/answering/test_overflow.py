@@ -97,11 +97,12 @@ class Scene:
             stream=True,
         )
         async with self.pipeline.generate(call) as answer:
+            origin = answer.given()
             deltas = b"".join([delta async for delta in answer.deltas])
         chunks = [orjson.loads(line[6:]) for line in deltas.split(b"\n\n") if line]
         assert len({chunk["id"] for chunk in chunks}) == 1
         said = [one["delta"].get("content") or "" for c in chunks for one in c["choices"]]
-        return answer.origin, "".join(said)
+        return origin, "".join(said)
 
     async def ledger(self) -> list[tuple[str, int, str]]:
         """Destination, length of body and outcome of everything that left."""

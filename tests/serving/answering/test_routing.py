@@ -113,7 +113,7 @@ def ask(wire: Wire) -> Ask:
 async def told(answering: Any) -> tuple[Origin, list[bytes]]:
     generation: Generation
     async with answering as generation:
-        return generation.origin, [delta async for delta in generation.deltas]
+        return generation.given(), [delta async for delta in generation.deltas]
 
 
 async def rows(asked: Any) -> list[tuple[str, str]]:

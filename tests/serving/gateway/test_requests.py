@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncIterator
-from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
 from serving.access.idempotency import IdempotencyStore
 from serving.answering.explanations import Considered, Decision, Explanations
-from serving.answering.notary import LedgerNotary
 from serving.config import LimitSettings, ServerSettings
-from serving.egress.appender import CheckpointRules
-from serving.egress.ledger import DepartureFacts, EgressLedger
-from serving.egress.receipts import Receipts, verify
-from serving.egress.signing import Signer
 from serving.gateway.app import build_app
 from serving.gateway.idempotency import Idempotency
 from serving.gateway.requests import router
-from serving.storage.database import Database
 from tests.serving.conftest import FIXED_KEY, SECRET, SPECS, FixedReadiness, Keys
 from tests.serving.fakes import WHOLE, FakeEmbedder, ScriptedEngine
 from tests.serving.wiring import Wire
@@ -32,12 +24,9 @@ DECISION = Decision("scrubbed", "overloaded", [Considered("overflow:far", "conte
 class Desk:
     """A gateway that explains, and a client of it."""
 
-    def __init__(
-        self, client: httpx.AsyncClient, explanations: Explanations, ledger: EgressLedger
-    ) -> None:
+    def __init__(self, client: httpx.AsyncClient, explanations: Explanations) -> None:
         self.client = client
         self.explanations = explanations
-        self.ledger = ledger
         self.id = secrets.token_hex(6)
 
     async def chat(self) -> None:
@@ -53,13 +42,10 @@ class Desk:
 
 
 @pytest.fixture
-async def desk(wire: Wire, database: Database, tmp_path: Path) -> AsyncIterator[Desk]:
+async def desk(wire: Wire) -> AsyncIterator[Desk]:
     engines = {"chat": ScriptedEngine(*WHOLE), "other": ScriptedEngine()}
     pipeline, books, meter = wire(SPECS, engines, {"embed": FakeEmbedder()})
     explanations = Explanations(books.valkey, books.ledger, prefix=f"{secrets.token_hex(6)}:")
-    signer = Signer.load_or_create(tmp_path / "key.pem")
-    ledger = EgressLedger(database, b"secret", CheckpointRules(signer))
-    notary = LedgerNotary(Receipts(signer), ledger)
     app = build_app(
         pipeline,
         Idempotency(IdempotencyStore(books.valkey, SECRET)),
@@ -67,15 +53,14 @@ async def desk(wire: Wire, database: Database, tmp_path: Path) -> AsyncIterator[
         meter=meter,
         server=ServerSettings(),
         limits=LimitSettings(),
-        explained=router(pipeline, explanations, notary, currency="EUR"),
+        explained=router(pipeline, explanations, currency="EUR"),
     )
     headers = {"authorization": f"Bearer {FIXED_KEY}"}
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(
         transport=transport, base_url="http://ringfence", headers=headers
     ) as client:
-        yield Desk(client, explanations, ledger)
-    await ledger.close()
+        yield Desk(client, explanations)
 
 
 async def test_request_that_was_answered_here_shows_its_attempt(desk: Desk) -> None:
@@ -104,16 +89,3 @@ async def test_request_of_another_tenant_is_not_found(desk: Desk, keys: Keys) ->
 
 async def test_request_that_never_was_is_not_found(desk: Desk) -> None:
     assert (await desk.get()).status_code == 404
-
-
-async def test_receipt_of_a_request_names_all_that_left_for_it(desk: Desk, tmp_path: Path) -> None:
-    await desk.chat()
-    facts: dict[str, Any] = {
-        "attempt_id": "a", "tenant": "default", "key_id": "env", "provider": "far",
-        "host": "far.example", "path": "/v1", "model": "large", "privacy": "scrubbed",
-        "policy": "p", "entities": {"PERSON": 1},
-    }  # fmt: skip
-    await desk.ledger.depart(DepartureFacts(request_id=desk.id, **facts), b"body")
-    token = (await desk.get("/receipt")).json()["receipt"]
-    told = verify(token, Signer.load(tmp_path / "key.pem").public_keys)
-    assert (told.request_id, [left.provider for left in told.departures]) == (desk.id, ["far"])

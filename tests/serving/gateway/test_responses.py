@@ -279,7 +279,7 @@ class Scope:
             for delta in self._deltas:
                 yield delta
 
-        return Generation(generate(), Quota(), Origin("local_only"))
+        return Generation(generate(), Quota(), lambda: Origin("local_only"))
 
     async def __aexit__(self, *_: object) -> None: ...
 
