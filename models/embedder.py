@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from models.catalog import ModelSpec
 from models.engine import ContextLengthExceeded, RequestRejected
+from models.own_token_ids import OwnTokenIds
 
 T = TypeVar("T")
 
@@ -45,7 +46,7 @@ class Embedder(Protocol):
 
         Raises:
             EngineError: `ContextLengthExceeded` for an input longer than the model takes,
-                `RequestRejected` for ids it does not know; both with `param="input"`.
+                `RequestRejected` for ids that are not of its tokenizer; both with `param="input"`.
         """
         ...
 
@@ -110,7 +111,7 @@ class SentenceEmbedder:
         self.max_tokens: int | None = min(limits, default=None)
         self.token_budget = token_budget or TOKEN_BUDGET[spec.device]
         self.dimension: int = self._model.get_embedding_dimension()
-        self._vocabulary_size = len(self._model.tokenizer)
+        self._own_ids = OwnTokenIds(self._model.tokenizer)
         self._pad_id = self._model.tokenizer.pad_token_id or 0
         self._tokenizing = ThreadPoolExecutor(1, "tokenize")
         # The number of threads is a property of the thread that starts an operation.
@@ -150,6 +151,8 @@ class SentenceEmbedder:
             ids = [list(one) for one in inputs if not isinstance(one, str)]
         for i, one in enumerate(ids):
             self._check(i, one)
+            if not texts and (reason := self._own_ids.why_not(one)):
+                raise RequestRejected(f"input[{i}]: {reason}", param="input")
         return ids
 
     def _check(self, i: int, ids: list[int]) -> None:
@@ -159,12 +162,6 @@ class SentenceEmbedder:
             raise ContextLengthExceeded(
                 f"This model's maximum context length is {self.max_tokens} tokens. However,"
                 f" input[{i}] has {len(ids)} tokens. Please reduce its length.",
-                param="input",
-            )
-        if not all(0 <= token < self._vocabulary_size for token in ids):
-            raise RequestRejected(
-                f"Token ids of this model are 0 to {self._vocabulary_size - 1};"
-                f" input[{i}] has another.",
                 param="input",
             )
 

@@ -116,11 +116,13 @@ async def test_catalogue_may_lower_the_limit(directory: Path) -> None:
     ("ids", "message"),
     [
         ([[101, 102], []], r"input\[1\] is empty"),
-        ([[101, 30522]], r"0 to 30521; input\[0\]"),
-        ([[-1]], r"0 to 30521; input\[0\]"),
+        ([[101, 30522]], r"input\[0\]: token ids of this model are 0 to 30521"),
+        ([[-1]], r"input\[0\]: token ids of this model are 0 to 30521"),
+        ([[101, 102], [9906, 1917]], r"input\[1\]: .* begin with 101 and end with 102"),
+        ([[101, 3345, 2075, 102]], "gives other token ids"),  # `train`, `##ing`: 2731.
     ],
 )
-async def test_token_ids_that_the_model_does_not_know_are_rejected(
+async def test_token_ids_that_are_not_the_model_s_own_are_rejected(
     embedder: SentenceEmbedder, ids: list[list[int]], message: str
 ) -> None:
     with pytest.raises(RequestRejected, match=message) as caught:
