@@ -20,20 +20,20 @@ from time import perf_counter
 
 import httpx
 
-from benchmarks.arms import API_KEY, HOST, Arm
-from benchmarks.command import REPOSITORY, Finished, carry_out, progress
-from benchmarks.gateway_arms import token_stream
-from benchmarks.keys import new_key
-from benchmarks.machine import describe
-from benchmarks.measure import MeasurementError
-from benchmarks.parts import RINGFENCE, write_configuration
-from benchmarks.ports import free_port
-from benchmarks.processes import running
-from benchmarks.prompts import texts
-from benchmarks.report import provenance, table, write_document
+from benchmarks.client.prompts import texts
+from benchmarks.gateways.arms import token_stream
+from benchmarks.reporting.report import provenance, table, write_document
+from benchmarks.reporting.statistics import percentile
+from benchmarks.running.arms import API_KEY, HOST, Arm
+from benchmarks.running.command import REPOSITORY, Finished, carry_out, progress
+from benchmarks.running.keys import new_key
+from benchmarks.running.machine import describe
+from benchmarks.running.measure import MeasurementError
+from benchmarks.running.parts import RINGFENCE, write_configuration
+from benchmarks.running.ports import free_port
+from benchmarks.running.processes import running
 from benchmarks.servers.frames import MODEL as UPSTREAM_MODEL
 from benchmarks.servers.steps import Pace
-from benchmarks.statistics import percentile
 
 MODEL = "simulated"
 WAYS = ("direct", "open", "scrubbed")

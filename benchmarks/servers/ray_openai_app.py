@@ -12,7 +12,7 @@ import ray
 from ray import serve
 from ray.serve.llm import LLMConfig, build_openai_app
 
-from benchmarks.arms import ENGINE_ARGUMENTS, HOST
+from benchmarks.running.arms import ENGINE_ARGUMENTS, HOST
 
 # Logical: the ingress replicas, the engine's bundle and Ray's own actors have to fit.
 LOGICAL_CPUS = 8

@@ -17,7 +17,7 @@ from typing import cast
 
 import orjson
 
-from benchmarks.arms import HOST
+from benchmarks.running.arms import HOST
 from benchmarks.servers import frames
 from benchmarks.servers.steps import Pace, Steps
 

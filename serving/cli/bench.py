@@ -1,6 +1,7 @@
 """`ringfence bench`: measure a running deployment, this one or any other behind OpenAI's API.
 
-The procedure is `benchmarks.deployment`'s; options become its plan here, and its result is shown.
+The procedure is `benchmarks.deployment.procedure`'s; options become its plan here, and its result
+is shown.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from serving.cli.progress import Phases
 from serving.config import Settings
 
 if TYPE_CHECKING:
-    from benchmarks.deployment_result import Result
-    from benchmarks.load_client import Target
-    from benchmarks.plan import Plan
-    from benchmarks.step import Limits
+    from benchmarks.client.load_client import Target
+    from benchmarks.deployment.plan import Plan
+    from benchmarks.deployment.result import Result
+    from benchmarks.deployment.step import Limits
 
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 _MOST = 10_000
@@ -60,8 +61,8 @@ def bench(
     out: Annotated[Path, typer.Option(help="Where JSON and HTML go.")] = Path("bench-results"),
 ) -> None:
     """Measure a running deployment: saturation curve, then arrivals around its knee."""
-    from benchmarks.plan import Plan  # noqa: PLC0415  As heavy as what draws its plots.
-    from benchmarks.prompts import MOST_NUMBERS  # noqa: PLC0415
+    from benchmarks.client.prompts import MOST_NUMBERS  # noqa: PLC0415
+    from benchmarks.deployment.plan import Plan  # noqa: PLC0415  As heavy as what draws its plots.
 
     settings = config.load(config_file)
     plan = Plan(
@@ -111,7 +112,7 @@ def _range(text: str) -> tuple[int, int]:
 
 
 def _limits(texts: list[str]) -> Limits:
-    from benchmarks.step import Limits  # noqa: PLC0415
+    from benchmarks.deployment.step import Limits  # noqa: PLC0415
 
     try:
         return Limits.parse([part for text in texts for part in text.split(",")])
@@ -121,7 +122,7 @@ def _limits(texts: list[str]) -> Limits:
 
 def _target(settings: Settings, *, url: str | None, api_key: str | None) -> Target:
     """Where to send. The key of the first start goes to this machine only."""
-    from benchmarks.endpoint import target_of  # noqa: PLC0415
+    from benchmarks.client.endpoint import target_of  # noqa: PLC0415
 
     try:
         target = target_of(url or settings.server.local_url, api_key=api_key or "")
@@ -134,8 +135,8 @@ def _target(settings: Settings, *, url: str | None, api_key: str | None) -> Targ
 
 def _run(target: Target, plan: Plan, *, wanted: str | None, out: Path) -> int:
     """Measure, show and write; returns the exit code."""
-    from benchmarks.deployment import INTERRUPTED, run  # noqa: PLC0415
-    from benchmarks.endpoint import DeploymentError, find_model  # noqa: PLC0415
+    from benchmarks.client.endpoint import DeploymentError, find_model  # noqa: PLC0415
+    from benchmarks.deployment.procedure import INTERRUPTED, run  # noqa: PLC0415
 
     phase = Phases().phase
     try:
@@ -161,7 +162,7 @@ def _failed(reason: str, *, code: int) -> int:
 
 def _command(target: Target, plan: Plan, *, model: str, out: Path) -> tuple[str, ...]:
     """The command that repeats the run, with every choice spelled out and without the key."""
-    from benchmarks.endpoint import url_of  # noqa: PLC0415
+    from benchmarks.client.endpoint import url_of  # noqa: PLC0415
 
     rates = plan.rates_per_s
     options = {
@@ -188,7 +189,7 @@ def _joined(numbers: tuple[float, ...]) -> str:
 
 
 def _show(result: Result) -> None:
-    from benchmarks.deployment_result import COLUMNS, notes, rows  # noqa: PLC0415
+    from benchmarks.deployment.result import COLUMNS, notes, rows  # noqa: PLC0415
 
     table = Table(box=None)
     for number, column in enumerate(COLUMNS):
@@ -206,8 +207,8 @@ def _show(result: Result) -> None:
 
 
 def _write(result: Result, out: Path) -> None:
-    from benchmarks.deployment_result import write_json  # noqa: PLC0415
-    from benchmarks.html_report import write_html  # noqa: PLC0415
+    from benchmarks.deployment.html_report import write_html  # noqa: PLC0415
+    from benchmarks.deployment.result import write_json  # noqa: PLC0415
 
     for path in (write_json(result, out), write_html(result, out)):
         typer.echo(str(path))

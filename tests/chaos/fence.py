@@ -21,7 +21,7 @@ from typing import Any
 import httpx
 import psutil
 
-from benchmarks.ports import free_port
+from benchmarks.running.ports import free_port
 from tests.chaos.packet_recorder import PacketRecorder
 from tests.end_to_end.backend import RINGFENCE, environment, stop, wait_until_ready
 

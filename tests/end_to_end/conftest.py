@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from benchmarks.ports import free_port
+from benchmarks.running.ports import free_port
 from models.catalog import builtin
 from models.prepare import prepare
 from tests.end_to_end.backend import (

@@ -15,7 +15,7 @@ import httpx
 import psutil
 import pytest
 
-from benchmarks.ports import free_port
+from benchmarks.running.ports import free_port
 from tests.end_to_end.backend import Backend, stop, wait_until_ready
 
 CONFIGURATION = """

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from benchmarks.ports import free_port
+from benchmarks.running.ports import free_port
 
 __all__ = ["chroma_url", "running"]
 

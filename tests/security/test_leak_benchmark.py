@@ -24,7 +24,7 @@ from pii_leak_benchmark.http_profile import run_http_conformance
 from pii_leak_benchmark.selfcheck import verdict_for
 from pii_leak_benchmark.v2_emitter import run_policy
 
-from benchmarks.ports import free_port
+from benchmarks.running.ports import free_port
 from tests.end_to_end.backend import Backend, served
 from tests.serving.egress.standin import Behaviour, Received, StandIn, standing
 from tests.serving.egress.wire_format import sse, streams

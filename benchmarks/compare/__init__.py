@@ -1,0 +1,1 @@
+"""Servers side by side, on the real engine."""

@@ -1,0 +1,1 @@
+"""Gateways side by side, before a mock upstream."""

@@ -1,0 +1,1 @@
+"""What more load than fits does to good answers and to other tenants."""

@@ -1,0 +1,1 @@
+"""How much personal data is found, how exactly, and at what cost."""

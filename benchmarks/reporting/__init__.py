@@ -1,0 +1,1 @@
+"""From measurements to published figures: statistics, tables, JSON and the log."""

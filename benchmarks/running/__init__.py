@@ -1,0 +1,1 @@
+"""Starting servers and measuring them: arms, processes, cores, rounds, the machine."""

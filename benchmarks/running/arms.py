@@ -1,0 +1,156 @@
+"""The servers under comparison, as data: what starts each, and what all of them share.
+
+Starts nothing itself. Each server listens on loopback only.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from benchmarks.running.parts import RINGFENCE, parts_of, write_configuration
+from benchmarks.running.ports import free_port
+
+HOST = "127.0.0.1"
+MODEL = "smollm2-135m-instruct"
+API_KEY = "sk-ringfence-benchmark"
+
+# What every arm's engine is given, in vLLM's names; all else is vLLM's default. Ringfence takes
+# the same values from its catalogue.
+ENGINE_ARGUMENTS: Mapping[str, str | int | bool] = {
+    "dtype": "bfloat16",
+    "enforce_eager": True,
+    "max_model_len": 2048,
+    "max_num_seqs": 32,
+    "max_num_batched_tokens": 256,
+}
+MOST_CORES_OF_ONE_PROCESS = 2
+SHARED_ENVIRONMENT: Mapping[str, str] = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "auto",
+    "TORCHDYNAMO_DISABLE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_OFFLINE": "1",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One server to measure.
+
+    Attributes:
+        name: As in `--arms` and in results.
+        command: Argument vector; it runs in our own working directory.
+        port: Where it listens, on loopback.
+        ready_path: Answers 200 once requests are served.
+        model: Model name for requests.
+        environment: Added to `SHARED_ENVIRONMENT`, which is added to ours.
+        writes_model_dir: Whether its first start makes the weights that other arms read.
+        engine_title: Part of the title of the one process that stands for the upstream, where
+            the server brings its own; empty where a server of its own stands for it.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    port: int
+    ready_path: str
+    model: str = MODEL
+    environment: Mapping[str, str] = field(default_factory=dict)
+    writes_model_dir: bool = False
+    engine_title: str = ""
+
+
+def bare_vllm(model_dir: Path) -> Arm:
+    """The OpenAI server of vLLM itself, its engine in as many processes as Ringfence's.
+
+    On two cores that is one: see `models/vllm_engine.py`, whose settings these are.
+    """
+    if (psutil.cpu_count(logical=False) or 1) > MOST_CORES_OF_ONE_PROCESS:
+        return _vllm(model_dir, "bare-vllm")
+    return _vllm(
+        model_dir,
+        "bare-vllm",
+        "--distributed-executor-backend",
+        "uni",
+        environment={"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": "1"},
+    )
+
+
+def bare_vllm_mp(model_dir: Path) -> Arm:
+    """The same, in the two processes that vLLM itself chooses on CPU."""
+    return _vllm(model_dir, "bare-vllm-mp")
+
+
+def _vllm(
+    model_dir: Path, name: str, *more: str, environment: Mapping[str, str] | None = None
+) -> Arm:
+    # The `vllm` script lacks metadata here; its module runs.
+    port = free_port()
+    flags = ["--host", HOST, "--port", str(port)]
+    flags += ["--model", str(model_dir), "--served-model-name", MODEL, *more]
+    for option, value in ENGINE_ARGUMENTS.items():
+        flags.append("--" + option.replace("_", "-"))
+        if value is not True:
+            flags.append(str(value))
+    module = "vllm.entrypoints.launchers.api_server.entry"
+    return Arm(
+        name=name,
+        command=(sys.executable, "-m", module, *flags),
+        port=port,
+        ready_path="/health",
+        environment=environment or {},
+    )
+
+
+def ray_openai_app(model_dir: Path) -> Arm:
+    """Ray Serve's `build_openai_app` at its defaults."""
+    port = free_port()
+    module = "benchmarks.servers.ray_openai_app"
+    return Arm(
+        name="ray-openai-app",
+        command=(sys.executable, "-m", module, str(port), MODEL, str(model_dir)),
+        port=port,
+        ready_path="/v1/models",
+    )
+
+
+def ringfence(_model_dir: Path, *parts: str) -> Arm:
+    """Ringfence by its public command, with these parts on, in `RINGFENCE_HOME`."""
+    port = free_port()
+    directory = Path(tempfile.mkdtemp(prefix="ringfence-benchmark-"))
+    config = write_configuration(directory / "ringfence.yaml", {"models": [MODEL]}, parts)
+    serve = (sys.executable, "-m", "serving.cli", "serve")
+    return Arm(
+        name="+".join([RINGFENCE, *parts]),
+        command=(*serve, "--port", str(port), "--config", str(config)),
+        port=port,
+        ready_path="/ready",
+        environment={"RINGFENCE_API_KEY": API_KEY},
+        writes_model_dir=True,
+    )
+
+
+BUILDERS: Mapping[str, Callable[..., Arm]] = {
+    "bare-vllm": bare_vllm,
+    "bare-vllm-mp": bare_vllm_mp,
+    "ray-openai-app": ray_openai_app,
+    RINGFENCE: ringfence,
+}
+
+
+def built(name: str, model_dir: Path) -> Arm:
+    """The arm of that name, with the parts that the name has."""
+    return BUILDERS[name.partition("+")[0]](model_dir, *parts_of(name))
+
+
+def default_model_dir() -> Path:
+    """Where Ringfence's first start puts the weights."""
+    return Path(os.environ.get("RINGFENCE_HOME", ".ringfence")) / "models" / MODEL

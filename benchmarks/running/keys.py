@@ -1,0 +1,33 @@
+"""Keys of a server that is not running yet, made as an operator makes them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+from benchmarks.running.arms import Arm
+from benchmarks.running.measure import MeasurementError
+
+DEADLINE_S = 120.0
+
+
+def new_key(arm: Arm, *, tenant: str, name: str, privacy: str = "local_only") -> str:
+    """The text of a new key of `tenant` whose requests have that class.
+
+    Raises:
+        MeasurementError: If the command fails.
+    """
+    command = (sys.executable, "-m", "serving.cli", "keys", "create")
+    # The command is ours, and so are the names.
+    made = subprocess.run(  # noqa: S603
+        [*command, "--tenant", tenant, "--name", name, "--privacy", privacy],
+        env={**os.environ, **arm.environment},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    if made.returncode:
+        raise MeasurementError(f"no key for {tenant}: {made.stderr.strip()}")
+    return made.stdout.strip()
