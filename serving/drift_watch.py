@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import partial
 
 from rag.database import Database
-from rag.drift_alerts import ALARMING, drifting_stores
+from rag.drift.alerts import ALARMING, drifting_stores
 from serving.storage.errors import DatabaseUnavailable
 from serving.telemetry.meter import Meter
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from rag.filters import Filter
-from rag.passages import Passage
+from rag.search.filters import Filter
+from rag.search.passages import Passage
 from serving.access.principal import Principal
 from serving.attempts import Terms
 from serving.privacy_class import PrivacyClass

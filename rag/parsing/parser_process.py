@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import rag
-from rag.chunking import Chunk
 from rag.errors import FileUnreadable
+from rag.ingestion.chunking import Chunk
 from rag.parsing import frames
 from rag.parsing.document import Document, Section
 

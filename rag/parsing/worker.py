@@ -15,8 +15,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
-from rag import chunking
 from rag.errors import FileUnreadable
+from rag.ingestion import chunking
 from rag.parsing import frames
 from rag.parsing.parser import parse
 

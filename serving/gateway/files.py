@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from rag.errors import RagError
-from rag.files import FileRecord
+from rag.files.files import FileRecord
 from rag.parsing.media_types import media_type
 from serving.errors import RingfenceError, StateUnavailable
 from serving.gateway.file_fields import FIELDS, FileFields, Purpose, attachment

@@ -17,12 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from rag.access_lists import Reader
-from rag.blobs import Blobs
-from rag.file_batches import FileBatches
-from rag.files import Files
-from rag.store_files import StoreFiles
-from rag.vector_stores import VectorStores
+from rag.files.blobs import Blobs
+from rag.files.file_batches import FileBatches
+from rag.files.files import Files
+from rag.stores.access_lists import Reader
+from rag.stores.store_files import StoreFiles
+from rag.stores.vector_stores import VectorStores
 from serving.access.principal import Principal
 from serving.config import LimitSettings, ServerSettings
 from serving.errors import InvalidRequest, NotFound, RingfenceError

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from rag.file_batches import BatchRecord
-from rag.files import FileRecord
+from rag.files.file_batches import BatchRecord
+from rag.files.files import FileRecord
 from rag.pages import Page
-from rag.passages import Passage
-from rag.store_files import StoreFileRecord
-from rag.store_records import FileCounts, StoreRecord
+from rag.search.passages import Passage
+from rag.stores.store_files import StoreFileRecord
+from rag.stores.store_records import FileCounts, StoreRecord
 from serving.search_call import Found
 
 T = TypeVar("T")

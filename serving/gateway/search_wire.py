@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from rag.errors import Refused
-from rag.filters import Filter, parse
+from rag.search.filters import Filter, parse
 from serving.errors import InvalidRequest
 from serving.gateway.conversation import Messages, Quick, Wire
 from serving.search_call import FileSearch, Ranker, Ranking

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from rag.access_lists import ENTRY, MAX_ENTRIES
+from rag.stores.access_lists import ENTRY, MAX_ENTRIES
 from serving.gateway.conversation import Quick, Wire
 from serving.gateway.search_wire import Id, SearchOptions
 from serving.privacy_class import PrivacyClass

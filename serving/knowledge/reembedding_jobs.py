@@ -13,9 +13,9 @@ from sqlalchemy import select
 from models.engine import EngineError
 from rag.database import Database
 from rag.errors import NotThere, RagError, Refused
-from rag.generations import Progress
-from rag.recall_comparison import RecallComparison
-from rag.reembedding import Reembedding
+from rag.reembedding.generations import Progress
+from rag.reembedding.recall_comparison import RecallComparison
+from rag.reembedding.reembedding import Reembedding
 from rag.schema import IndexGeneration
 from serving.knowledge.curation import ReembeddingFacts
 

@@ -11,9 +11,9 @@ from ray.serve.handle import DeploymentHandle
 
 from models.engine import EngineError
 from rag.errors import RagError
-from rag.index import Collection
-from rag.passages import Passage
-from rag.search_request import LexicalHits, LexicalRequest, SearchRequest
+from rag.index.protocols import Collection
+from rag.search.passages import Passage
+from rag.search.search_request import LexicalHits, LexicalRequest, SearchRequest
 from serving.knowledge.answers import heard
 from serving.knowledge.curation import ReembeddingFacts, StoreFacts
 

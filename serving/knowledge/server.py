@@ -14,11 +14,11 @@ from models.prepare import prepare, revision_of
 from models.remote_embedder import RemoteEmbedder
 from models.remote_reranker import RemoteReranker
 from models.token_counter import counter
-from rag.chunking import embedder_tokenizer, windows
-from rag.embedder_versions import ServedEmbedder
-from rag.index import Collection
-from rag.passages import Passage
-from rag.search_request import LexicalHits, LexicalRequest, SearchRequest
+from rag.index.embedder_versions import ServedEmbedder
+from rag.index.protocols import Collection
+from rag.ingestion.chunking import embedder_tokenizer, windows
+from rag.search.passages import Passage
+from rag.search.search_request import LexicalHits, LexicalRequest, SearchRequest
 from serving import config
 from serving.config import Settings
 from serving.knowledge.answers import Told, told

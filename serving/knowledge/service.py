@@ -12,29 +12,29 @@ from sqlalchemy import select
 
 from models.engine import EngineError
 from models.reranker import Reranker
-from rag.blobs import Blobs
-from rag.chroma_index import ChromaIndex
-from rag.claims import Claims
-from rag.consistency import Consistency
-from rag.drift import Drift
-from rag.drift_report import DriftReport, DriftThresholds
-from rag.embedder_checks import EmbedderChecks
-from rag.embedder_versions import ServedEmbedder
+from rag.drift.drift import Drift
+from rag.drift.query_sums import QuerySums
+from rag.drift.report import DriftReport, DriftThresholds
 from rag.errors import IndexUnavailable, RagError
-from rag.expiry import Expiry
-from rag.filters import clause
-from rag.generations import generations
-from rag.index import Collection
-from rag.ingestion import Ingestion
-from rag.lexical_index import text_index
+from rag.files.blobs import Blobs
+from rag.files.expiry import Expiry
+from rag.index.chroma_index import ChromaIndex
+from rag.index.embedder_checks import EmbedderChecks
+from rag.index.embedder_versions import ServedEmbedder
+from rag.index.lexical_index import text_index
+from rag.index.protocols import Collection
+from rag.ingestion.consistency import Consistency
+from rag.ingestion.ingestion import Ingestion
+from rag.ingestion.leases import Claims
+from rag.ingestion.recovery import Recovery
 from rag.parsing.parser_process import ParserProcess
-from rag.passages import Passage, merged
-from rag.query_sums import QuerySums
-from rag.recovery import Recovery
-from rag.reembedding import Reembedding
-from rag.retrieval import Query, Question, Retriever
+from rag.reembedding.generations import generations
+from rag.reembedding.reembedding import Reembedding
 from rag.schema import IndexGeneration, VectorStore
-from rag.search_request import LexicalHits, LexicalRequest, SearchRequest
+from rag.search.filters import clause
+from rag.search.passages import Passage, merged
+from rag.search.retrieval import Query, Question, Retriever
+from rag.search.search_request import LexicalHits, LexicalRequest, SearchRequest
 from serving.config import Settings
 from serving.knowledge.curation import ReembeddingFacts, StoreFacts
 from serving.knowledge.reembedding_jobs import ReembeddingJobs

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
 from models.token_counter import TokenCounter, upper_bound
-from rag.grounding import Grounded, Message, ground
-from rag.passages import Passage, citations
+from rag.search.grounding import Grounded, Message, ground
+from rag.search.passages import Passage, citations
 from serving.accounting.estimate import UNKNOWN_CONTEXT_TOKENS
 from serving.answering.ways import GenerationCall
 from serving.privacy_class import PrivacyClass, strictest

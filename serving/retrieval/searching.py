@@ -14,12 +14,12 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from rag.access_lists import Reader
 from rag.errors import EmbedderMismatch, IndexUnavailable
-from rag.fusion import Weights
-from rag.index import Generation
-from rag.passages import Passage
-from rag.search_request import LexicalHits, LexicalRequest, SearchRequest
+from rag.index.protocols import Generation
+from rag.search.fusion import Weights
+from rag.search.passages import Passage
+from rag.search.search_request import LexicalHits, LexicalRequest, SearchRequest
+from rag.stores.access_lists import Reader
 from serving.access.principal import Principal
 from serving.attempts import Call, Terms
 from serving.errors import InvalidRequest

@@ -22,26 +22,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.engine import EngineError
-from rag.access_lists import Reader
-from rag.blobs import Blobs
-from rag.chroma_index import ChromaIndex
-from rag.chunking import Chunk as Piece
-from rag.claims import Claims
-from rag.consistency import Consistency
-from rag.embedder_checks import EmbedderChecks
-from rag.embedder_versions import ServedEmbedder
 from rag.errors import RagError
-from rag.expiry import Expiry
-from rag.files import Files
-from rag.fusion import Weights
-from rag.ingestion import Ingestion
-from rag.lexical_index import text_index
+from rag.files.blobs import Blobs
+from rag.files.expiry import Expiry
+from rag.files.files import Files
+from rag.index.chroma_index import ChromaIndex
+from rag.index.embedder_checks import EmbedderChecks
+from rag.index.embedder_versions import ServedEmbedder
+from rag.index.lexical_index import text_index
+from rag.ingestion.chunking import Chunk as Piece
+from rag.ingestion.consistency import Consistency
+from rag.ingestion.ingestion import Ingestion
+from rag.ingestion.leases import Claims
+from rag.ingestion.recovery import Recovery
 from rag.parsing.parser_process import Cut
-from rag.recovery import Recovery
-from rag.reembedding import Reembedding
-from rag.retrieval import Query, Retriever
-from rag.store_files import StoreFiles
-from rag.vector_stores import ServedModel, VectorStores
+from rag.reembedding.reembedding import Reembedding
+from rag.search.fusion import Weights
+from rag.search.retrieval import Query, Retriever
+from rag.stores.access_lists import Reader
+from rag.stores.store_files import StoreFiles
+from rag.stores.vector_stores import ServedModel, VectorStores
 from serving.knowledge.reembedding_jobs import ReembeddingJobs
 from serving.storage.database import Database
 from serving.storage.errors import DatabaseUnavailable

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import pytest
 
 from rag.errors import NotThere
-from rag.index import Collection
-from rag.reembedding import Reembedding
+from rag.index.protocols import Collection
+from rag.reembedding.reembedding import Reembedding
 from serving.access.errors import TenantExists
 from serving.access.tenants import TenantStore
 from serving.storage.database import Database

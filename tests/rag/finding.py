@@ -8,10 +8,10 @@ from dataclasses import replace
 
 from sqlalchemy import select
 
-from rag.access_lists import Reader
-from rag.fusion import Weights
-from rag.retrieval import Query, Retriever
 from rag.schema import IndexIntent
+from rag.search.fusion import Weights
+from rag.search.retrieval import Query, Retriever
+from rag.stores.access_lists import Reader
 from tests.rag.workshop import READER, Workshop
 
 MEANING, WORDS = Weights(embedding=1, text=0), Weights(embedding=0, text=1)

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from sqlalchemy import delete, func, insert, select, update
 
-from rag.access_lists import Reader
-from rag.file_batches import FileBatches
-from rag.files import FileRecord, Files
-from rag.index import TextIndex
-from rag.lexical_index import text_index
+from rag.files.file_batches import FileBatches
+from rag.files.files import FileRecord, Files
+from rag.index.lexical_index import text_index
+from rag.index.protocols import TextIndex
 from rag.schema import Base, Chunk, IndexGeneration, IndexIntent, StoreFile, VectorStore
-from rag.store_files import StoreFiles
-from rag.vector_stores import ServedModel, VectorStores
+from rag.stores.access_lists import Reader
+from rag.stores.store_files import StoreFiles
+from rag.stores.vector_stores import ServedModel, VectorStores
 from serving.access.tenants import TenantStore
 from serving.storage.database import Database
 from tests.rag.store_with_vectors import MemoryVectors, WordEmbedder

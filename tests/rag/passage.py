@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rag.passages import Passage
+from rag.search.passages import Passage
 
 
 def passage(

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from sqlalchemy import delete, func, insert, select
 
 from models.embedder import Embeddings, Inputs
-from rag.embedder_versions import ServedEmbedder, pin
-from rag.index import Collection, FileFilter, VectorHit, VectorKey, chunk_key
+from rag.index.embedder_versions import ServedEmbedder, pin
+from rag.index.protocols import Collection, FileFilter, VectorHit, VectorKey, chunk_key
 from rag.schema import Chunk, File, IndexGeneration, IndexIntent, StoreFile, VectorStore
 from serving.access.tenants import TenantStore
 from serving.storage.database import Database

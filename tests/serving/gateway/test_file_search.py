@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from models.engine import Engine, EngineUnavailable
 from models.simulated_engine import SimulatedEngine
 from models.token_counter import TokenCounter, counter
-from rag.access_lists import Reader
+from rag.stores.access_lists import Reader
 from serving.access.authenticator import Authenticator
 from serving.access.idempotency import IdempotencyStore
 from serving.access.keys import KeyStore

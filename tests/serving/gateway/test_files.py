@@ -12,8 +12,8 @@ import pytest
 from openai import AsyncOpenAI
 from starlette.types import ASGIApp, Message
 
-from rag.access_lists import Reader
 from rag.errors import IndexUnavailable, NotThere, RagError, Refused
+from rag.stores.access_lists import Reader
 from serving.config import LimitSettings, ServerSettings
 from serving.gateway import files
 from serving.gateway.idempotency import Idempotency

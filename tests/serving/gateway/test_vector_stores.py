@@ -12,9 +12,9 @@ import pytest
 from openai import AsyncOpenAI
 from starlette.types import ASGIApp
 
-from rag.access_lists import Reader
 from rag.errors import EmbedderMismatch, IndexUnavailable, NotThere, Refused, TooMany
-from rag.passages import Passage
+from rag.search.passages import Passage
+from rag.stores.access_lists import Reader
 from serving.config import LimitSettings, ServerSettings
 from serving.gateway import vector_store_files, vector_stores
 from serving.gateway.idempotency import Idempotency

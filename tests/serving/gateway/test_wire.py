@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rag.filters import Comparison
+from rag.search.filters import Comparison
 from serving.config import LimitSettings
 from serving.errors import InvalidRequest, Unsupported
 from serving.gateway import body

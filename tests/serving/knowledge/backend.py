@@ -28,8 +28,8 @@ from models.embedder import Embedder
 from models.engine import Delta, Engine, GenerationRequest, TokenizeRequest, Tokens, Usage
 from models.prepare import revision_of
 from models.token_counter import TokenCounter, counter
-from rag.chunking import embedder_tokenizer, windows
-from rag.embedder_versions import ServedEmbedder
+from rag.index.embedder_versions import ServedEmbedder
+from rag.ingestion.chunking import embedder_tokenizer, windows
 from rag.schema import StoreFile
 from serving import config
 from serving.access.authenticator import Authenticator

@@ -11,7 +11,7 @@ import pytest
 
 from models.engine import EngineUnavailable
 from rag.errors import IndexUnavailable, NotThere, Refused
-from rag.reembedding import Reembedding
+from rag.reembedding.reembedding import Reembedding
 from serving.knowledge import reembedding_jobs
 from serving.knowledge.curation import Phase, ReembeddingFacts
 from serving.knowledge.reembedding_jobs import ReembeddingJobs

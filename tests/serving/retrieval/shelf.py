@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from rag.access_lists import Reader
 from rag.errors import NotThere
-from rag.index import Collection, Generation
-from rag.passages import Passage
-from rag.search_request import LexicalHits, LexicalRequest, SearchRequest
+from rag.index.protocols import Collection, Generation
+from rag.search.passages import Passage
+from rag.search.search_request import LexicalHits, LexicalRequest, SearchRequest
+from rag.stores.access_lists import Reader
 from tests.serving.fakes import DIMENSION
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from models.engine import Kind
-from rag.passages import Passage
+from rag.search.passages import Passage
 from serving.access.principal import Principal
 from serving.answering.ways import GenerationCall
 from serving.attempts import Terms

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from models.engine import EngineFailed, EngineUnavailable
-from rag.access_lists import Reader
 from rag.errors import IndexUnavailable, TooMany
-from rag.filters import Comparison
-from rag.fusion import Weights
+from rag.search.filters import Comparison
+from rag.search.fusion import Weights
+from rag.stores.access_lists import Reader
 from serving.access.principal import Principal
 from serving.attempts import Terms
 from serving.books import Books

@@ -1,0 +1,1 @@
+"""Drift of documents and questions: sums without text, and reports over them."""

@@ -1,0 +1,281 @@
+"""Drift of a store: sums over its searches, kept by day, and reports over them on schedule."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from models.engine import EngineError
+from rag.database import Database
+from rag.drift.query_sums import QuerySums, day_of
+from rag.drift.report import DriftReport, DriftThresholds, Observed, Staleness, report
+from rag.drift.sums import Baseline, Sums
+from rag.errors import NotThere, RagError
+from rag.index.embedder_versions import ServedEmbedder, canary_cosine
+from rag.index.protocols import Collection, VectorIndex
+from rag.reembedding import generations as rows
+from rag.schema import DriftBaseline, DriftDay, IndexGeneration, StoreFile
+from rag.schema import DriftReport as ReportRow
+
+SAMPLE = 2000
+"""Vectors of documents that make a baseline."""
+
+RECENT_DAYS = 7
+REFERENCE_DAYS = 28
+KEPT_DAYS = 90
+FLUSH_S = 60.0
+_DAY_S = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """The generation that is searched."""
+
+    id: str
+    store_id: str
+    model: str
+    revision: str
+    canaries: bytes
+    collection: Collection
+
+
+class Drift:
+    """Keeps what is counted, and reports.
+
+    Args:
+        database: where sums and reports are.
+        vectors: documents are sampled from here.
+        embedders: that are served, by model.
+        sums: what searches add to.
+        thresholds: of alarms.
+        event: called with every report that alarms.
+        clock: Unix seconds.
+        passing: errors after which `keep` tries again, such as the database's; ours always are.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        vectors: VectorIndex,
+        embedders: Mapping[str, ServedEmbedder],
+        *,
+        sums: QuerySums,
+        thresholds: DriftThresholds | None = None,
+        event: Callable[[DriftReport], None] = lambda _: None,
+        clock: Callable[[], float] = time.time,
+        passing: tuple[type[Exception], ...] = (),
+    ) -> None:
+        self._database = database
+        self._vectors = vectors
+        self._embedders = embedders
+        self._sums = sums
+        self._thresholds = thresholds or DriftThresholds()
+        self._event = event
+        self._clock = clock
+        self._passing: tuple[type[Exception], ...] = (RagError, EngineError, *passing)
+        self._writer = uuid.uuid4().hex
+        self._searched: set[str] = set()
+
+    async def report(self, store_id: str) -> DriftReport:
+        """How far a store has drifted.
+
+        Raises:
+            NotThere: no such store, or it has no vectors.
+            IndexUnavailable, EngineError: of what is asked.
+        """
+        await self.flush()
+        subject = await self._subject(store_id)
+        observed = await self._observed(subject)
+        return report(
+            observed, store_id=store_id, generation=subject.id, now=int(self._clock()),
+            thresholds=self._thresholds,
+        )  # fmt: skip
+
+    async def flush(self) -> None:
+        """Store what was counted, and make baselines for generations that were searched.
+
+        Raises:
+            IndexUnavailable: no baseline could be made; nothing is lost.
+        """
+        await self._store_sums()
+        for generation_id in sorted(self._sums.unknown):
+            await self._make_known(generation_id)
+
+    async def keep(self, interval_s: float) -> None:
+        """Report on stores that were searched, every `interval_s`, until cancelled."""
+        due = self._clock() + interval_s
+        while True:
+            await asyncio.sleep(min(FLUSH_S, interval_s))
+            try:
+                await self.flush()
+                if self._clock() >= due:
+                    due = self._clock() + interval_s
+                    await self.report_searched()
+            except self._passing:
+                continue  # Whoever does not answer may do so the next time.
+
+    async def report_searched(self) -> list[DriftReport]:
+        """Report on stores that were searched since the last time, and keep the reports.
+
+        Raises:
+            IndexUnavailable, EngineError: the rest is reported on the next time.
+        """
+        made = []
+        for store_id in await self._searched_stores():
+            try:
+                made.append(await self.report(store_id))
+            except NotThere:
+                continue
+            await self._keep(made[-1])
+            if made[-1].alerts:
+                self._event(made[-1])
+        self._searched.clear()
+        return made
+
+    async def _store_sums(self) -> None:
+        taken = self._sums.take()
+        if not taken:
+            return
+        try:
+            async with self._database.transaction() as session:
+                living = await _living(session, {generation for generation, _ in taken})
+                for (generation, day), sums in taken.items():
+                    if generation in living:
+                        await self._add(session, generation, day, sums)
+        except BaseException:
+            self._sums.put_back(taken)
+            raise
+        for gone in {generation for generation, _ in taken} - living:
+            self._sums.forget(gone)
+        self._searched |= living
+
+    async def _add(self, session: AsyncSession, generation: str, day: str, sums: Sums) -> None:
+        row = await session.get(DriftDay, (generation, day, self._writer))
+        if row is None:
+            row = DriftDay(generation_id=generation, day=day, writer=self._writer)
+            session.add(row)
+        else:
+            sums = Sums.from_facts(row.facts) + sums
+        row.searches, row.facts = sums.count, sums.facts()
+
+    async def _make_known(self, generation_id: str) -> None:
+        async with self._database.session() as session:
+            store_id = await session.scalar(
+                select(IndexGeneration.store_id).where(IndexGeneration.id == generation_id)
+            )
+            kept = await session.get(DriftBaseline, generation_id)
+            found = await rows.generations(session, store_id) if store_id else None
+        if found is None or found.active is None or found.active.id != generation_id:
+            self._sums.forget(generation_id)
+        elif kept is not None:
+            self._sums.know(Baseline.from_facts(generation_id, kept.facts))
+        else:
+            await self._make_baseline(generation_id, found.collection(found.active))
+
+    async def _make_baseline(self, generation_id: str, collection: Collection) -> None:
+        vectors = await self._vectors.sample(collection, SAMPLE)
+        if len(vectors) < self._thresholds.least_queries:
+            return  # Documents may come yet; until then nothing can be compared with them.
+        baseline = Baseline.of(generation_id, vectors)
+        async with self._database.transaction() as session:
+            living = await _living(session, {generation_id})
+            if living and await session.get(DriftBaseline, generation_id) is None:
+                session.add(
+                    DriftBaseline(
+                        generation_id=generation_id, created_at=int(self._clock()),
+                        chunks=len(vectors), facts=baseline.facts(),
+                    )
+                )  # fmt: skip
+        self._sums.know(baseline)
+
+    async def _subject(self, store_id: str) -> _Subject:
+        async with self._database.session() as session:
+            found = await rows.generations(session, store_id)
+        active = found.active
+        if active is None:
+            raise NotThere("The vector store has no vectors.")
+        return _Subject(
+            active.id, store_id, active.model, active.revision, active.canaries,
+            found.collection(active),
+        )  # fmt: skip
+
+    async def _observed(self, subject: _Subject) -> Observed:
+        async with self._database.session() as session:
+            kept = await session.get(DriftBaseline, subject.id)
+            days = await _days(session, subject.id)
+            staleness = await self._staleness(session, subject.store_id)
+        baseline = Baseline.from_facts(subject.id, kept.facts) if kept else None
+        zero = Sums.zero(len(baseline.sums.total) if baseline else 0)
+        first_recent, first = (
+            self._days_ago(RECENT_DAYS),
+            self._days_ago(RECENT_DAYS + REFERENCE_DAYS),
+        )
+        recent = {day: sums for day, sums in days.items() if day > first_recent}
+        earlier = [sums for day, sums in days.items() if first < day <= first_recent]
+        return Observed(
+            baseline, sum(recent.values(), zero), sum(earlier, zero), recent, staleness,
+            await self._canary_cosine(subject),
+        )  # fmt: skip
+
+    async def _canary_cosine(self, subject: _Subject) -> float | None:
+        served = self._embedders.get(subject.model)
+        return await canary_cosine(served.embedder, subject.canaries) if served else None
+
+    async def _staleness(self, session: AsyncSession, store_id: str) -> Staleness:
+        here = (StoreFile.store_id == store_id) & StoreFile.version.is_not(None)
+        found = select(func.count(), func.max(StoreFile.created_at)).where(here)
+        files, newest = (await session.execute(found)).one()
+        if not files:
+            return Staleness(0, None, None)
+        border = self._clock() - self._thresholds.stale_days * _DAY_S
+        old = select(func.count()).where(here, StoreFile.created_at < border)
+        share = (await session.scalar(old) or 0) / files
+        return Staleness(files, max(0.0, (self._clock() - newest) / _DAY_S), share)
+
+    def _days_ago(self, days: int) -> str:
+        return day_of(self._clock() - days * _DAY_S)
+
+    async def _searched_stores(self) -> list[str]:
+        async with self._database.session() as session:
+            found = await session.scalars(
+                select(IndexGeneration.store_id)
+                .where(IndexGeneration.id.in_(self._searched), IndexGeneration.state == "active")
+                .order_by(IndexGeneration.store_id)
+            )
+            return list(found)
+
+    async def _keep(self, made: DriftReport) -> None:
+        """Store a report; what is older than `KEPT_DAYS` goes."""
+        old = int(self._clock()) - KEPT_DAYS * _DAY_S
+        async with self._database.transaction() as session:
+            session.add(
+                ReportRow(
+                    store_id=made.store_id, created_at=made.created_at, alerts=made.alerts,
+                    report=made.as_json(),
+                )
+            )  # fmt: skip
+            await session.execute(delete(ReportRow).where(ReportRow.created_at < old))
+            await session.execute(delete(DriftDay).where(DriftDay.day < self._days_ago(KEPT_DAYS)))
+
+
+async def _living(session: AsyncSession, generations: set[str]) -> set[str]:
+    found = select(IndexGeneration.id).where(IndexGeneration.id.in_(generations))
+    return set(await session.scalars(found.with_for_update(read=True)))
+
+
+async def _days(session: AsyncSession, generation_id: str) -> dict[str, Sums]:
+    """Sums of each day, of all writers."""
+    found = await session.execute(
+        select(DriftDay.day, DriftDay.facts).where(DriftDay.generation_id == generation_id)
+    )
+    days: dict[str, Sums] = {}
+    for day, facts in found:
+        sums = Sums.from_facts(facts)
+        days[day] = days[day] + sums if day in days else sums
+    return days

@@ -1,0 +1,177 @@
+"""Batches: files that were put into a vector store by one request, and how far they are."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from sqlalchemy import CursorResult, Select, func, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from rag.database import Database
+from rag.errors import NotThere
+from rag.index.protocols import TextIndex
+from rag.ingestion.publication import withdraw
+from rag.pages import Order, Page, PageQuery
+from rag.schema import BatchFile, FileBatch, StoreFile
+from rag.stores.access_lists import Reader
+from rag.stores.attaching import Attachment, parts, readable_store
+from rag.stores.store_files import StoreFileRecord, StoreFiles, files_page, readable_files
+from rag.stores.store_records import FileCounts
+
+BatchStatus = Literal["in_progress", "completed", "cancelled", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRecord:
+    """A batch as its readers see it; files that they may not read are not counted."""
+
+    id: str
+    created_at: int
+    store_id: str
+    status: BatchStatus
+    counts: FileCounts
+
+
+class FileBatches:
+    """The batches of all vector stores.
+
+    Args:
+        database: where they are.
+        text: the full-text index, which cancelled files leave.
+        store_files: attaches files.
+        clock: Unix seconds.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        text: TextIndex,
+        *,
+        store_files: StoreFiles,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._database = database
+        self._text = text
+        self._store_files = store_files
+        self._clock = clock
+
+    async def create(
+        self, reader: Reader, store_id: str, files: Sequence[Attachment]
+    ) -> BatchRecord:
+        """Attach files to a store, all or none.
+
+        Raises:
+            NotThere: no such store or file for this reader.
+            Refused: the store expired, or a file is for a batch of requests.
+            TooMany: the store is full.
+        """
+        batch_id = f"vsfb_{uuid.uuid4().hex}"
+        async with self._database.transaction() as session:
+            rows = await self._store_files.attach_all(
+                session, reader, store_id, files, param="file_ids"
+            )  # fmt: skip
+            now = int(self._clock())
+            batch = FileBatch(id=batch_id, store_id=store_id, created_at=now, cancelled=False)
+            session.add(batch)
+            await session.flush()
+            await session.execute(
+                insert(BatchFile), [{"batch_id": batch_id, "store_file_id": row} for row in rows]
+            )
+            return await self._record(session, reader, batch)
+
+    async def get(self, reader: Reader, store_id: str, batch_id: str) -> BatchRecord:
+        """A batch.
+
+        Raises:
+            NotThere: no such store or batch for this reader.
+        """
+        async with self._database.session() as session:
+            batch = await _batch(session, reader, store_id, batch_id)
+            return await self._record(session, reader, batch)
+
+    async def cancel(self, reader: Reader, store_id: str, batch_id: str) -> BatchRecord:
+        """Index no more of the reader's files in a batch; whoever is at it cannot publish them.
+
+        Raises:
+            NotThere: as of `get`.
+        """
+        async with self._database.transaction() as session:
+            batch = await _batch(session, reader, store_id, batch_id, lock=True)
+            waiting = self._files(reader, batch_id).where(StoreFile.status == "in_progress")
+            indexed = waiting.where(StoreFile.version.is_not(None))
+            found = await session.scalars(indexed.with_only_columns(StoreFile.file_id))
+            for some in parts(found.all()):
+                await withdraw(session, self._text, store_id, some)
+            ended = await session.execute(
+                update(StoreFile)
+                .where(StoreFile.id.in_(waiting.with_only_columns(StoreFile.id).correlate(None)))
+                .values(status="cancelled", lease_owner=None, lease_until=0.0)
+                .execution_options(synchronize_session=False)
+            )
+            batch.cancelled |= isinstance(ended, CursorResult) and ended.rowcount > 0
+            return await self._record(session, reader, batch)
+
+    async def list(
+        self,
+        reader: Reader,
+        store_id: str,
+        batch_id: str,
+        *,
+        limit: int,
+        order: Order = "desc",
+        after: str | None = None,
+        before: str | None = None,
+        status: str | None = None,
+    ) -> Page[StoreFileRecord]:
+        """A page of the files of a batch, by when they were attached.
+
+        Raises:
+            NotThere: as of `get`.
+            Refused: no such cursor.
+        """
+        query = PageQuery(limit, order, after, before)
+        async with self._database.session() as session:
+            await _batch(session, reader, store_id, batch_id)
+            return await files_page(session, self._files(reader, batch_id), query, status)
+
+    def _files(self, reader: Reader, batch_id: str) -> Select[StoreFile]:
+        in_batch = (BatchFile.batch_id == batch_id) & (BatchFile.store_file_id == StoreFile.id)
+        return readable_files(reader, self._clock()).where(in_batch)
+
+    async def _record(self, session: AsyncSession, reader: Reader, batch: FileBatch) -> BatchRecord:
+        found = await session.execute(
+            self._files(reader, batch.id)
+            .with_only_columns(StoreFile.status, func.count())
+            .group_by(StoreFile.status)
+        )
+        counts = FileCounts.of({row[0]: row[1] for row in found})
+        return BatchRecord(
+            id=batch.id,
+            created_at=batch.created_at,
+            store_id=batch.store_id,
+            status=_status(counts, cancelled=batch.cancelled),
+            counts=counts,
+        )
+
+
+async def _batch(
+    session: AsyncSession, reader: Reader, store_id: str, batch_id: str, *, lock: bool = False
+) -> FileBatch:
+    """A batch of a store of the reader's; with `lock`, nobody else changes the store meanwhile."""
+    await readable_store(session, reader, store_id, lock=lock)
+    found = select(FileBatch).where(FileBatch.id == batch_id, FileBatch.store_id == store_id)
+    if (batch := await session.scalar(found)) is None:
+        raise NotThere("No such file batch.")
+    return batch
+
+
+def _status(counts: FileCounts, *, cancelled: bool) -> BatchStatus:
+    if cancelled:
+        return "cancelled"
+    if counts.in_progress:
+        return "in_progress"
+    return "failed" if counts.failed == counts.total > 0 else "completed"

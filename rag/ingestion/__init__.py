@@ -1,0 +1,1 @@
+"""From a waiting file to published chunks; recovery after a kill, and the check of it all."""

@@ -1,0 +1,226 @@
+"""Recovery: what was noted in SQL and not done yet is done, and what nobody knows of is removed.
+
+Runs beside everything else, and after every kill. Only it erases vectors of what was unpublished.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Protocol
+
+from sqlalchemy import ColumnElement, delete, exists, select, update
+
+from rag.database import Database
+from rag.errors import RagError
+from rag.files.expiry import Expiry
+from rag.index.protocols import Collection, TextIndex, VectorIndex, chunk_key
+from rag.schema import File, IndexGeneration, IndexIntent, StoreFile, VectorStore
+
+logger = logging.getLogger("ringfence.recovery")
+
+INTENTS = 100
+"""Worked off by one look at SQL."""
+
+ABANDONED_S = 3600.0
+"""After which bytes that no file has are nobody's: an upload may take so long."""
+
+
+class Contents(Protocol):
+    """Bytes of files: `Blobs`."""
+
+    async def delete(self, tenant: str, file_id: str) -> None:
+        """Remove the bytes of a file; nothing happens if there are none."""
+        ...
+
+    def listed(self) -> AsyncIterator[tuple[str, str, float]]:
+        """Tenant, file id and Unix seconds of the last change, of all."""
+        ...
+
+    async def sweep_drafts(self, older_than: float) -> None:
+        """Remove what was left of uploads that were cut off before these Unix seconds."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Intent:
+    id: int
+    kind: str
+    tenant: str
+    subject: str
+    collection: str | None
+
+
+class Recovery:
+    """Works off intents and sweeps.
+
+    Args:
+        database: the truth.
+        vectors: the vector index.
+        text: the full-text index.
+        contents: bytes of files.
+        expiry: of files and stores.
+        clock: Unix seconds.
+        passing: errors after which everything is tried again, as of `Ingestion`.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        vectors: VectorIndex,
+        text: TextIndex,
+        *,
+        contents: Contents,
+        expiry: Expiry,
+        clock: Callable[[], float],
+        passing: tuple[type[Exception], ...] = (),
+    ) -> None:
+        self._database = database
+        self._vectors = vectors
+        self._text = text
+        self._contents = contents
+        self._expiry = expiry
+        self._clock = clock
+        self._passing: tuple[type[Exception], ...] = (RagError, OSError, *passing)
+        self._work = asyncio.Event()
+
+    def wake(self) -> None:
+        """Something was noted; look at once."""
+        self._work.set()
+
+    async def keep(self, *, poll_s: float, sweep_s: float) -> None:
+        """Do all of it, until cancelled.
+
+        Args:
+            poll_s: after which intents are looked for without being told.
+            sweep_s: between two sweeps for what nobody knows of; the first one is at once.
+        """
+        due = self._clock()
+        while True:
+            self._work.clear()
+            try:
+                await self.settle()
+                if self._clock() >= due:
+                    await self.sweep()
+                    due = self._clock() + sweep_s
+            except self._passing as error:
+                logger.warning("recovery is interrupted: %s", type(error).__name__)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(poll_s):
+                    await self._work.wait()
+
+    async def settle(self) -> None:
+        """Remove what has expired, and do what was noted and is due.
+
+        Raises:
+            IndexUnavailable, OSError: what was not done stays noted.
+        """
+        while await self._expiry.expire():
+            pass
+        await self._give_up_writes()
+        while intents := await self._due():
+            for intent in intents:
+                await self._do(intent)
+
+    async def sweep(self) -> None:
+        """Remove what nobody knows of: collections, vectors, full text, bytes.
+
+        Raises:
+            IndexUnavailable, OSError: the rest is done the next time.
+        """
+        for collection in await self._vectors.collections():
+            if await self._unknown(collection):
+                await self._vectors.drop(collection)
+            else:
+                await self._erase_strays(collection)
+        await self._drop_text()
+        await self._remove_bytes()
+
+    async def _give_up_writes(self) -> None:
+        """Of writes whose writer is gone, erase what was not published."""
+        left = (IndexIntent.kind == "write") & (IndexIntent.until <= self._clock())
+        published = exists().where(StoreFile.version == IndexIntent.subject)
+        if not await self._there(left):
+            return  # It is asked every second, and a transaction is for writing.
+        async with self._database.transaction() as session:
+            await session.execute(delete(IndexIntent).where(left, published))
+            await session.execute(
+                update(IndexIntent).where(left, ~published).values(kind="erase", until=0.0)
+            )
+
+    async def _due(self) -> list[_Intent]:
+        columns = (
+            *(IndexIntent.id, IndexIntent.kind, IndexIntent.tenant),
+            *(IndexIntent.subject, IndexIntent.collection),
+        )
+        asked = (
+            select(*columns)
+            .where(IndexIntent.kind != "write", IndexIntent.until <= self._clock())
+            .order_by(IndexIntent.id)
+            .limit(INTENTS)
+        )
+        async with self._database.session() as session:
+            return [_Intent(*row) for row in await session.execute(asked)]
+
+    async def _do(self, intent: _Intent) -> None:
+        """Do what was noted, then cross it out; it may be done twice."""
+        if intent.kind == "blob":
+            if not await self._there(File.id == intent.subject):
+                await self._contents.delete(intent.tenant, intent.subject)
+        elif intent.kind == "drop":
+            if not await self._there(IndexGeneration.collection == intent.subject):
+                await self._vectors.drop(Collection(intent.tenant, intent.subject))
+        elif not await self._there(StoreFile.version == intent.subject):
+            collection = Collection(intent.tenant, intent.collection or "")
+            await self._vectors.erase(collection, intent.subject)
+        async with self._database.transaction() as session:
+            await session.execute(delete(IndexIntent).where(IndexIntent.id == intent.id))
+
+    async def _there(self, what: ColumnElement[bool]) -> bool:
+        async with self._database.session() as session:
+            return bool(await session.scalar(select(exists().where(what))))
+
+    async def _unknown(self, collection: Collection) -> bool:
+        """Whether a collection belongs to no generation, and none is being made of it."""
+        return not (
+            await self._there(IndexGeneration.collection == collection.name)
+            or await self._there(IndexIntent.subject == collection.name)
+            or await self._there(IndexGeneration.collection == collection.name)
+        )  # The last look is for one that was finished between the first two.
+
+    async def _erase_strays(self, collection: Collection) -> None:
+        """Erase versions that nobody publishes or writes; a writer that was cut off left them."""
+        there: set[str] = set()
+        async for ids in self._vectors.ids(collection):
+            there.update(chunk_key(one).rpartition(":")[0] for one in ids)
+        async with self._database.session() as session:
+            # In this order: what is published in between is noted before it.
+            noted = set(await session.scalars(select(IndexIntent.subject)))
+            published = await session.scalars(
+                select(StoreFile.version)
+                .join(IndexGeneration, IndexGeneration.store_id == StoreFile.store_id)
+                .where(IndexGeneration.collection == collection.name)
+            )
+            strays = there - noted - set(published)
+        for version in strays:
+            await self._vectors.erase(collection, version)
+
+    async def _drop_text(self) -> None:
+        """Drop the full text of stores that went with their tenant."""
+        async with self._database.transaction() as session:
+            there = await self._text.stores(session)  # First: a new store comes with its table.
+            known = set(await session.scalars(select(VectorStore.number)))
+            for number in there:
+                if number not in known:
+                    await self._text.drop(session, number)
+
+    async def _remove_bytes(self) -> None:
+        """Remove bytes of files that went with their tenant, and of uploads that were cut off."""
+        border = self._clock() - ABANDONED_S
+        await self._contents.sweep_drafts(border)
+        async for tenant, file_id, changed in self._contents.listed():
+            if changed < border and not await self._there(File.id == file_id):
+                await self._contents.delete(tenant, file_id)

@@ -1,0 +1,78 @@
+"""How well two generations of a store's vectors find its own chunks, and how far they agree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rag.index.embedder_versions import ServedEmbedder
+from rag.index.protocols import Collection, VectorIndex
+
+AT = 10
+_MOST_LOST = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class RecallComparison:
+    """Of a sample of chunks as queries.
+
+    Attributes:
+        queries: how many.
+        found_before: share of them that the old vectors find among the first 10; None: its
+            embedder is not served any more.
+        found_after: the same of the new vectors.
+        overlap: share of the old first 10 that are among the new first 10, on average.
+    """
+
+    queries: int
+    found_before: float | None
+    found_after: float
+    overlap: float | None
+
+    @property
+    def acceptable(self) -> bool:
+        """Whether the new vectors find what they should. Models may well disagree on the rest."""
+        before = 1.0 if self.found_before is None else self.found_before
+        return self.queries == 0 or self.found_after >= before - _MOST_LOST
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One generation: where its vectors are, and who makes them."""
+
+    collection: Collection
+    served: ServedEmbedder
+
+
+async def compare(
+    vectors: VectorIndex, before: Side | None, after: Side, chunks: Sequence[tuple[str, str]]
+) -> RecallComparison:
+    """Search for chunks, given as keys and texts.
+
+    Raises:
+        IndexUnavailable, EngineError: of what is asked.
+    """
+    new = [await _nearest(vectors, after, text) for _, text in chunks]
+    keys = [key for key, _ in chunks]
+    if before is None:
+        return RecallComparison(len(chunks), None, _share(keys, new), None)
+    old = [await _nearest(vectors, before, text) for _, text in chunks]
+    pairs = zip(old, new, strict=True)
+    overlaps = [len(set(a) & set(b)) / len(a) for a, b in pairs if a]
+    overlap = float(np.mean(overlaps)) if overlaps else 1.0
+    return RecallComparison(len(chunks), _share(keys, old), _share(keys, new), overlap)
+
+
+async def _nearest(vectors: VectorIndex, side: Side, text: str) -> list[str]:
+    window = side.served.windows(text)[:1]
+    vector = (await side.served.embedder.embed(window)).vectors[0]
+    hits = await vectors.search(side.collection, vector, limit=AT)
+    return [hit.key for hit in hits]
+
+
+def _share(keys: Sequence[str], found: Sequence[Sequence[str]]) -> float:
+    if not keys:
+        return 1.0
+    return sum(key in hits for key, hits in zip(keys, found, strict=True)) / len(keys)

@@ -1,0 +1,1 @@
+"""Vector stores: what is in them, and who may see it."""

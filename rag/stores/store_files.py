@@ -1,0 +1,241 @@
+"""Files in vector stores: attached, listed and taken out. Whoever indexes them is not known here.
+
+A reader sees those files of a readable store that it may read itself; others are not there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Select, delete, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from rag.database import Database
+from rag.errors import NotThere, Refused
+from rag.files.files import attached_file_there
+from rag.index.protocols import TextIndex
+from rag.ingestion.publication import withdraw
+from rag.pages import Order, Page, PageQuery, page
+from rag.schema import Chunk, StoreFile
+from rag.stores.access_lists import Reader
+from rag.stores.attaching import Attachment, attach_all, readable_store
+
+MAX_FILES = 10_000
+"""In one store."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreFileRecord:
+    """A file in a store as its readers see it."""
+
+    file_id: str
+    store_id: str
+    created_at: int
+    status: str
+    error_code: str | None
+    error_message: str | None
+    attributes: Mapping[str, Any]
+    chunk_tokens: int
+    overlap_tokens: int
+    usage_bytes: int
+
+    @classmethod
+    def of(cls, row: StoreFile) -> StoreFileRecord:
+        """What a row tells."""
+        return cls(
+            file_id=row.file_id,
+            store_id=row.store_id,
+            created_at=row.created_at,
+            status=row.status,
+            error_code=row.error_code,
+            error_message=row.error_message,
+            attributes=row.attributes,
+            chunk_tokens=row.chunk_tokens,
+            overlap_tokens=row.overlap_tokens,
+            usage_bytes=row.usage_bytes,
+        )
+
+
+class StoreFiles:
+    """The files in all vector stores.
+
+    Args:
+        database: where they are.
+        text: the full-text index, which detached files leave.
+        max_files: in one store.
+        clock: Unix seconds.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        text: TextIndex,
+        *,
+        max_files: int = MAX_FILES,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._database = database
+        self._text = text
+        self._max_files = max_files
+        self._clock = clock
+
+    async def attach(
+        self,
+        reader: Reader,
+        store_id: str,
+        file_id: str,
+        *,
+        attributes: Mapping[str, Any],
+        chunking: tuple[int, int] | None,
+    ) -> StoreFileRecord:
+        """Have a file indexed. One that is in the store gets these attributes, and if need be anew.
+
+        Raises:
+            NotThere: no such store or file for this reader.
+            Refused: the store expired, or the file is for a batch.
+            TooMany: the store is full.
+        """
+        files = [(file_id, attributes, chunking)]
+        async with self._database.transaction() as session:
+            await self.attach_all(session, reader, store_id, files, param="file_id")
+            return await self._record(session, reader, store_id, file_id)
+
+    async def attach_all(
+        self,
+        session: AsyncSession,
+        reader: Reader,
+        store_id: str,
+        files: Sequence[Attachment],
+        *,
+        param: str,
+    ) -> list[int]:
+        """Attach files in the caller's transaction, all or none; returns their `store_files.id`.
+
+        Of a file that is named twice, the last one counts.
+
+        Raises:
+            NotThere, Refused, TooMany: as of `attach`; `param` names the files.
+        """
+        return await attach_all(
+            session, reader, store_id, files,
+            now=self._clock(), max_files=self._max_files, param=param,
+        )  # fmt: skip
+
+    async def list(
+        self,
+        reader: Reader,
+        store_id: str,
+        *,
+        limit: int,
+        order: Order = "desc",
+        after: str | None = None,
+        before: str | None = None,
+        status: str | None = None,
+    ) -> Page[StoreFileRecord]:
+        """A page of the files, by when they were attached.
+
+        Raises:
+            NotThere: no such store for this reader.
+            Refused: no such cursor.
+        """
+        async with self._database.session() as session:
+            await readable_store(session, reader, store_id)
+            return await files_page(
+                session,
+                self._listed(reader, store_id),
+                PageQuery(limit, order, after, before),
+                status,
+            )
+
+    async def get(self, reader: Reader, store_id: str, file_id: str) -> StoreFileRecord:
+        """A file in a store.
+
+        Raises:
+            NotThere: no such store or file for this reader.
+        """
+        async with self._database.session() as session:
+            return await self._record(session, reader, store_id, file_id)
+
+    async def set_attributes(
+        self, reader: Reader, store_id: str, file_id: str, *, attributes: Mapping[str, Any]
+    ) -> StoreFileRecord:
+        """Replace a file's attributes, by which searches filter.
+
+        Raises:
+            NotThere: as of `get`.
+        """
+        async with self._database.transaction() as session:
+            row = await self._row(session, reader, store_id, file_id, lock=True)
+            row.attributes = dict(attributes)
+            return StoreFileRecord.of(row)
+
+    async def detach(self, reader: Reader, store_id: str, file_id: str) -> None:
+        """Take a file out of a store; its vectors go by intents.
+
+        Raises:
+            NotThere: as of `get`.
+        """
+        async with self._database.transaction() as session:
+            row = await self._row(session, reader, store_id, file_id)
+            await withdraw(session, self._text, store_id, [file_id])
+            await session.execute(delete(StoreFile).where(StoreFile.id == row.id))
+
+    async def content(self, reader: Reader, store_id: str, file_id: str) -> Sequence[str]:
+        """The texts of a file's chunks, in their order.
+
+        Raises:
+            NotThere: as of `get`.
+            Refused: it is not indexed.
+        """
+        async with self._database.session() as session:
+            row = await self._row(session, reader, store_id, file_id)
+            if row.status != "completed":
+                raise Refused(f"The file has no content here: it is {row.status}, not completed.")
+            published = (Chunk.store_file_id == row.id) & (Chunk.version == row.version)
+            texts = select(Chunk.text).where(published).order_by(Chunk.position)
+            return (await session.scalars(texts)).all()
+
+    async def _record(
+        self, session: AsyncSession, reader: Reader, store_id: str, file_id: str
+    ) -> StoreFileRecord:
+        return StoreFileRecord.of(await self._row(session, reader, store_id, file_id))
+
+    async def _row(
+        self,
+        session: AsyncSession,
+        reader: Reader,
+        store_id: str,
+        file_id: str,
+        *,
+        lock: bool = False,
+    ) -> StoreFile:
+        await readable_store(session, reader, store_id)
+        found = self._listed(reader, store_id).where(StoreFile.file_id == file_id)
+        row = await session.scalar(found.with_for_update(of=StoreFile) if lock else found)
+        if row is None:
+            raise NotThere("No such file in this vector store.")
+        return row
+
+    def _listed(self, reader: Reader, store_id: str) -> Select[StoreFile]:
+        return readable_files(reader, self._clock()).where(StoreFile.store_id == store_id)
+
+
+def readable_files(reader: Reader, now: float) -> Select[StoreFile]:
+    """Files in stores, as far as the files themselves are there for a reader."""
+    return select(StoreFile).where(attached_file_there(reader, now))
+
+
+async def files_page(
+    session: AsyncSession, listed: Select[StoreFile], query: PageQuery, status: str | None
+) -> Page[StoreFileRecord]:
+    """A page of files in a store, perhaps of one status only.
+
+    Raises:
+        Refused: no such cursor.
+    """
+    only = None if status is None else StoreFile.status == status
+    found = await page(session, listed, query, (StoreFile.created_at, StoreFile.file_id), only=only)
+    return found.each(lambda row: StoreFileRecord.of(row[0]))

@@ -1,0 +1,273 @@
+"""What a reader may find, asked of SQL twice: before the indexes rank, and of what they found.
+
+Nobody may see anything that is not found here: no entry in an access list, no passage.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+from sqlalchemy import (
+    ColumnElement,
+    Float,
+    Select,
+    Text,
+    and_,
+    bindparam,
+    cast,
+    exists,
+    false,
+    func,
+    or_,
+    select,
+    text,
+    true,
+)
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from rag.index.protocols import FileFilter
+from rag.schema import Chunk, File, FileAccess, IndexGeneration, StoreFile, VectorStore
+from rag.search.passages import Passage
+from rag.stores.access_lists import Reader, file_readable, store_readable
+
+DAY_S = 86_400
+FEW = 100
+"""Files that a search is told to leave out, before it is worth while to ask for all that are in."""
+STATEMENTS = 256
+"""That are kept: for one reader and the same stores, to build one takes longer than to run it."""
+
+Filters: TypeAlias = ColumnElement[bool] | None
+Statement: TypeAlias = Select[*tuple[Any, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Searchable:
+    """A store of the reader's: its number, and which of its files may be found; None: all."""
+
+    number: int
+    files: FileFilter | None
+
+
+@dataclass(frozen=True, slots=True)
+class Visible:
+    """A published chunk that the reader may see; `attributes` are JSON."""
+
+    key: str
+    chunk_id: int
+    position: int
+    page: int | None
+    text: str
+    store_id: str
+    file_id: str
+    attributes: str
+    filename: str
+    privacy: str
+
+    def passage(self, *, score: float, cosine: float | None) -> Passage:
+        """It as a passage that was found."""
+        return Passage(
+            store_id=self.store_id,
+            file_id=self.file_id,
+            filename=self.filename,
+            attributes=json.loads(self.attributes),
+            privacy=self.privacy,
+            page=self.page,
+            position=self.position,
+            chunk_id=self.chunk_id,
+            text=self.text,
+            score=score,
+            cosine=cosine,
+        )
+
+
+async def searchable(
+    session: AsyncSession,
+    reader: Reader,
+    generations: Collection[str],
+    filters: Filters,
+    *,
+    now: float,
+) -> dict[str, Searchable]:
+    """The stores that can be searched, by generation; one is left out where it has nothing to find.
+
+    Where all or nearly all files may be found, only those that may not are read.
+
+    Args:
+        session: to ask.
+        reader: on whose behalf.
+        generations: ids; one that is gone is left out.
+        filters: what must be true of a `store_files` row.
+        now: Unix seconds; a store that has expired is left out.
+    """
+    few, given = FEW + len(generations), {"now": now}
+    hidden = _built(_hidden, reader, generations, filters).limit(few)
+    rows = (await session.execute(hidden, given)).all()
+    if len(rows) < few:
+        return {
+            generation: Searchable(number, FileFilter(files, but=True) if files else None)
+            for (generation, number), (_, files) in _by_store(rows).items()
+        }
+    rows = (await session.execute(_built(_all, reader, generations, filters), given)).all()
+    return {
+        generation: Searchable(number, _shorter(shown, files))
+        for (generation, number), (shown, files) in _by_store(rows).items()
+        if shown
+    }
+
+
+async def visible(
+    session: AsyncSession,
+    reader: Reader,
+    stores: Collection[str],
+    filters: Filters,
+    *,
+    keys: Collection[str],
+    chunk_ids: Collection[int],
+    now: float,
+) -> list[Visible]:
+    """Those of the chunks that are published, unexpired, readable and let through; in no order."""
+    asked = _built(_confirming, reader, stores, filters)
+    asked = asked.where(Chunk.id.in_(_ASKED[session.get_bind().dialect.name]))
+    given = {
+        "keys": json.dumps(list(keys)), "chunk_ids": json.dumps(list(chunk_ids)), "now": now,
+    }  # fmt: skip
+    return [Visible(*row) for ok, *row in (await session.execute(asked, given)).all() if ok]
+
+
+def _built(
+    build: Callable[[Reader, tuple[str, ...], Filters], Statement],
+    reader: Reader,
+    ids: Collection[str],
+    filters: Filters,
+) -> Statement:
+    """A statement at `now`, for a reader, about stores or generations."""
+    if filters is None:
+        return _kept(build, reader, tuple(ids))
+    return build(reader, tuple(ids), filters)
+
+
+@lru_cache(maxsize=STATEMENTS)
+def _kept(
+    build: Callable[[Reader, tuple[str, ...], Filters], Statement],
+    reader: Reader,
+    ids: tuple[str, ...],
+) -> Statement:
+    return build(reader, ids, None)
+
+
+_NOW = bindparam("now", type_=Float())
+
+
+def _confirming(reader: Reader, stores: tuple[str, ...], filters: Filters) -> Statement:
+    """Whether a chunk may be seen, and what a `Visible` is made of."""
+    columns = (
+        *(Chunk.key, Chunk.id, Chunk.position, Chunk.page, Chunk.text),
+        # Most of what is confirmed is not shown, so it is not read as JSON here.
+        *(StoreFile.store_id, StoreFile.file_id, cast(StoreFile.attributes, Text())),
+        *(File.filename, File.privacy),
+    )
+    checks = and_(
+        Chunk.version == StoreFile.version,
+        StoreFile.status == "completed",
+        StoreFile.store_id.in_(stores),
+        or_(File.expires_at.is_(None), File.expires_at > _NOW),
+        file_readable(reader),
+        store_readable(reader),
+        unexpired(_NOW),
+        true() if filters is None else filters,
+    )
+    # As a column: among conditions, SQLite would begin with all files of the store.
+    return (
+        select(func.coalesce(checks, false()), *columns)
+        .join(StoreFile, StoreFile.id == Chunk.store_file_id)
+        .join(File, File.id == StoreFile.file_id)
+        .join(VectorStore, VectorStore.id == StoreFile.store_id)
+    )
+
+
+_ASKED = {
+    "sqlite": text(
+        "SELECT id FROM chunks WHERE key IN (SELECT value FROM json_each(:keys))"
+        " UNION ALL SELECT value FROM json_each(:chunk_ids)"
+    ),
+    "postgresql": text(
+        "SELECT id FROM chunks WHERE key IN (SELECT json_array_elements_text(CAST(:keys AS json)))"
+        " UNION ALL SELECT CAST(json_array_elements_text(CAST(:chunk_ids AS json)) AS bigint)"
+    ),
+}
+"""Ids of chunks by their keys and ids, by dialect. Two parameters, however many there are: one for
+each costs more than the search itself."""
+
+
+def unexpired(now: float | ColumnElement[float]) -> ColumnElement[bool]:
+    """Whether the `vector_stores` row at hand was used lately enough, where that matters."""
+    days = VectorStore.expires_after_days
+    return or_(days.is_(None), VectorStore.last_active_at + days * DAY_S > now)
+
+
+def _allowed(reader: Reader, filters: Filters) -> ColumnElement[bool]:
+    """Whether the `store_files` row at hand may be found, never null.
+
+    One question for each entry, the likeliest first, is twice as fast in SQLite as one for all.
+    """
+    entries = sorted(reader.entries, key=lambda entry: (entry != "tenant", entry))
+    listed = or_(
+        false(),
+        *(
+            exists().where(FileAccess.file_id == StoreFile.file_id, FileAccess.entry == entry)
+            for entry in entries
+        ),
+    )
+    return listed if filters is None else listed & func.coalesce(filters, false())
+
+
+def _hidden(reader: Reader, generations: tuple[str, ...], filters: Filters) -> Statement:
+    """As `_stores`, with the files alone that may not be found."""
+    allowed = _allowed(reader, filters)
+    return _stores(reader, generations, allowed, only=~allowed)
+
+
+def _all(reader: Reader, generations: tuple[str, ...], filters: Filters) -> Statement:
+    """As `_stores`, with all files."""
+    return _stores(reader, generations, _allowed(reader, filters))
+
+
+def _stores(
+    reader: Reader,
+    generations: tuple[str, ...],
+    allowed: ColumnElement[bool],
+    *,
+    only: ColumnElement[bool] | None = None,
+) -> Statement:
+    """Generation, store number, file and whether it may be found; a row at least for each store."""
+    files = StoreFile.store_id == VectorStore.id
+    return (
+        select(IndexGeneration.id, VectorStore.number, StoreFile.file_id, allowed.label("allowed"))
+        .join(VectorStore, VectorStore.id == IndexGeneration.store_id)
+        .outerjoin(StoreFile, files if only is None else files & only)
+        .where(IndexGeneration.id.in_(generations), store_readable(reader), unexpired(_NOW))
+    )
+
+
+def _by_store(
+    rows: Collection[Any],
+) -> dict[tuple[str, int], tuple[list[str], list[str]]]:
+    """Files that may be found and files that may not, by generation and store number."""
+    found: dict[tuple[str, int], tuple[list[str], list[str]]] = {}
+    for generation, number, file_id, allowed in rows:
+        shown, hidden = found.setdefault((generation, number), ([], []))
+        if file_id is not None:
+            (shown if allowed else hidden).append(file_id)
+    return found
+
+
+def _shorter(shown: list[str], hidden: list[str]) -> FileFilter | None:
+    if not hidden:
+        return None
+    if len(hidden) < len(shown):
+        return FileFilter(hidden, but=True)
+    return FileFilter(shown)
