@@ -206,7 +206,7 @@ def chat(tokens: int = 4, **more: Any) -> dict[str, Any]:
     return {"model": "simulated", "messages": messages, "max_tokens": tokens, **more}
 
 
-def corpus(inside: Inside, key: str, store: str, **privacy: str) -> list[int]:
+def corpus(inside: Inside, key: str, store: str, **privacy: Any) -> list[int]:
     """One request for every endpoint; `privacy` is said in the body. The statuses."""
     grounded = chat(file_search={"vector_store_ids": [store]}, **privacy)
     searched = f"/v1/vector_stores/{store}"

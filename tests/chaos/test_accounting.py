@@ -175,7 +175,7 @@ def rows_of(backend: Backend, tenant: str) -> dict[str, list[tuple[int, int, str
             "WHERE tenant = ?",
             (tenant,),
         ):
-            found.setdefault(request, []).append(tuple(row))  # type: ignore[arg-type]
+            found.setdefault(request, []).append(tuple(row))
     return found
 
 

@@ -190,9 +190,9 @@ def test_wire_and_ledger_are_the_same(
     ended = {one["departure"]: facts(one) for one in entries if one.get("kind") == "arrival"}
     recorded = sorted(facts(one)["body_hmac"] for one in departures.values())
     missing = list(recorded)
-    for one in wire:
-        assert one in missing, "something left that the ledger does not know"
-        missing.remove(one)
+    for body_hmac in wire:
+        assert body_hmac in missing, "something left that the ledger does not know"
+        missing.remove(body_hmac)
     for one in departures.values():  # What did not get there has a reason.
         if facts(one)["body_hmac"] in missing:
             outcome = ended.get(one["sequence"], {"outcome": "gateway died"})["outcome"]

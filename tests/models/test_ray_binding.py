@@ -35,7 +35,7 @@ def _told(error: Exception) -> Failure:
 
 
 async def delivered(receiver: Receiver, sender: Sender) -> Failure | Usage:
-    async def items():  # type: ignore[no-untyped-def]
+    async def items():
         yield Usage(1, 2)
 
     incoming = receiver.open(first_timeout_s=2, stall_timeout_s=2)
@@ -74,7 +74,7 @@ async def test_tls_keeps_others_out(tmp_path: Path, client: str) -> None:
     await receiver.listen("127.0.0.1", tls=between_nodes(environment).server)
     incoming = receiver.open(first_timeout_s=0.3, stall_timeout_s=1)
 
-    async def items():  # type: ignore[no-untyped-def]
+    async def items():
         yield b"canary"
 
     try:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -335,9 +336,11 @@ def test_parsers_of_the_catalogue_and_the_example_are_vllms() -> None:
 
 
 def test_model_on_two_cores_computes_in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllm.utils.cpu_resource_utils import get_allowed_cpu_list
+
     from models import vllm_engine
 
-    cores = [vllm_engine.get_allowed_cpu_list()[0]] * 2
+    cores = [get_allowed_cpu_list()[0]] * 2
     monkeypatch.setattr(vllm_engine, "get_allowed_cpu_list", lambda: cores)
     assert vllm_engine._one_thread(generated(SMOLLM2))
     parallel = SMOLLM2.model_copy(update={"tensor_parallel_size": 2})
@@ -363,11 +366,11 @@ def test_one_process_is_what_ray_gives_vllm_on_cpu(monkeypatch: pytest.MonkeyPat
     from models import vllm_engine
 
     monkeypatch.setattr(vllm_models, "EXECUTOR_BACKEND_MP", "mp")
-    monkeypatch.setattr(vllm_engine.os, "environ", {})
+    monkeypatch.setattr(os, "environ", {})
     vllm_engine.run_in_one_process()
     kwargs = generated(SMOLLM2).get_engine_config().get_initialization_kwargs()
     assert kwargs["distributed_executor_backend"] == "uni"
-    assert vllm_engine.os.environ == {
+    assert os.environ == {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "OMP_NUM_THREADS": "1",
     }

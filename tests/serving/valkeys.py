@@ -42,7 +42,7 @@ def redis_url() -> str:
             raise
         pytest.skip(f"Redis does not answer at {url}: {error}")
     finally:
-        client.close()  # type: ignore[no-untyped-call]
+        client.close()
     return url
 
 

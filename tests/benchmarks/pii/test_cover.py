@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from benchmarks.pii.corpus import Entity, Sentence, blocks, parsed
@@ -12,7 +14,7 @@ PERSON = Entity("PERSON", 0, 7)
 STREET = Entity("STREET_ADDRESS", 9, 29)
 
 
-def figures(*spans: tuple[int, int], entities: tuple[Entity, ...] = (PERSON, STREET)):
+def figures(*spans: tuple[int, int], entities: tuple[Entity, ...] = (PERSON, STREET)) -> Any:
     return cover([Sentence(TEXT, 0, entities)], [spans])
 
 

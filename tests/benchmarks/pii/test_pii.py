@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks.pii import command as pii
 from benchmarks.pii.corpus import generate
 from benchmarks.pii.detection import detecting
-from benchmarks.pii.report import markdown
+from benchmarks.pii.report import IdentifierResult, markdown
 from benchmarks.running.command import NotSetUp
 from benchmarks.running.pinning import two_cores
 from benchmarks.running.processes import ServerError
@@ -36,7 +37,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(environment: Path, tmp_path_factory: pytest.TempPathFactory):
+def run(environment: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     options = pii.Options(
         sentences=10,
         identifiers=20,
@@ -77,7 +78,7 @@ def test_detection_that_ends_is_an_error():
 
 
 def test_missed_identifiers_are_named():
-    missed = pii.IdentifierResult(3, ("card, spaced", "card, spaced"))
+    missed = IdentifierResult(3, ("card, spaced", "card, spaced"))
     assert "found: 1 of 3. Missed: card, spaced (2)." in "\n".join(
         markdown_of(identifiers=missed).splitlines()
     )
@@ -96,7 +97,7 @@ def markdown_of(**changes):
         command=("python", sys.executable),
         machine=describe(Path(__file__).parent, versioned=False),
         halves=[],
-        identifiers=pii.IdentifierResult(0, ()),
+        identifiers=IdentifierResult(0, ()),
         times={},
         pss_bytes=0,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
+from typing import Any
 
 import aiohttp
 import pytest
@@ -18,7 +19,7 @@ CLOSE_S = 0.015
 """Two clients on a busy machine; the definitions differ by more if they differ."""
 
 
-async def vllms(fake: FakeDeployment):
+async def vllms(fake: FakeDeployment) -> Any:
     """Outputs and metrics of vLLM's client."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -36,7 +37,7 @@ async def vllms(fake: FakeDeployment):
         ]
 
 
-def ours(fake: FakeDeployment):
+def ours(fake: FakeDeployment) -> Any:
     target = target_of(fake.url, api_key="")
     chats = [encode_chat(target, "p", max_tokens=TOKENS) for _ in range(REQUESTS)]
     records = asyncio.run(closed_loop(target, chats, streams=1, deadline_s=5))

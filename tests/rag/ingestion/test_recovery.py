@@ -164,7 +164,7 @@ async def test_file_is_whole_where_its_writer_and_recovery_meet(shop: Workshop) 
     add, other = shop.text.add, Workshop(shop.database, shop)
     settling: list[asyncio.Task[None]] = []
 
-    async def slowly(*arguments, **named):  # type: ignore[no-untyped-def]
+    async def slowly(*arguments, **named):
         shop.clock.now += claims.LEASE_S + 1
         settling.append(asyncio.create_task(other.recovery.settle()))
         await asyncio.sleep(0.3)

@@ -146,7 +146,7 @@ async def test_file_deleted_between_reading_and_writing_does_not_come_back(shelf
     embed = shelf.embedders["new"].embedder.embed
     deleted = False
 
-    async def deleting(inputs):  # type: ignore[no-untyped-def]
+    async def deleting(inputs):
         nonlocal deleted
         if not deleted and inputs[0].startswith("chunk"):
             deleted = True
@@ -164,7 +164,7 @@ async def test_ingestion_that_began_before_is_waited_for(shelf: Shelf) -> None:
     started, go_on = asyncio.Event(), asyncio.Event()
     write = shelf.vectors.write
 
-    async def slowly(*arguments, **named):  # type: ignore[no-untyped-def]
+    async def slowly(*arguments, **named):
         if arguments[0].name == "gen_old":
             started.set()
             await go_on.wait()

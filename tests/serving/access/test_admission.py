@@ -463,7 +463,7 @@ async def test_scope_that_is_being_left_may_be_revoked(make: Make, first: str) -
 
 
 async def test_permit_without_a_place_has_not_waited() -> None:
-    assert Permit(Quota(), asyncio.timeout(None)).waited_s == 0.0
+    assert Permit(Quota(), asyncio.get_running_loop().time()).waited_s == 0.0
 
 
 class CancelledAt:

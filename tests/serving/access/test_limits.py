@@ -95,7 +95,7 @@ async def test_change_sets_some_removes_some_and_leaves_the_rest(
     limits: LimitStore, acme: Subject
 ) -> None:
     for measure in ("requests_per_minute", "tokens_per_minute", "budget_day"):
-        await limits.set(Limit(acme, measure, 1, "allow"))  # type: ignore[arg-type]
+        await limits.set(Limit(acme, measure, 1, "allow"))
     await limits.change(
         acme,
         {
@@ -157,7 +157,7 @@ async def test_removed_limit_is_gone_and_cannot_be_removed_again(limits: LimitSt
 
 async def test_cleared_subject_keeps_other_measures(limits: LimitStore) -> None:
     for measure in ("requests_per_minute", "tokens_per_minute", "budget_day"):
-        await limits.set(Limit(ACME, measure, 1, "allow"))  # type: ignore[arg-type]
+        await limits.set(Limit(ACME, measure, 1, "allow"))
     await limits.clear(ACME, RATES)
     assert values(await limits.list()) == {"budget_day": 1}
     with pytest.raises(LimitNotFound):
@@ -191,7 +191,7 @@ async def test_every_change_is_audited_with_its_actor(
 async def test_rotated_key_keeps_its_limits(limits: LimitStore, store: KeyStore) -> None:
     old = await store.create("acme", "ci")
     for measure in ("requests_per_minute", "budget_day"):
-        await limits.set(Limit(Subject("key", old.record.id), measure, 7, "refuse"))  # type: ignore[arg-type]
+        await limits.set(Limit(Subject("key", old.record.id), measure, 7, "refuse"))
     new = await store.rotate(old.record.id, grace_s=60)
     kept = await limits.list(Subject("key", new.record.id))
     assert values(kept) == {"budget_day": 7, "requests_per_minute": 7}

@@ -20,6 +20,7 @@ from models.engine import (
 )
 from serving.access.fair_queue import FairQueue
 from serving.accounting.pricing import Tariff
+from serving.answering.continuation import Break
 from serving.answering.routing import Generation, GenerationCall, Routing, Way
 from serving.attempts import NO_TOKENS, Call, Exit, Forecast
 from serving.egress.chain import Entry
@@ -49,6 +50,9 @@ class FakeDetour:
 
     def helps(self, error: RingfenceError | EngineError) -> bool:
         return not isinstance(error, RequestRejected)
+
+    def onward(self, broken: Break) -> AsyncGenerator[Way, None]:
+        raise AssertionError(f"an answer that may not go on was gone on with: {broken.number}")
 
     async def ways(self) -> AsyncGenerator[Way, None]:
         for at, engine in enumerate(self.engines):

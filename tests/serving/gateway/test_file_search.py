@@ -210,7 +210,9 @@ async def test_sources_come_before_the_text_and_change_no_event(place: Open) -> 
 async def test_openai_s_client_reads_the_citations(place: Open) -> None:
     there = place()
     async with AsyncOpenAI(
-        api_key=FIXED_KEY, base_url="http://ringfence/v1", http_client=there.backend.client
+        api_key=FIXED_KEY,
+        base_url="http://ringfence/v1",
+        http_client=there.backend.client,  # type: ignore[arg-type]
     ) as client:
         answer = await client.chat.completions.create(
             model="chat", messages=ASKED["messages"], extra_body={"file_search": IN_STORE}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -121,7 +121,7 @@ class MemoryFiles:
         return Page(rows[start : start + limit], start + limit < len(rows))
 
     async def modify(
-        self, reader: Reader, file_id: str, *, access: list[str] | None, privacy: str | None
+        self, reader: Reader, file_id: str, *, access: Sequence[str] | None, privacy: str | None
     ) -> Record:
         row = await self.get(reader, file_id)
         changes: dict[str, Any] = {"access": access, "privacy": privacy}
@@ -355,7 +355,7 @@ async def test_content_stays_where_its_row_may_have_been_written(place: Place) -
     ],
 )
 async def test_refused_upload_leaves_nothing(
-    place: Place, fields: dict[str, str], param: str
+    place: Place, fields: dict[str, Any], param: str
 ) -> None:
     answer = await place.upload(**fields)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
@@ -421,7 +421,10 @@ async def test_upload_that_is_not_cut_off_is_there(place: Place) -> None:
 @pytest.fixture
 def sdk(place: Place) -> AsyncOpenAI:
     return AsyncOpenAI(
-        api_key="acme", base_url="http://ringfence/v1", http_client=place.client, max_retries=0
+        api_key="acme",
+        base_url="http://ringfence/v1",
+        http_client=place.client,  # type: ignore[arg-type]
+        max_retries=0,
     )
 
 
@@ -458,7 +461,8 @@ async def test_class_of_a_file_is_the_strictest_of_form_and_header(
 async def test_field_that_looks_like_one_of_ours_is_refused_and_nothing_is_kept(
     place: Place, name: str
 ) -> None:
-    answer = await place.upload(**{name: "local_only"})
+    fields: dict[str, Any] = {name: "local_only"}
+    answer = await place.upload(**fields)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, name)
     assert place.empty
 

@@ -291,7 +291,7 @@ async def test_key_on_another_path_is_refused(replica: Replica) -> None:
 
 @pytest.mark.parametrize("rights", [{}, {"group": "legal"}, {"group": "hr", "user": "ann"}])
 async def test_who_may_read_other_files_gets_no_answer_of_somebody_else(
-    replica: Replica, rights: dict[str, str]
+    replica: Replica, rights: dict[str, Any]
 ) -> None:
     await replica.post(group="hr")
     assert code(await replica.post(**rights)) == (409, "idempotency_key_reused")

@@ -17,7 +17,7 @@ from serving.gateway.vector_store_wire import (
     StoreSearch,
 )
 from serving.gateway.wire import ChatRequest, TokenizeBody
-from serving.privacy_class import CLASSES, strictest
+from serving.privacy_class import CLASSES, PrivacyClass, strictest
 
 CHAT = '"model":"m","messages":[{"role":"user","content":"privacy \\"privacy\\""}]'
 
@@ -27,7 +27,7 @@ def chat(fields: str) -> ChatRequest:
 
 
 @given(st.lists(st.sampled_from(CLASSES), min_size=1, max_size=5))
-def test_class_of_a_body_is_the_strictest_that_it_says(classes: list[str]) -> None:
+def test_class_of_a_body_is_the_strictest_that_it_says(classes: list[PrivacyClass]) -> None:
     wire = chat(",".join(f'"privacy":"{one}"' for one in classes))
     assert wire.privacy == strictest(*classes)
 
@@ -67,7 +67,7 @@ def test_long_numbers_do_not_hinder_the_search_for_repetition() -> None:
 def test_every_body_with_a_class_has_the_strictest(kind: type, body: str) -> None:
     rest = f",{body[1:-1]}" if len(body) > 2 else ""
     raw = f'{{"privacy":"scrubbed","privacy":"open"{rest}}}'.encode()
-    assert parse(raw, kind, max_depth=8).privacy == "scrubbed"  # type: ignore[attr-defined]
+    assert parse(raw, kind, max_depth=8).privacy == "scrubbed"
 
 
 @pytest.mark.parametrize(

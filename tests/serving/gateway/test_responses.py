@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Literal
 
@@ -275,7 +275,7 @@ class Scope:
         self._deltas = deltas
 
     async def __aenter__(self) -> Any:
-        async def generate() -> AsyncIterator[bytes]:
+        async def generate() -> AsyncGenerator[bytes, None]:
             for delta in self._deltas:
                 yield delta
 

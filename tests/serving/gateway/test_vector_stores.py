@@ -295,7 +295,10 @@ async def test_results_have_openai_s_fields_and_ours(place: Place) -> None:
 @pytest.fixture
 def sdk(place: Place) -> AsyncOpenAI:
     return AsyncOpenAI(
-        api_key="acme", base_url="http://ringfence/v1", http_client=place.client, max_retries=0
+        api_key="acme",
+        base_url="http://ringfence/v1",
+        http_client=place.client,  # type: ignore[arg-type]
+        max_retries=0,
     )
 
 

@@ -29,7 +29,7 @@ LONG = "My friend is Zbigniew Kowalczyk. It was late. " * 4_000
 
 def deploy(name: str, **limits: int) -> Any:
     rules = OperatorRules.of({"staff": r"EMP-\d{5}"})
-    options = DetectorOptions(**limits)  # type: ignore[arg-type]
+    options = DetectorOptions(**limits)
     application = build_detector(rules, drain_s=1, options=options)
     return serve.run(application, name=name, route_prefix=None)
 

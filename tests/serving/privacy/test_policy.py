@@ -40,7 +40,7 @@ def test_policy_lets_through_what_it_does_not_block():
 
 
 @pytest.mark.parametrize("actions", [{"CRAD": "block"}, {"CARD": "hide"}])
-def test_policy_refuses_what_it_does_not_know(actions: dict[Any, Any]):
+def test_policy_refuses_what_it_does_not_know(actions: dict[Any, Any]) -> None:
     with pytest.raises(ValueError, match=r"CRAD|hide"):
         PrivacyPolicy.of(actions)
 

@@ -17,12 +17,16 @@ entities = st.sampled_from(ENTITY_TYPES)
 
 
 @given(st.text(min_size=1), entities)
-def test_pseudonym_is_made_of_capitals_digits_and_underscores(value: str, entity: EntityType):
+def test_pseudonym_is_made_of_capitals_digits_and_underscores(
+    value: str, entity: EntityType
+) -> None:
     assert re.fullmatch(r"[A-Z_]+_[0-9A-HJKMNP-TV-Z]{8}", Pseudonyms(KEY).of(value, entity))
 
 
 @given(st.text(min_size=1), entities)
-def test_pseudonym_has_the_form_that_look_alikes_are_known_by(value: str, entity: EntityType):
+def test_pseudonym_has_the_form_that_look_alikes_are_known_by(
+    value: str, entity: EntityType
+) -> None:
     pseudonym = Pseudonyms(KEY).of(value, entity)
 
     found = LOOK_ALIKE.fullmatch(pseudonym)
@@ -32,7 +36,9 @@ def test_pseudonym_has_the_form_that_look_alikes_are_known_by(value: str, entity
 
 
 @given(st.lists(st.tuples(st.text(min_size=1), entities), min_size=1))
-def test_pseudonym_does_not_depend_on_what_was_issued_before(values: list[tuple[str, EntityType]]):
+def test_pseudonym_does_not_depend_on_what_was_issued_before(
+    values: list[tuple[str, EntityType]],
+) -> None:
     together = Pseudonyms(KEY)
     for value, entity in values:
         assert together.of(value, entity) == Pseudonyms(KEY).of(value, entity)
@@ -63,7 +69,9 @@ def test_conversation_key_keeps_tenant_and_conversation_apart():
         ("ORGANISATION", "\uff21\uff23\uff2d\uff25", "Acme"),
     ],
 )
-def test_pseudonym_is_shared_by_spellings_of_one_value(entity: EntityType, one: str, other: str):
+def test_pseudonym_is_shared_by_spellings_of_one_value(
+    entity: EntityType, one: str, other: str
+) -> None:
     pseudonyms = Pseudonyms(KEY)
 
     assert pseudonyms.of(one, entity) == pseudonyms.of(other, entity)
@@ -79,7 +87,7 @@ def test_pseudonym_is_shared_by_spellings_of_one_value(entity: EntityType, one: 
 )
 def test_pseudonym_restores_other_values_as_each_was_written(
     entity: EntityType, one: str, other: str
-):
+) -> None:
     pseudonyms = Pseudonyms(KEY)
 
     assert pseudonyms.values[pseudonyms.of(one, entity)] == one
@@ -142,7 +150,7 @@ def test_conversation_id_stays_when_the_history_grows():
         {"input": "Hi"},
     ],
 )
-def test_conversation_id_differs_by_the_beginning(other: dict[str, Any]):
+def test_conversation_id_differs_by_the_beginning(other: dict[str, Any]) -> None:
     one = {"messages": [{"role": "user", "content": "Hi"}]}
 
     assert conversation_id(SECRET, "acme", one) != conversation_id(SECRET, "acme", other)

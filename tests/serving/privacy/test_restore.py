@@ -84,7 +84,7 @@ def restored(pieces: list[str], *, in_json: bool = False, values: Any = None) ->
         ("non-PERSON_7KQ2M9XD", "non-John Smith"),
     ],
 )
-def test_restorer_restores(text: str, expected: str):
+def test_restorer_restores(text: str, expected: str) -> None:
     assert restored([text]) == expected
 
 
@@ -101,7 +101,7 @@ def test_restorer_restores(text: str, expected: str):
         "SECRET_7KQ2M9XD",
     ],
 )
-def test_restorer_leaves(text: str):
+def test_restorer_leaves(text: str) -> None:
     assert restored([text]) == text
 
 
@@ -116,7 +116,9 @@ def test_restorer_without_pseudonyms_changes_nothing():
 
 
 @given(written(), st.text("abc "))
-def test_restorer_restores_a_pseudonym_however_it_is_written(pair: tuple[str, str], around: str):
+def test_restorer_restores_a_pseudonym_however_it_is_written(
+    pair: tuple[str, str], around: str
+) -> None:
     text, value = pair
 
     assert restored([f". {text}. {around}"]) == f". {value}. {around}"
@@ -125,19 +127,19 @@ def test_restorer_restores_a_pseudonym_however_it_is_written(pair: tuple[str, st
 @given(texts)
 @example("PERSONCARD7KQ2M9XD")
 @example("PERSON_7KQ2M9X")
-def test_restorer_gives_the_same_for_single_characters_as_for_the_whole(text: str):
+def test_restorer_gives_the_same_for_single_characters_as_for_the_whole(text: str) -> None:
     assert restored(list(text)) == restored([text])
 
 
 @given(st.data(), texts)
-def test_restorer_gives_the_same_for_every_cutting(data: st.DataObject, text: str):
+def test_restorer_gives_the_same_for_every_cutting(data: st.DataObject, text: str) -> None:
     assert restored(data.draw(cut(text))) == restored([text])
 
 
 @given(st.data(), texts)
 def test_restorer_holds_back_nothing_but_the_beginning_of_an_issued_form(
     data: st.DataObject, text: str
-):
+) -> None:
     restorer = Restorer(FORMS)
     for piece in data.draw(cut(text)):
         restorer.feed(piece)
@@ -147,7 +149,7 @@ def test_restorer_holds_back_nothing_but_the_beginning_of_an_issued_form(
 
 
 @given(st.data(), texts)
-def test_restorer_holds_back_no_more_than_it_must(data: st.DataObject, text: str):
+def test_restorer_holds_back_no_more_than_it_must(data: st.DataObject, text: str) -> None:
     """What it has given and what it holds are always all that came."""
     values = {name: name for name in VALUES}
     restorer = Restorer(Forms(values))
@@ -173,7 +175,7 @@ def json_spelling(text: str, escaped: str) -> str:
 @given(st.data(), awkward, st.text(max_size=5), st.sampled_from(["", "_", "P", "7", "_ON9"]))
 def test_restorer_keeps_json_valid_for_every_value_and_cutting(
     data: st.DataObject, value: str, around: str, escaped: str
-):
+) -> None:
     name = "PERSON_7KQ2M9XD"
     document = f'{{"k": [{json_spelling(around, "")}, '
     document += f'"{json_spelling(name, escaped)[1:-1]}{json.dumps(around)[1:-1]}"]}}'
@@ -186,7 +188,7 @@ def test_restorer_keeps_json_valid_for_every_value_and_cutting(
 @given(st.data(), texts, awkward, awkward)
 def test_restorer_gives_the_same_json_for_every_cutting(
     data: st.DataObject, text: str, one: str, other: str
-):
+) -> None:
     values = {"PERSON_7KQ2M9XD": one, "CARD_7KQ2M9XD": other}
     document = json.dumps({text: [text]})
 
@@ -199,7 +201,9 @@ def test_restorer_gives_the_same_json_for_every_cutting(
 
 
 @given(st.data(), st.text('\\u00e9"PERSON_7KQ2M9XDn', max_size=40))
-def test_restorer_gives_the_same_for_every_cutting_of_broken_json(data: st.DataObject, text: str):
+def test_restorer_gives_the_same_for_every_cutting_of_broken_json(
+    data: st.DataObject, text: str
+) -> None:
     whole = restored([text], in_json=True)
 
     assert restored(data.draw(cut(text)), in_json=True) == whole

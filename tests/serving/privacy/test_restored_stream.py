@@ -200,7 +200,7 @@ async def test_stream_goes_on_in_the_next_attempt_where_the_first_one_broke():
         ({"response_format": {"type": "json_schema", "json_schema": {}}}, True),
     ],
 )
-def test_answer_is_json_where_the_request_says_so(body: dict[str, Any], expected: bool):
+def test_answer_is_json_where_the_request_says_so(body: dict[str, Any], expected: bool) -> None:
     assert answers_in_json(body) is expected
 
 
@@ -226,7 +226,8 @@ def streams(draw: st.DrawFn, answer: dict[str, str]) -> list[dict[str, Any]]:
             piece = text[start:end]
             chunks.append(chunk(call(piece) if name == "arguments" else {name: piece}))
     last = chunk({}, finish="stop")
-    if chunks and draw(st.booleans()):
+    ends_alone: bool = draw(st.booleans())
+    if chunks and not ends_alone:
         chunks[-1]["choices"][0]["finish_reason"] = "stop"
         return chunks
     return [*chunks, last] if draw(st.booleans()) else chunks
@@ -243,7 +244,7 @@ def whole(answer: dict[str, str]) -> dict[str, Any]:
 @given(st.data(), answers())
 async def test_stream_gives_the_same_as_the_whole_answer_for_every_cutting(
     data: st.DataObject, answer: dict[str, str]
-):
+) -> None:
     expected = texts([AnswerRestorer(PSEUDONYMS).feed(whole(answer))])
 
     assert texts(await collected(*data.draw(streams(answer)))) == expected

@@ -30,7 +30,8 @@ async def scrubbed(
     body: dict[str, Any], detector: Detector | None = None, **actions: Any
 ) -> Scrubbed:
     detector = detector or KnownWords(WORDS)
-    return await scrub(body, detector, policy=PrivacyPolicy.of(actions), key=KEY)
+    chosen: Any = actions
+    return await scrub(body, detector, policy=PrivacyPolicy.of(chosen), key=KEY)
 
 
 def restored(told: Any, pseudonyms: Pseudonyms) -> Any:
@@ -123,7 +124,7 @@ POSITIONS = {
 
 
 @pytest.mark.parametrize("where", POSITIONS)
-async def test_scrub_leaves_no_name_at(where: str):
+async def test_scrub_leaves_no_name_at(where: str) -> None:
     told = json.dumps((await scrubbed(POSITIONS[where])).body)
 
     assert "ebulon" not in told
@@ -131,7 +132,7 @@ async def test_scrub_leaves_no_name_at(where: str):
 
 
 @pytest.mark.parametrize("where", POSITIONS)
-async def test_scrub_can_be_undone_at(where: str):
+async def test_scrub_can_be_undone_at(where: str) -> None:
     result = await scrubbed(POSITIONS[where])
 
     def plain(value: Any) -> Any:
@@ -261,7 +262,7 @@ async def test_scrub_restores_characters_of_two_escapes_whole():
 
 
 @pytest.mark.parametrize("number", [4111111111111111, 4111111111111111.0])
-async def test_scrub_replaces_a_number_in_the_body(number: float):
+async def test_scrub_replaces_a_number_in_the_body(number: float) -> None:
     result = await scrubbed(schema(default=number))
 
     assert "4111" not in json.dumps(result.body)
@@ -335,7 +336,7 @@ async def test_scrub_replaces_text_that_looks_like_a_pseudonym_and_gives_it_back
 
 
 @pytest.mark.parametrize("change", [str, str.lower, lambda name: name.replace("_", " ")])
-async def test_scrub_does_not_reveal_a_value_to_a_pseudonym_that_was_written(change: Any):
+async def test_scrub_does_not_reveal_a_value_to_a_pseudonym_that_was_written(change: Any) -> None:
     written = change(Pseudonyms(KEY).of(NAME, "PERSON"))
     body = chat(f"{NAME} said {written}")
 
@@ -408,7 +409,7 @@ UNSCRUBBABLE = {
 
 
 @pytest.mark.parametrize("what", UNSCRUBBABLE)
-async def test_scrub_refuses(what: str):
+async def test_scrub_refuses(what: str) -> None:
     with pytest.raises(Unscrubbable):
         await scrubbed(UNSCRUBBABLE[what])
 
@@ -440,7 +441,7 @@ BROKEN = [
 
 
 @pytest.mark.parametrize("detector", BROKEN)
-async def test_scrub_fails_with_a_detector_that_fails(detector: Detector):
+async def test_scrub_fails_with_a_detector_that_fails(detector: Detector) -> None:
     with pytest.raises(DetectorUnavailable):
         await scrubbed(chat(), detector)
 
@@ -470,7 +471,7 @@ json_values = st.recursive(
 
 
 @given(json_values, json_values)
-async def test_scrub_lets_no_value_out_of_any_json(value: Any, argument: Any):
+async def test_scrub_lets_no_value_out_of_any_json(value: Any, argument: Any) -> None:
     body = called(json.dumps(argument)) | {"metadata": value, "anything": {"new": value}}
 
     result = await scrubbed(body)
@@ -480,7 +481,7 @@ async def test_scrub_lets_no_value_out_of_any_json(value: Any, argument: Any):
 
 
 @given(json_values)
-async def test_scrub_keeps_arguments_valid_json(argument: Any):
+async def test_scrub_keeps_arguments_valid_json(argument: Any) -> None:
     result = await scrubbed(called(json.dumps([argument])))
 
     json.loads(result.body["messages"][1]["tool_calls"][0]["function"]["arguments"])

@@ -65,9 +65,9 @@ def ask(server: EmbeddedValkey, *words: str) -> object:
     path = server.url.removeprefix("unix://")
     client = valkey_client.Valkey(unix_socket_path=path, socket_timeout=5.0)
     try:
-        return client.execute_command(*words)  # type: ignore[no-untyped-call]
+        return client.execute_command(*words)
     finally:
-        client.close()  # type: ignore[no-untyped-call]
+        client.close()
 
 
 def kill(server: EmbeddedValkey) -> None:
