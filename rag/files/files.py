@@ -177,9 +177,7 @@ class Files:
         return _record(file, access.split(","))
 
     async def _locked(self, session: AsyncSession, reader: Reader, file_id: str) -> File:
-        """A file that nobody else changes, deletes or attaches until the end."""
-        found = select(File).where(File.id == file_id, file_there(reader, self._clock()))
-        file = await session.scalar(found.with_for_update(of=File))
+        file = await locked_file(session, reader, file_id, now=self._clock())
         if file is None:
             raise NotThere(NO_FILE)
         return file
@@ -223,6 +221,18 @@ def access_list(reader: Reader, asked: Sequence[str] | None) -> Sequence[str]:
             f"access: you could not read it yourself any more; list one of: {own}.", param="access"
         )
     return entries
+
+
+async def locked_file(
+    session: AsyncSession, reader: Reader, file_id: str, *, now: float
+) -> File | None:
+    """A file that nobody else changes, deletes or attaches until the transaction ends.
+
+    Returns None if it is not there for this reader.
+    """
+    found = select(File).where(File.id == file_id, file_there(reader, now))
+    file: File | None = await session.scalar(found.with_for_update(of=File))
+    return file
 
 
 async def remove_file(session: AsyncSession, text: TextIndex, file: File) -> None:

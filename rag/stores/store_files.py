@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from rag.database import Database
 from rag.errors import NotThere, Refused
-from rag.files.files import attached_file_there
+from rag.files.files import attached_file_there, locked_file, remove_file
 from rag.index.protocols import TextIndex
 from rag.ingestion.publication import withdraw
 from rag.pages import Order, Page, PageQuery, page
@@ -172,16 +172,30 @@ class StoreFiles:
             row.attributes = dict(attributes)
             return StoreFileRecord.of(row)
 
-    async def detach(self, reader: Reader, store_id: str, file_id: str) -> None:
+    async def detach(
+        self, reader: Reader, store_id: str, file_id: str, *, delete_unused: bool = False
+    ) -> None:
         """Take a file out of a store; its vectors go by intents.
+
+        Args:
+            reader: on whose behalf.
+            store_id: of the store.
+            file_id: of the file.
+            delete_unused: whether to delete the file too if no store has it any more, not even
+                one that the reader cannot see.
 
         Raises:
             NotThere: as of `get`.
         """
         async with self._database.transaction() as session:
+            file = None
+            if delete_unused:  # Files are locked before stores; see `rag.files.files.remove_file`.
+                file = await locked_file(session, reader, file_id, now=self._clock())
             row = await self._row(session, reader, store_id, file_id)
             await withdraw(session, self._text, store_id, [file_id])
             await session.execute(delete(StoreFile).where(StoreFile.id == row.id))
+            if file is not None and not await _is_held(session, file_id):
+                await remove_file(session, self._text, file)
 
     async def content(self, reader: Reader, store_id: str, file_id: str) -> Sequence[str]:
         """The texts of a file's chunks, in their order.
@@ -226,6 +240,12 @@ class StoreFiles:
 def readable_files(reader: Reader, now: float) -> Select[StoreFile]:
     """Files in stores, as far as the files themselves are there for a reader."""
     return select(StoreFile).where(attached_file_there(reader, now))
+
+
+async def _is_held(session: AsyncSession, file_id: str) -> bool:
+    """Whether any store has a file."""
+    holder = select(StoreFile.id).where(StoreFile.file_id == file_id).limit(1)
+    return await session.scalar(holder) is not None
 
 
 async def files_page(

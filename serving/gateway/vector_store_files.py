@@ -8,7 +8,16 @@ from fastapi import APIRouter, Depends, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serving.gateway.library import Answer, Edge, Id, Library, LibraryRoute, PageQuery, reader
+from serving.gateway.library import (
+    Answer,
+    Edge,
+    Id,
+    Library,
+    LibraryQuery,
+    LibraryRoute,
+    PageQuery,
+    reader,
+)
 from serving.gateway.library_objects import (
     batch_object,
     content_page,
@@ -33,6 +42,12 @@ class StoreFilesQuery(PageQuery):
         """The page, with the filter under the name of what it filters by."""
         rest = self.model_dump(exclude={"filter"})
         return rest | {"status": self.filter}
+
+
+class DetachQuery(LibraryQuery):
+    """How a file is taken out of a store. `delete_unused` is ours."""
+
+    delete_unused: bool = False
 
 
 FilesPage = Annotated[StoreFilesQuery, Query()]
@@ -92,8 +107,10 @@ def _add_files(routes: APIRouter, edge: Edge, library: Library) -> None:
         return await edge.once(request, AttributesChange, change)
 
     @routes.delete("/files/{file_id}")
-    async def detach_file(request: Request, store_id: Id, file_id: Id) -> Answer:
-        await files.detach(reader(request), store_id, file_id)
+    async def detach_file(
+        request: Request, store_id: Id, file_id: Id, query: Annotated[DetachQuery, Query()]
+    ) -> Answer:
+        await files.detach(reader(request), store_id, file_id, delete_unused=query.delete_unused)
         library.wake()
         return deleted("vector_store.file.deleted", file_id)
 

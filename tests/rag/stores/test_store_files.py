@@ -257,6 +257,35 @@ async def test_detached_file_leaves_the_index_and_an_intent_and_stays_itself(pla
         assert len(await place.text.search(session, 1, "one", limit=9)) == 1
 
 
+async def test_unused_file_is_deleted_with_the_last_store_that_has_it(place: Place) -> None:
+    await place.upload("file-1")
+    first, second = await place.store("file-1"), await place.store("file-1")
+    version = await place.publish(second, "file-1", "one")
+    await place.store_files.detach(ACME, first, "file-1", delete_unused=True)
+    assert await listed(place, second) == (["file-1"], False)
+    assert await place.intents() == set()
+    await place.store_files.detach(ACME, second, "file-1", delete_unused=True)
+    assert await place.intents() == {("erase", version), ("blob", "file-1")}
+    with pytest.raises(NotThere):
+        await place.files.get(ACME, "file-1")
+
+
+async def test_file_that_a_store_of_others_has_is_not_unused(place: Place) -> None:
+    await place.upload("file-1")
+    theirs, ours = await place.store("file-1", reader=LEGAL), await place.store("file-1")
+    await place.store_files.detach(ACME, ours, "file-1", delete_unused=True)
+    assert (await place.store_files.get(LEGAL, theirs, "file-1")).file_id == "file-1"
+
+
+@pytest.mark.parametrize("stranger", STRANGERS, ids=["group", "tenant"])
+async def test_stranger_deletes_no_unused_file(place: Place, stranger: Reader) -> None:
+    await place.upload("file-1", LEGAL)
+    store = await place.store("file-1", reader=LEGAL)
+    with pytest.raises(NotThere):
+        await place.store_files.detach(stranger, store, "file-1", delete_unused=True)
+    assert (await place.files.get(LEGAL, "file-1")).id == "file-1"
+
+
 async def test_content_is_the_text_of_the_chunks_in_their_order(place: Place) -> None:
     await place.upload("file-1")
     store = await place.store("file-1")

@@ -206,6 +206,24 @@ async def test_page_is_asked_for_as_it_is_sent(place: Place) -> None:
     assert (page["first_id"], page["last_id"], page["has_more"]) == ("file-1", "file-1", True)
 
 
+@pytest.mark.parametrize(
+    ("query", "deletes"),
+    [({}, False), ({"delete_unused": "true"}, True)],
+    ids=["as_openai", "ours"],
+)
+async def test_detached_file_is_deleted_only_on_request(
+    place: Place, query: dict[str, str], deletes: bool
+) -> None:
+    await place.call("DELETE", "/vs_1/files/file-1", params=query)
+    assert place.files.asked is not None
+    assert place.files.asked[2:] == (("vs_1", "file-1"), {"delete_unused": deletes})
+
+
+async def test_detach_query_that_cannot_be_meant_is_refused(place: Place) -> None:
+    answer = await place.call("DELETE", "/vs_1/files/file-1", params={"delete_unused": "maybe"})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "delete_unused")
+
+
 async def test_store_has_openai_s_fields_and_ours(place: Place) -> None:
     assert (await place.call("GET", "/vs_1")).json() == {
         "id": "vs_1", "object": "vector_store", "created_at": 1, "name": "n", "description": None,

@@ -125,7 +125,7 @@ async def change_file(fuzz: Fuzz, caller: Caller) -> None:
         return
     await fuzz.seen(caller, "POST", FILE, **how)
     file.access = set(access)
-    holders = [store for store in fuzz.world.stores.values() if file.id in store.files]
+    holders = fuzz.world.holders(file.id)
     for fellow in fuzz.fellows(caller):
         for store in holders[:2]:
             await fuzz.check_store(fellow, store)
@@ -324,8 +324,12 @@ async def detach_file(fuzz: Fuzz, caller: Caller) -> None:
     await refuse_store_file(fuzz, caller, "DELETE", IN_STORE_FILE)
     if place := fuzz.a_store_file(caller):
         store, file_id = place
-        await fuzz.seen(caller, "DELETE", IN_STORE_FILE, store_id=store.id, file_id=file_id)
+        unused = fuzz.random.random() < 0.5
+        how: dict[str, Any] = {"store_id": store.id, "file_id": file_id}
+        await fuzz.seen(caller, "DELETE", IN_STORE_FILE, query={"delete_unused": unused}, **how)
         fuzz.world.detach(store, file_id)
+        if unused and not fuzz.world.holders(file_id):
+            fuzz.world.delete_file(file_id)
         await fuzz.check_store(caller, store)
 
 

@@ -103,6 +103,9 @@ class World:
         for in_batch in store.batches.values():
             in_batch.discard(file_id)
 
+    def holders(self, file_id: str) -> list[Store]:
+        return [store for store in self.stores.values() if file_id in store.files]
+
     def delete_file(self, file_id: str) -> None:
         del self.files[file_id]
         for store in self.stores.values():
