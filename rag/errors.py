@@ -10,6 +10,7 @@ class RagError(Exception):
     ├── NotThere             no such file, store or batch, or not for this reader: told alike
     ├── Refused              a value cannot be used; `param` names it
     ├── TooMany              a store or a batch is full
+    ├── Ambiguous            several stores have the name that was asked for
     ├── EmbedderMismatch     the store's vectors are another embedder's
     └── IndexUnavailable     the vector index does not answer now
 
@@ -32,6 +33,10 @@ class Refused(RagError):
 
 class TooMany(RagError):
     """A store or a batch takes no more files."""
+
+
+class Ambiguous(RagError):
+    """Several stores have the name that was asked for; the message has their ids."""
 
 
 class EmbedderMismatch(RagError):

@@ -30,6 +30,7 @@ from rag.schema import (
 )
 from rag.stores.access_lists import Reader, store_readable
 from rag.stores.attaching import check_usable, expired, readable_store
+from rag.stores.named_stores import store_named, take_turns
 from rag.stores.store_files import StoreFiles
 from rag.stores.store_records import FileCounts, StoreRecord, listed_stores, store_records
 
@@ -96,6 +97,7 @@ class VectorStores:
         embedding_model: str | None = None,
         file_ids: Sequence[str] = (),
         chunking: tuple[int, int] | None = None,
+        reuse: bool = False,
     ) -> StoreRecord:
         """Make a store, and have files indexed in it.
 
@@ -109,9 +111,12 @@ class VectorStores:
             embedding_model: None: the default.
             file_ids: to attach.
             chunking: tokens of their chunks and overlaps; None: as we like it.
+            reuse: whether to return the store of this name as it is, if the reader can read one.
+                Of callers that ask so at once, one makes it.
 
         Raises:
             NotThere: no such file for this reader.
+            Ambiguous: with `reuse`, several stores have the name.
             Refused: the access list, the model or a file cannot be used.
             TooMany: more files than a store takes.
             IndexUnavailable, EngineError: nothing was made.
@@ -120,6 +125,8 @@ class VectorStores:
         self._first.refuse_unknown(embedding_model)
         async with self._database.session() as session:
             now = self._clock()
+            if reuse and (there := await self._named(session, reader, name)) is not None:
+                return there
             await check_usable(session, reader, file_ids, now=now, param="file_ids")
         store_id = f"vs_{uuid.uuid4().hex}"
         generation = await self._first.make(store_id, reader.tenant, embedding_model)
@@ -130,6 +137,10 @@ class VectorStores:
             expires_after_days=expires_after_days,
         )  # fmt: skip
         async with self._database.transaction() as session:
+            if reuse:
+                await take_turns(session, self._database.dialect, reader.tenant, name)
+                if (there := await self._named(session, reader, name)) is not None:
+                    return there  # Its collection is there; the one made here goes by its intent.
             session.add(store)
             await session.flush()
             session.add_all(_access(store_id, entries))
@@ -228,6 +239,10 @@ class VectorStores:
         if not found.keys() >= set(store_ids):
             raise NotThere("No such vector store.")
         return [found[store_id] for store_id in store_ids]
+
+    async def _named(self, session: AsyncSession, reader: Reader, name: str) -> StoreRecord | None:
+        store_id = await store_named(session, reader, name, now=self._clock())
+        return None if store_id is None else await self._record(session, reader, store_id)
 
     async def _record(self, session: AsyncSession, reader: Reader, store_id: str) -> StoreRecord:
         found = await session.execute(listed_stores(reader).where(VectorStore.id == store_id))

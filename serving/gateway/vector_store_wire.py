@@ -97,7 +97,7 @@ class StoreExpiry(Wire):
 
 
 class StoreCreation(Wire):
-    """`POST /v1/vector_stores`."""
+    """`POST /v1/vector_stores`. With `reuse`, the store of this name if there is one."""
 
     name: Name | None = None
     description: Description | None = None
@@ -107,6 +107,15 @@ class StoreCreation(Wire):
     chunking_strategy: Chunking | None = None
     access: Access | None = None
     embedding_model: Annotated[str, _size(1, 128)] | None = None
+    reuse: bool = False
+
+    @model_validator(mode="after")
+    def _reuse_by_name(self) -> StoreCreation:
+        if self.reuse and not self.name:
+            raise ValueError("reuse takes the name of a store")
+        if self.reuse and self.file_ids:
+            raise ValueError("reuse takes no file_ids; attach them afterwards")
+        return self
 
 
 class StoreChange(Wire):

@@ -55,6 +55,7 @@ def _add_stores(routes: APIRouter, edge: Edge, library: Library) -> None:
                 embedding_model=wire.embedding_model,
                 file_ids=wire.file_ids,
                 chunking=sizes(wire.chunking_strategy),
+                reuse=wire.reuse,
             )
             library.wake()
             return store_object(store)

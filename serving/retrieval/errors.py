@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rag.errors import EmbedderMismatch, IndexUnavailable, NotThere, RagError
+from rag.errors import Ambiguous, EmbedderMismatch, IndexUnavailable, NotThere, RagError
 from serving.errors import Conflict, InvalidRequest, NotFound, RingfenceError, StateUnavailable
 from serving.storage.errors import DatabaseUnavailable
 
@@ -25,7 +25,7 @@ def told(error: RagError) -> RingfenceError:
     """An error of retrieval, with its message and field."""
     if isinstance(error, NotThere):
         return NotFound(error.message, param=error.param)
-    if isinstance(error, EmbedderMismatch):
+    if isinstance(error, Ambiguous | EmbedderMismatch):
         return Conflict(error.message, param=error.param)
     if isinstance(error, IndexUnavailable):
         return StateUnavailable(error.message, param=error.param)

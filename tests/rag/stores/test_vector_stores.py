@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Literal
 
 import pytest
 from sqlalchemy import delete
 
-from rag.errors import NotThere, Refused
+from rag.errors import Ambiguous, NotThere, Refused
 from rag.index.protocols import Collection
 from rag.schema import (
     Chunk,
@@ -60,6 +61,51 @@ async def test_store_is_told_as_it_was_made(place: Place) -> None:
     assert await place.stores.get(ACME, made.id) == made
     row = await place.store_file(made.id, "file-1")
     assert (row.strategy, row.chunk_tokens, row.overlap_tokens) == ("static", 200, 100)
+
+
+async def named(place: Place, reader: Reader, name: str = "n") -> str:
+    """The store of a name, made if there is none."""
+    return (await place.stores.create(reader, name=name, metadata={}, reuse=True)).id
+
+
+async def test_callers_that_ask_for_one_name_at_once_get_one_store(place: Place) -> None:
+    names = ["a", "b", "a", "b", "a", "b"]
+    made = await asyncio.gather(*(named(place, ACME, name) for name in names))
+    assert len(set(made)) == 2
+    assert (made[0::2], made[1::2]) == ([made[0]] * 3, [made[1]] * 3)
+    assert sorted((await listed(place))[0]) == sorted(set(made))
+
+
+async def test_store_that_is_reused_stays_as_it_is(place: Place) -> None:
+    first = await place.stores.create(ACME, name="n", metadata={"a": "b"})
+    again = await place.stores.create(
+        ACME, name="n", metadata={"c": "d"}, access=["user:ann", "tenant"], reuse=True
+    )
+    assert again == first
+
+
+async def test_name_alone_makes_another_store(place: Place) -> None:
+    first = await place.stores.create(ACME, name="n", metadata={})
+    assert (await place.stores.create(ACME, name="n", metadata={})).id != first.id
+
+
+async def test_store_of_others_is_not_reused(place: Place) -> None:
+    readers = [LEGAL, SALES, OTHER]
+    made = await asyncio.gather(*(named(place, reader) for reader in (*readers, *readers)))
+    assert made[:3] == made[3:]
+    assert len(set(made)) == 3
+    with pytest.raises(Ambiguous) as several:
+        await named(place, Reader.of("acme", ["legal", "sales"]))
+    assert all(store in several.value.message for store in made[:2])
+    assert made[2] not in several.value.message
+
+
+async def test_expired_store_is_not_reused(place: Place) -> None:
+    old = await place.stores.create(ACME, name="n", metadata={}, expires_after_days=1)
+    place.clock.now += DAY_S
+    new = await named(place, ACME)
+    assert new != old.id
+    assert await named(place, ACME) == new
 
 
 CALLS: dict[str, Callable[[Place, Reader, str], Awaitable[object]]] = {

@@ -12,7 +12,7 @@ import pytest
 from openai import AsyncOpenAI
 from starlette.types import ASGIApp
 
-from rag.errors import EmbedderMismatch, IndexUnavailable, NotThere, Refused, TooMany
+from rag.errors import Ambiguous, EmbedderMismatch, IndexUnavailable, NotThere, Refused, TooMany
 from rag.search.passages import Passage
 from rag.stores.access_lists import Reader
 from serving.config import LimitSettings, ServerSettings
@@ -151,10 +151,11 @@ async def test_caller_without_a_key_learns_nothing(
         (Refused("No.", param="file_ids"), (400, "file_ids")),
         (TooMany("Full."), (400, None)),
         (EmbedderMismatch("Re-embed it."), (409, None)),
+        (Ambiguous("Two.", param="name"), (409, "name")),
         (IndexUnavailable("Later."), (503, None)),
         (DatabaseUnavailable("secret detail"), (503, None)),
     ],
-    ids=["absent", "refused", "too_many", "mismatch", "index", "database"],
+    ids=["absent", "refused", "too_many", "mismatch", "ambiguous", "index", "database"],
 )
 async def test_failure_is_told(
     place: Place, route: tuple[str, str, Any], error: Exception, told: tuple[int, str | None]
