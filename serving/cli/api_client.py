@@ -14,6 +14,7 @@ FAILED = 1
 USAGE = 2
 
 _PAGE = 100
+_LISTINGS = 5
 _TIMEOUT = httpx.Timeout(60, connect=5)
 
 
@@ -79,7 +80,19 @@ class ApiClient:
         return answer
 
     def all(self, path: str) -> list[dict[str, Any]]:
-        """Every item of a list that comes in pages."""
+        """Every item of a list that comes in pages.
+
+        It is read anew if the item goes that a page ended with.
+        """
+        for _ in range(_LISTINGS - 1):
+            try:
+                return self._pages(path)
+            except CallFailed as error:
+                if error.code != USAGE:
+                    raise
+        return self._pages(path)
+
+    def _pages(self, path: str) -> list[dict[str, Any]]:
         items: list[dict[str, Any]] = []
         query: dict[str, Any] = {"limit": _PAGE}
         while True:

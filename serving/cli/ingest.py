@@ -1,51 +1,47 @@
-"""`ringfence ingest`: make a vector store hold what folders hold, over the public API.
-
-What was done is told by the server: each file there has its path and hash as attributes. So a run
-that was killed goes on where it was, and nothing is kept here.
-"""
+"""`ringfence ingest`: make a vector store hold what folders hold, over the public API."""
 
 from __future__ import annotations
 
 import json
+import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, get_args
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from serving import config as configuration
 from serving.cli import rows
 from serving.cli.api_client import FAILED, USAGE, CallFailed
-from serving.cli.ingest_walk import Found, below, walk
-from serving.cli.library_client import Attached, LibraryClient
+from serving.cli.ingest_plan import Contents, Plan, Removal, Source, SourceCounts, plan
+from serving.cli.ingest_run import Done, Outcome, Run
+from serving.cli.ingest_walk import is_utf8
+from serving.cli.library_client import LibraryClient, Rights
 from serving.cli.options import ConfigOption, JsonOption
-from serving.cli.progress import console
 from serving.config import ConfigError
-
-_AT_ONCE = 4
-_MOST_PATH = 512  # Characters of an attribute.
-
-Done = Literal["added", "updated", "unchanged", "removed", "failed"]
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one file."""
-
-    path: str
-    done: Done
-    reason: str | None = None
 
 
 def ingest(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", exists=True)],
+    paths: Annotated[
+        list[Path] | None, typer.Argument(metavar="PATH...", exists=True, readable=False)
+    ] = None,
     *,
-    store: Annotated[str, typer.Option(help="Name of the vector store; made if missing.")],
+    store: Annotated[str, typer.Option(help="Name of the vector store, made if missing; or ID.")],
+    source: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What PATH is called, if not by its path.")
+    ] = None,
+    list_sources: Annotated[
+        bool, typer.Option("--list", help="List the sources of the store, with counts.")
+    ] = False,
+    remove: Annotated[
+        str | None, typer.Option(metavar="SOURCE", help="Remove all files of a source.")
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Remove more than half of a source unasked.")
+    ] = False,
     exclude: Annotated[
         list[str] | None, typer.Option(metavar="GLOB", help="Names or paths to leave out.")
     ] = None,
@@ -66,120 +62,122 @@ def ingest(
         str | None, typer.Option(envvar="RINGFENCE_API_KEY", help="API key.", show_envvar=True)
     ] = None,
 ) -> None:
-    """Bring a vector store up to date with files and folders; exit code 1 if a file failed."""
-    fields = {"privacy": privacy, "access": json.dumps(access) if access else None}
+    """Bring a vector store up to date with files and folders; exit code 1 if a file failed.
+
+    Each PATH is a source. The store knows it by its whole path, or by the name that --source gives
+    it, and nothing of another source is changed.
+    """
     with _library(config, url=url, key=key) as client:
-        roots = _roots(paths)
-        found = {one.path: one for root in roots for one in walk(root, exclude or ())}
-        run = _Ingestion(
-            client, client.store(store), {name: text for name, text in fields.items() if text}
-        )
-        outcomes = run.update(found, gone_below=() if keep_deleted else roots)
-    _tell(outcomes, as_json=as_json)
+        _refuse_misused(paths, source, list_sources=list_sources, remove=remove)
+        _refuse_unusable(store, *(access or ()), privacy, remove)
+        if list_sources:
+            _list(Contents(client.attached(client.known_store(store))), as_json=as_json)
+            return
+        if remove is not None:
+            outcomes = _remove(client, client.known_store(store), remove, yes=yes)
+        else:
+            sources = list(dict.fromkeys(Source.at(path, source) for path in paths or ()))
+            outcomes = _update(
+                client, client.store(store), sources,
+                exclude=exclude or (), keep_deleted=keep_deleted, yes=yes,
+                rights=_rights(access, privacy),
+            )  # fmt: skip
+        _tell(outcomes, as_json=as_json)
     if any(outcome.done == "failed" for outcome in outcomes):
         raise typer.Exit(FAILED)
 
 
-class _Ingestion:
-    """One run against one vector store."""
-
-    def __init__(self, client: LibraryClient, store: str, fields: dict[str, str]) -> None:
-        self._client = client
-        self._store = store
-        self._fields = fields
-        self._there: dict[str, list[Attached]] = {}
-        for attached in client.attached(store):
-            if attached.path is not None:
-                self._there.setdefault(attached.path, []).append(attached)
-
-    def update(self, found: dict[str, Found], *, gone_below: Sequence[Path]) -> list[Outcome]:
-        """Bring all up to date; outcomes are in the order of their paths."""
-        gone = [
-            path
-            for path in self._there
-            if path not in found and any(below(path, root) for root in gone_below)
-        ]
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        outcomes: list[Outcome] = []
-        with (
-            Progress(
-                *columns, TimeElapsedColumn(), console=console, disable=not sys.stderr.isatty()
-            ) as bars,
-            ThreadPoolExecutor(_AT_ONCE) as pool,
-        ):
-            total = bars.add_task("total", total=len(found) + len(gone))
-            jobs: list[Future[Outcome]] = [
-                *(pool.submit(self._file, one, bars) for one in found.values()),
-                *(pool.submit(self._remove, path) for path in gone),
-            ]
-            try:
-                for job in as_completed(jobs):
-                    outcomes.append(job.result())
-                    bars.advance(total)
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)  # What runs ends; no more begins.
-        return sorted(outcomes, key=lambda outcome: outcome.path)
-
-    def _file(self, one: Found, bars: Progress) -> Outcome:
-        task = bars.add_task(one.path, total=2)
-        try:
-            return self._brought(one, advance=lambda: bars.advance(task))
-        except CallFailed as error:
-            return Outcome(one.path, "failed", str(error))
-        except OSError as error:
-            return Outcome(one.path, "failed", error.strerror or type(error).__name__)
-        finally:
-            bars.remove_task(task)
-
-    def _brought(self, one: Found, *, advance: Callable[[], None]) -> Outcome:
-        if len(one.path) > _MOST_PATH:
-            return Outcome(one.path, "failed", f"its path is longer than {_MOST_PATH} characters")
-        sha256 = one.sha256()
-        there = self._there.get(one.path, [])
-        same = next((old for old in there if old.sha256 == sha256 and _good(old)), None)
-        file_id = same.file_id if same else self._uploaded(one, sha256)
-        advance()
-        state = self._client.indexed(self._store, file_id)
-        advance()
-        if state.status != "completed":
-            return Outcome(one.path, "failed", state.error or state.status)
-        for old in there:
-            if old.file_id != file_id:
-                self._client.delete(old.file_id)
-        if same:
-            return Outcome(one.path, "unchanged")
-        return Outcome(one.path, "updated" if there else "added")
-
-    def _uploaded(self, one: Found, sha256: str) -> str:
-        """Upload and attach; a file that cannot be attached does not stay."""
-        with one.file.open("rb") as opened:
-            file_id = self._client.upload(one.file.name, opened, self._fields)
-        try:
-            self._client.attach(self._store, file_id, {"path": one.path, "sha256": sha256})
-        except CallFailed:
-            self._client.delete(file_id)
-            raise
-        return file_id
-
-    def _remove(self, path: str) -> Outcome:
-        try:
-            for old in self._there[path]:
-                self._client.delete(old.file_id)
-        except CallFailed as error:
-            return Outcome(path, "failed", str(error))
-        return Outcome(path, "removed")
+def _refuse_misused(
+    paths: Sequence[Path] | None, source: str | None, *, list_sources: bool, remove: str | None
+) -> None:
+    if [bool(paths), list_sources, remove is not None].count(True) != 1:
+        raise CallFailed("give one of PATH..., --list and --remove", USAGE)
+    if source is not None and len(paths or ()) != 1:
+        raise CallFailed("--source is the name of one PATH", USAGE)
 
 
-def _good(attached: Attached) -> bool:
-    return attached.status in ("completed", "in_progress")
+def _refuse_unusable(store: str, *others: str | None) -> None:
+    if not store:
+        raise CallFailed("--store takes the name of a vector store", USAGE)
+    if not all(is_utf8(text) for text in (store, *others) if text is not None):
+        raise CallFailed("an argument is not valid UTF-8", USAGE)
 
 
-def _roots(paths: Sequence[Path]) -> list[Path]:
-    """Absolute paths. By their names files are known, so no two may have the same."""
-    roots = [path.resolve() for path in paths]
-    if len({root.name for root in roots}) < len(roots):
-        raise CallFailed("two of the paths have the same name; ingest them one by one", USAGE)
-    return roots
+def _rights(access: list[str] | None, privacy: str | None) -> Rights:
+    rights: dict[str, str | list[str]] = {}
+    if access:
+        rights["access"] = access
+    if privacy:
+        rights["privacy"] = privacy
+    return rights
+
+
+def _list(contents: Contents, *, as_json: bool) -> None:
+    found = [asdict(one) for one in contents.counts()]
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    rows.show(found, [field.name for field in fields(SourceCounts)])
+
+
+def _update(
+    client: LibraryClient,
+    store: str,
+    sources: Sequence[Source],
+    *,
+    exclude: Sequence[str],
+    keep_deleted: bool,
+    yes: bool,
+    rights: Rights,
+) -> list[Outcome]:
+    contents = Contents(client.attached(store))
+    for source in sources:
+        contents.claim(source.name)
+    of_earlier_versions = bool(contents.unclaimed)
+    todo = plan(contents, sources, exclude=exclude, keep_deleted=keep_deleted)
+    _agree(todo.removals, yes=yes)
+    outcomes = Run(client, store, rights).carry_out(todo)
+    if of_earlier_versions:
+        _tell_unclaimed(Contents(client.attached(store)), sources)
+    return outcomes
+
+
+def _remove(client: LibraryClient, store: str, source: str, *, yes: bool) -> list[Outcome]:
+    contents = Contents(client.attached(store))
+    contents.claim(source)
+    gone = contents.of(source)
+    if not gone:
+        raise CallFailed(f"the store has no source {source!r}; --list shows those that it has")
+    removal = Removal(source, gone, len(gone))
+    _agree([removal], yes=yes)
+    return Run(client, store, {}).carry_out(Plan((), (), [removal]))
+
+
+def _agree(removals: Sequence[Removal], *, yes: bool) -> None:
+    """Ask before more than half of a source is removed; refused where nobody can be asked."""
+    for removal in removals:
+        if yes or not removal.is_large:
+            continue
+        told = (
+            f"{len(removal.gone)} of {removal.known} files of the source {removal.source!r} would "
+            "be removed from the store"
+        )
+        if not sys.stdin.isatty():
+            raise CallFailed(f"{told}, so nothing was done. Give --yes if that is meant.")
+        if not typer.confirm(f"{told}. Remove them?", err=True):
+            raise CallFailed("nothing was done")
+
+
+def _tell_unclaimed(left: Contents, sources: Sequence[Source]) -> None:
+    """Tell of files of earlier versions that may be of a source, and were left as they are."""
+    for source in sources:
+        if count := left.unclaimed_of(source.path):
+            typer.echo(
+                f"ringfence: the store has {count} files that an earlier version took from a "
+                f"folder named {source.path!r}, perhaps another one: {source.name!r} has no such "
+                f"files. They stay. --remove {shlex.quote(source.path)} removes them.",
+                err=True,
+            )
 
 
 @contextmanager
@@ -200,9 +198,9 @@ def _tell(outcomes: Sequence[Outcome], *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps([asdict(outcome) for outcome in outcomes]))
         return
-    kinds: tuple[Done, ...] = ("added", "updated", "unchanged", "removed", "failed")
-    counts = [(kind, sum(outcome.done == kind for outcome in outcomes)) for kind in kinds]
+    counts = [(kind, sum(outcome.done == kind for outcome in outcomes)) for kind in get_args(Done)]
     typer.echo(", ".join(f"{count} {kind}" for kind, count in counts))
     failures = [asdict(outcome) for outcome in outcomes if outcome.done == "failed"]
     if failures:
-        rows.show(failures, ("path", "reason"))
+        several = len({outcome.source for outcome in outcomes}) > 1
+        rows.show(failures, ("source", "path", "reason") if several else ("path", "reason"))

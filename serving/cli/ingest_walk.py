@@ -1,77 +1,119 @@
-"""Which files `ingest` is about: below folders and files that were named, with hashes."""
+"""Which files `ringfence ingest` finds below a folder, and what it cannot take. Opens none."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-_PIECE_BYTES = 1024 * 1024
+MAX_PATH = 512
+"""Characters of an attribute of a file in a store."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A file here.
-
-    Attributes:
-        path: from its root's name on, with slashes; by it the file is known on the server.
-        file: where it is.
-    """
+    """A regular file. `path` is what the store knows it by, with slashes."""
 
     path: str
     file: Path
 
-    def sha256(self) -> str:
-        """Of its bytes; raises `OSError`."""
-        digest = hashlib.sha256()
-        with self.file.open("rb") as opened:
-            while piece := opened.read(_PIECE_BYTES):
-                digest.update(piece)
-        return digest.hexdigest()
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """A file or a folder that cannot be taken. Of what is below it nothing is known."""
+
+    path: str
+    reason: str
+
+    def hides(self, path: str) -> bool:
+        """Whether a path is this one or lies below it."""
+        return path == self.path or path.startswith(f"{self.path}/") or not self.path
 
 
-def walk(root: Path, exclude: Sequence[str]) -> Iterator[Found]:
-    """Files below a folder, or the one that was named, in order.
+@dataclass(frozen=True, slots=True)
+class _Folder:
+    """A folder whose entries are to be looked at."""
 
-    Symbolic links are not followed, and hidden files and folders are not looked at.
+    path: str
+    place: Path
+
+
+def walk(root: Path, path: str, exclude: Sequence[str]) -> Iterator[Found | Trouble]:
+    """Find the files below a folder, or the one file that `root` is.
+
+    Hidden files and folders are left out, and so are symbolic links that lead somewhere.
 
     Args:
         root: an absolute path.
-        exclude: shell patterns of names or of paths from the root's name on.
-
-    Raises:
-        OSError: a folder cannot be read.
+        path: what the store knows it by; paths of what is below begin with it.
+        exclude: shell patterns of names or paths to leave out.
     """
-    if root.is_file():
-        yield Found(root.name, root)
+    if not root.is_dir():
+        yield _refused(path) or Found(path, root)
         return
-    for folder, folders, files in os.walk(root, onerror=_raise):
-        here = Path(folder)
-        folders[:] = sorted(name for name in folders if _wanted(root, here / name, exclude))
-        for name in sorted(files):
-            file = here / name
-            if _wanted(root, file, exclude) and file.is_file():
-                yield Found(_path(root, file), file)
+    folders = [_Folder(path, root)]
+    while folders:
+        folder = folders.pop()
+        try:
+            with os.scandir(folder.place) as scanned:
+                entries = sorted(scanned, key=lambda entry: entry.name)
+        except OSError as error:
+            yield Trouble(folder.path, reason(error))
+            continue
+        for entry in entries:
+            below = f"{folder.path}/{entry.name}" if folder.path else entry.name
+            if entry.name.startswith(".") or _matches(entry.name, below, exclude):
+                continue
+            look = _looked_at(entry, below)
+            if isinstance(look, _Folder):
+                folders.append(look)
+            elif look is not None:
+                yield look
 
 
-def below(path: str, root: Path) -> bool:
-    """Whether a path as the server knows it lies below a root."""
-    return path == root.name or path.startswith(f"{root.name}/")
+def reason(error: OSError) -> str:
+    """What an error of the system says, without the path."""
+    return error.strerror or type(error).__name__
 
 
-def _wanted(root: Path, file: Path, exclude: Sequence[str]) -> bool:
-    if file.name.startswith(".") or file.is_symlink():
-        return False
-    path = _path(root, file)
-    return not any(fnmatch(file.name, glob) or fnmatch(path, glob) for glob in exclude)
+def is_utf8(text: str) -> bool:
+    """Whether a name of the file system, or an argument, is valid UTF-8."""
+    return not any("\ud800" <= one <= "\udfff" for one in text)
 
 
-def _path(root: Path, file: Path) -> str:
-    return f"{root.name}/{file.relative_to(root).as_posix()}"
+def shown(name: str) -> str:
+    """A name as text: bytes of it that are no UTF-8 are escaped."""
+    return name.encode(errors="backslashreplace").decode()
 
 
-def _raise(error: OSError) -> None:
-    raise error
+def _looked_at(entry: os.DirEntry[str], path: str) -> Found | Trouble | _Folder | None:
+    """What an entry of a folder is. Returns None for a link that leads somewhere."""
+    place = Path(entry.path)
+    try:
+        if entry.is_symlink():
+            # One that leads nowhere is a file that somebody expects to be there.
+            return None if place.exists() else Trouble(path, "a broken symbolic link")
+        if refused := _refused(path):
+            return refused
+        if entry.is_dir(follow_symlinks=False):
+            return _Folder(path, place)
+        if entry.is_file(follow_symlinks=False):
+            return Found(path, place)
+    except OSError as error:
+        return Trouble(path, reason(error))
+    return Trouble(path, "not a regular file")
+
+
+def _refused(path: str) -> Trouble | None:
+    """Why a path cannot be told to a server. Returns None if it can."""
+    if not is_utf8(path):
+        return Trouble(path, "its name is not valid UTF-8")
+    if len(path) > MAX_PATH:
+        return Trouble(path, f"its path is longer than {MAX_PATH} characters")
+    return None
+
+
+def _matches(name: str, path: str, exclude: Sequence[str]) -> bool:
+    return any(fnmatch(name, glob) or fnmatch(path, glob) for glob in exclude)

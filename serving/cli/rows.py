@@ -39,13 +39,14 @@ def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], caption: s
         table.add_column(column.removesuffix("_at"), overflow="fold", no_wrap=column == "id")
     for row in rows:
         table.add_row(*(_shorter(column, _cell(row[column])) for column in columns))
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)  # A cell may be the name of a file.
 
 
 def _cell(value: Any) -> str:
     if value is None:
         return "-"
-    return ",".join(value) if isinstance(value, list | tuple) else str(value)
+    text = ",".join(value) if isinstance(value, list | tuple) else str(value)
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def _shorter(column: str, text: str) -> str:
