@@ -29,9 +29,11 @@ def ingest(
         list[Path] | None, typer.Argument(metavar="PATH...", exists=True, readable=False)
     ] = None,
     *,
-    store: Annotated[str, typer.Option(help="Name of the vector store, made if missing; or ID.")],
+    store: Annotated[
+        str, typer.Option(help="Name of the vector store, made if missing, or its id.")
+    ],
     source: Annotated[
-        str | None, typer.Option(metavar="NAME", help="What PATH is called, if not by its path.")
+        str | None, typer.Option(metavar="NAME", help="Name of the PATH as a source.")
     ] = None,
     list_sources: Annotated[
         bool, typer.Option("--list", help="List the sources of the store, with counts.")
@@ -64,8 +66,8 @@ def ingest(
 ) -> None:
     """Bring a vector store up to date with files and folders; exit code 1 if a file failed.
 
-    Each PATH is a source. The store knows it by its whole path, or by the name that --source gives
-    it, and nothing of another source is changed.
+    Each PATH is a source, known by its whole path or by its --source NAME. Other sources of the
+    store are left alone.
     """
     with _library(config, url=url, key=key) as client:
         _refuse_misused(paths, source, list_sources=list_sources, remove=remove)

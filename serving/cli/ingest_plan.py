@@ -140,7 +140,7 @@ class Job:
         key: what the store knows it by.
         file: where it is.
         rows: its versions.
-        unclaimed: files of its path without a source; if one has its bytes, it is a version of it.
+        unclaimed: files of its path without a source; those that have its bytes are versions too.
     """
 
     key: Key

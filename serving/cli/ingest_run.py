@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
@@ -54,15 +54,7 @@ class Run:
             Outcome(shown(trouble.path), "failed", trouble.reason, source)
             for source, trouble in plan.troubles
         ]
-        columns = (
-            TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
-        )  # fmt: skip
-        with (
-            Progress(
-                *columns, TimeElapsedColumn(), console=console, disable=not sys.stderr.isatty()
-            ) as bars,
-            ThreadPoolExecutor(_AT_ONCE) as pool,
-        ):
+        with _progress() as bars, ThreadPoolExecutor(_AT_ONCE) as pool:
             total = bars.add_task("total", total=len(plan.jobs) + len(gone))
             jobs: list[Future[Outcome]] = [
                 *(pool.submit(self._file, job, bars) for job in plan.jobs),
@@ -93,7 +85,8 @@ class Run:
         """Have the store hold one version of a file, the one here. Raises what is the reason."""
         with reading(job.file) as opened:
             sha256 = opened.sha256()
-            same = _same(job, sha256)
+            versions = (*job.rows, *(row for row in job.unclaimed if row.sha256 == sha256))
+            same = _same(versions, sha256)
             if same is None:
                 file_id = self._uploaded(job, opened, sha256)
             else:
@@ -103,12 +96,12 @@ class Run:
         state = self._indexed(job.key, sha256, file_id)
         advance()
         if state.status != "completed":
-            self._keep_one((*job.rows, state), _last_good(job.rows) or state)
+            self._keep_one((*versions, state), _last_good(versions) or state)
             raise CallFailed(state.error or state.status)
-        self._keep_one(job.rows, state)
+        self._keep_one(versions, state)
         if same is not None and same.is_good:
             return "unchanged"
-        return "updated" if job.rows else "added"
+        return "updated" if versions else "added"
 
     def _uploaded(self, job: Job, opened: Reading, sha256: str) -> str:
         """Upload and attach; a file that cannot be attached does not stay."""
@@ -170,19 +163,24 @@ class Run:
                     self._client.detach(self._store, row.file_id)
 
 
+def _progress() -> Progress:
+    """Bars on a terminal. Descriptions are names of files, so nothing in them is markup."""
+    description = TextColumn("{task.description}", markup=False)
+    columns = (description, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=console, disable=not sys.stderr.isatty())
+
+
 def _attributes(key: Key, sha256: str) -> dict[str, str]:
     return {"source": key.source, "path": key.path, "sha256": sha256}
 
 
-def _same(job: Job, sha256: str) -> Attached | None:
+def _same(versions: Rows, sha256: str) -> Attached | None:
     """The version in the store that has these bytes, the best if there are several."""
-    rows = [row for row in job.rows if row.sha256 == sha256]
-    rows += [row for row in job.unclaimed if row.sha256 == sha256 and row.is_good]
-    order = ("completed", "in_progress")
-    return max(rows, key=lambda row: (row.status in order, row.status == order[0]), default=None)
+    same = [row for row in versions if row.sha256 == sha256]
+    return max(same, key=lambda row: (row.is_good, row.status == "completed"), default=None)
 
 
-def _last_good(rows: Sequence[Attached]) -> Attached | None:
+def _last_good(versions: Rows) -> Attached | None:
     """The newest version that is indexed."""
-    good = [row for row in rows if row.status == "completed"]
+    good = [row for row in versions if row.status == "completed"]
     return max(good, key=lambda row: (row.created_at, row.file_id), default=None)

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import ctypes
+import hashlib
 import json
 import os
 import pty
 import re
+import socket
+import subprocess
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 import typer
 from typer.testing import CliRunner, Result
 
 from serving.cli.ingest import ingest
+from serving.cli.ingest_plan import Contents, Plan, Source, plan
+from serving.cli.ingest_run import Run
+from serving.cli.library_client import LibraryClient
 from tests.serving.cli.live_gateway import WITHIN_S, Client, Live, client, gateway
+
+PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 24, 1, 2
+"""Of Linux's <sys/prctl.h> and <sys/capability.h>."""
 
 Ingest = Callable[..., Result]
 
@@ -308,6 +321,19 @@ def test_files_of_an_earlier_version_that_may_be_another_folder_s_stay(
     assert len(api.rows("manuals")) == 3
 
 
+def test_file_that_failed_again_and_again_in_an_earlier_version_is_there_once(
+    run: Ingest, api: Client, docs: Path
+) -> None:
+    run(docs)
+    (docs / "empty.txt").write_text("")
+    kept = {"path": "docs/empty.txt", "sha256": hashlib.sha256(b"").hexdigest()}
+    for _ in range(3):
+        api.attach(api.store("manuals"), "empty.txt", "", kept)
+    assert run(docs, code=1).stderr == ""
+    assert f"{docs}:docs/empty.txt" in api.contents("manuals")
+    assert len(api.all("/files")) == 3
+
+
 def test_files_of_an_earlier_version_leave_by_their_name(
     run: Ingest, api: Client, older: Path
 ) -> None:
@@ -432,3 +458,239 @@ def test_id_of_no_store_is_not_taken_for_a_name(run: Ingest, api: Client, docs: 
     nobody = f"vs_{'0' * 32}"
     assert f"no vector store has the id {nobody}" in run(docs, "--store", nobody, code=1).stderr
     assert api.all("/vector_stores") == []
+
+
+def told_by(process: subprocess.Popen[str]) -> tuple[int, list[dict[str, str]]]:
+    """Exit code and outcomes of a run in a process, which leaves nothing else on its outputs."""
+    stdout, stderr = process.communicate(timeout=WITHIN_S)
+    assert stderr == ""
+    return process.returncode, json.loads(stdout)
+
+
+@pytest.mark.full  # Processes of their own take long to start.
+def test_first_runs_at_once_make_one_store_of_each_name(
+    api: Client, docs: Path, tmp_path: Path
+) -> None:
+    other = folder(tmp_path / "two" / "docs", "a.txt", "c.txt")
+    runs = [("manuals", docs), ("manuals", docs), ("manuals", other), ("guides", docs)]
+    started = [api.start(path, "--store", name, "--json") for name, path in runs]
+    assert {told_by(process)[0] for process in started} == {0}
+    assert sorted(one["name"] for one in api.all("/vector_stores")) == ["guides", "manuals"]
+    ours = {f"{docs}:docs/a.txt", f"{docs}:docs/sub/b.md"}
+    assert set(api.contents("guides")) == ours
+    others = {f"{other}:docs/a.txt", f"{other}:docs/c.txt"}
+    assert set(api.contents("manuals")) == ours | others
+    assert len(api.all("/files")) == 6
+
+
+@pytest.fixture
+def library(api: Client) -> Iterator[LibraryClient]:
+    """What the command works with, for what happens between two of its steps."""
+    with httpx.Client(base_url=f"{api.live.url}/v1", headers=api.http.headers) as http:
+        yield LibraryClient(http)
+
+
+def test_store_that_many_ask_for_at_once_is_one_for_each_name(
+    api: Client, library: LibraryClient
+) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(library.store, ["manuals", "guides"] * 6))
+    assert made == [api.store("manuals"), api.store("guides")] * 6
+
+
+def test_store_is_one_for_each_person_who_reads_no_other_s(live: Live, home: Path) -> None:
+    people = [client(live, home, user=user, tenant="several") for user in ("ann", "bob")]
+    with people[0] as ann, people[1] as bob:
+        library = [LibraryClient(one.http) for one in (ann, bob)]
+        with ThreadPoolExecutor(8) as pool:
+            made = list(pool.map(lambda one: one.store("manuals"), library * 4))
+        assert made == [ann.store("manuals"), bob.store("manuals")] * 4
+        assert made[0] != made[1]
+
+
+def planned(library: LibraryClient, docs: Path) -> tuple[Run, Plan]:
+    """A run that has looked, and has done nothing yet."""
+    store = library.store("manuals")
+    contents = Contents(library.attached(store))
+    todo = plan(contents, [Source.at(docs, None)], exclude=(), keep_deleted=False)
+    return Run(library, store, {}), todo
+
+
+def test_file_that_two_runs_add_at_once_is_there_once(
+    run: Ingest, api: Client, docs: Path, library: LibraryClient
+) -> None:
+    late, todo = planned(library, docs)
+    run(docs)
+    assert {one.done for one in late.carry_out(todo)} == {"added"}
+    assert len(api.contents("manuals")) == len(api.all("/files")) == 2
+
+
+def test_file_that_another_run_has_replaced_is_waited_for(
+    run: Ingest, api: Client, docs: Path, library: LibraryClient
+) -> None:
+    run(docs)
+    late, todo = planned(library, docs)
+    first = {row["attributes"]["path"]: row["id"] for row in api.rows("manuals")}
+    api.attach(
+        api.store("manuals"), "a.txt", "text of a.txt",
+        next(row["attributes"] for row in api.rows("manuals") if row["id"] == first["docs/a.txt"]),
+    )  # fmt: skip
+    api.http.delete(f"/files/{first['docs/a.txt']}").raise_for_status()
+    api.http.delete(f"/files/{first['docs/sub/b.md']}").raise_for_status()
+    told = {one.path: one.reason for one in late.carry_out(todo)}
+    assert told == {
+        "docs/a.txt": None,
+        "docs/sub/b.md": "it was taken out of the store meanwhile; run this again",
+    }
+
+
+def vanish(file: Path) -> None:
+    file.unlink()
+
+
+def become_a_fifo(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
+def become_a_link(file: Path) -> None:
+    file.rename(file.with_name(".hidden"))
+    file.symlink_to(file.with_name(".hidden"))
+
+
+def become_a_folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+CHANGES = {
+    vanish: "No such file or directory",
+    become_a_fifo: "not a regular file",
+    become_a_link: "Too many levels of symbolic links",
+    become_a_folder: "Is a directory",
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_file_that_is_another_when_it_is_read_fails_alone(
+    docs: Path, library: LibraryClient, change: Callable[[Path], None]
+) -> None:
+    late, todo = planned(library, docs)
+    change(docs / "a.txt")
+    told = {one.path: (one.done, one.reason) for one in late.carry_out(todo)}
+    assert told == {"docs/a.txt": ("failed", CHANGES[change]), "docs/sub/b.md": ("added", None)}
+
+
+def test_file_that_grows_while_it_is_read_is_there_as_it_was(
+    run: Ingest, api: Client, docs: Path
+) -> None:
+    log, ended = docs / "log.txt", threading.Event()
+    log.write_text("line\n" * 20_000)
+
+    def grow() -> None:
+        with log.open("a", buffering=1) as opened:
+            while not ended.wait(0.001):
+                opened.write("line\n")
+
+    writer = threading.Thread(target=grow)
+    writer.start()
+    try:
+        told = json.loads(run(log, "--json").stdout)
+    finally:
+        ended.set()
+        writer.join()
+    assert [one["done"] for one in told] == ["added"]
+    (row,) = api.rows("manuals")
+    content = api.content(row["id"])
+    assert log.read_bytes().startswith(content)
+    assert row["attributes"]["sha256"] == hashlib.sha256(content).hexdigest()
+
+
+def test_what_cannot_be_taken_is_named_with_its_reason(
+    run: Ingest, api: Client, docs: Path
+) -> None:
+    (docs / "dead").symlink_to(docs / "nowhere")
+    (docs / "ring").symlink_to(docs / "gnir")
+    (docs / "gnir").symlink_to(docs / "ring")
+    (docs / "self").symlink_to(docs)
+    os.mkfifo(docs / "fifo")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(docs / "socket"))
+    (docs / "empty.txt").write_text("")
+    folder(docs / Path(*(["x" * 200] * 3)), "deep.txt")
+    (docs / os.fsdecode(b"caf\xe9.txt")).touch()
+    folder(docs / os.fsdecode(b"f\xe9"), "inside.txt")
+    links = "a broken symbolic link"
+    assert reasons(run(docs, "--json", code=1)) == {
+        "docs/dead": links,
+        "docs/ring": links,
+        "docs/gnir": links,
+        "docs/fifo": "not a regular file",
+        "docs/socket": "not a regular file",
+        "docs/empty.txt": "The file has no text.",
+        "docs/caf\\udce9.txt": "its name is not valid UTF-8",
+        "docs/f\\udce9": "its name is not valid UTF-8",
+        f"docs/{'x' * 200}/{'x' * 200}/{'x' * 200}": "its path is longer than 512 characters",
+    }
+    assert len(api.rows("manuals")) == 3
+
+
+NAMES = (
+    "[/red].txt", "a\nb.txt", "tab\there.txt", "\x1b[31m.txt", 'quo"te.txt', "Größe 漢字 😀.txt",
+    "back\\slash.txt", "100%.txt", ":smile:.txt", " .txt", "-n.txt", "x" * 251 + ".txt",
+)  # fmt: skip
+
+
+def test_unusual_names_are_names(run: Ingest, api: Client, docs: Path) -> None:
+    folder(docs, *NAMES)
+    run(docs)
+    assert set(done(run(docs, "--json")).values()) == {"unchanged"}
+    paths = {row["attributes"]["path"].removeprefix("docs/") for row in api.rows("manuals")}
+    assert paths == {*NAMES, "a.txt", "sub/b.md"}
+
+
+def test_names_of_failures_keep_to_their_lines(run: Ingest, docs: Path) -> None:
+    folder(docs, *NAMES)
+    for name in NAMES:
+        (docs / name).write_text("")
+    _, *table = run(docs, code=1).stdout.split("\n")[:-1]
+    assert len(table) == 1 + len(NAMES)
+    assert all(line.replace("\t", "", 1).isprintable() for line in table)
+
+
+def without_override() -> None:
+    """Have the mode of a file bind root too (see capabilities(7)). For a process that begins."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    for capability in (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH):
+        libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
+
+
+def test_folder_that_cannot_be_read_fails_alone_and_keeps_what_the_store_has(
+    run: Ingest, api: Client, docs: Path
+) -> None:
+    shut = folder(docs / "shut", "c.txt", "d/e.txt")
+    secret = folder(docs, "secret.txt") / "secret.txt"
+    run(docs)
+    before = api.contents("manuals")
+    (docs / "a.txt").unlink()
+    shut.chmod(0)
+    secret.chmod(0)
+    try:
+        arguments = (docs, shut, "--store", "manuals", "--json")
+        code, told = told_by(api.start(*arguments, preexec_fn=without_override))
+    finally:
+        shut.chmod(0o700)
+    assert (code, {one["path"]: one["done"] for one in told}) == (1, {
+        "docs/a.txt": "removed", "docs/secret.txt": "failed", "docs/shut": "failed",
+        "docs/sub/b.md": "unchanged", "shut": "failed",
+    })  # fmt: skip
+    assert {one["reason"] for one in told if one["done"] == "failed"} == {"Permission denied"}
+    del before[f"{docs}:docs/a.txt"]
+    assert api.contents("manuals") == before
+
+
+def test_path_that_is_not_utf8_needs_a_name(run: Ingest, api: Client, tmp_path: Path) -> None:
+    root = folder(tmp_path / os.fsdecode(b"f\xe9"), "a.txt")
+    assert "give --source" in run(root, code=2).stderr
+    run(root, "--source", "guides")
+    assert set(api.contents("manuals")) == {"guides:guides/a.txt"}
