@@ -8,6 +8,13 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from serving.cli.root import app
+from tests.serving.cli.ingesting import (  # noqa: F401  Fixtures.
+    api,
+    docs,
+    ingest,
+    library_client,
+    live,
+)
 from tests.serving.storage.databases import (  # noqa: F401  Fixtures.
     database,
     database_url,

@@ -25,7 +25,7 @@ from tests.serving.knowledge.backend import MODELS, Backend, opened
 from tests.serving.live import listening
 
 ROOT = Path(__file__).parents[3]
-WITHIN_S = 60.0
+WITHIN_S = 120.0
 ENVELOPE = {"error": {"message": "It is refused.", "type": "t", "param": None, "code": None}}
 
 

@@ -1,0 +1,96 @@
+"""Fixtures and helpers for tests of `ringfence ingest`: a gateway, a folder and the command."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from serving.cli import ingest as command
+from serving.cli.ingest_plan import Contents, Plan, Source, plan
+from serving.cli.ingest_run import Run
+from serving.cli.library_client import LibraryClient
+from tests.serving.cli.live_gateway import WITHIN_S, Client, Live, client, gateway
+
+Ingest = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def live(embedded_valkey_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    with gateway(tmp_path_factory.mktemp("gateway"), embedded_valkey_url) as running:
+        yield running
+
+
+@pytest.fixture
+def api(live: Live, home: Path) -> Iterator[Client]:
+    live.tap.seen.clear()
+    with client(live, home) as made:
+        yield made
+    live.tap.refuses = lambda _: False
+
+
+@pytest.fixture
+def docs(tmp_path: Path) -> Path:
+    return folder(tmp_path / "one" / "docs", "a.txt", "sub/b.md")
+
+
+@pytest.fixture
+def ingest(api: Client) -> Ingest:
+    app = typer.Typer()
+    app.command()(command.ingest)
+
+    def invoke(*arguments: str | Path, code: int = 0) -> Result:
+        fixed = ["--store", "manuals", "--url", api.live.url, "--key", api.key]
+        result = CliRunner().invoke(app, [*fixed, *map(str, arguments)])
+        assert result.exit_code == code, (result.output, result.exception)
+        assert result.exception is None or isinstance(result.exception, SystemExit)
+        return result
+
+    return invoke
+
+
+@pytest.fixture
+def library_client(api: Client) -> Iterator[LibraryClient]:
+    """What the command works with, for what happens between two of its steps."""
+    with httpx.Client(base_url=f"{api.live.url}/v1", headers=api.http.headers) as http:
+        yield LibraryClient(http)
+
+
+def folder(root: Path, *names: str, text: str = "text of") -> Path:
+    """A folder with a file of each name."""
+    for name in names:
+        file = root / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{text} {name}")
+    return root
+
+
+def done(result: Result) -> dict[str, str]:
+    return {one["path"]: one["done"] for one in json.loads(result.stdout)}
+
+
+def reasons(result: Result) -> dict[str, str]:
+    """Of what failed."""
+    told = json.loads(result.stdout)
+    return {one["path"]: one["reason"] for one in told if one["done"] == "failed"}
+
+
+def told_by(process: subprocess.Popen[str]) -> tuple[int, list[dict[str, str]]]:
+    """Exit code and outcomes of a run in a process, which leaves nothing else on its outputs."""
+    stdout, stderr = process.communicate(timeout=WITHIN_S)
+    assert stderr == ""
+    return process.returncode, json.loads(stdout)
+
+
+def planned(library: LibraryClient, docs: Path) -> tuple[Run, Plan]:
+    """A run that has looked, and has done nothing yet."""
+    store = library.store("manuals")
+    contents = Contents(library.attached(store))
+    todo = plan(contents, [Source.at(docs, None)], exclude=(), keep_deleted=False)
+    return Run(library, store, {}), todo
