@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from serving.cli.ingest_walk import reason
+from serving.cli.ingest_walk import NOT_A_FILE, reason
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -90,7 +90,7 @@ def reading(file: Path) -> Iterator[Reading]:
         descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
         with io.FileIO(descriptor) as opened:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise Unreadable("not a regular file")
+                raise Unreadable(NOT_A_FILE)
             yield Reading(opened)
     except OSError as error:
         raise Unreadable(reason(error)) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from pathlib import Path
 
 MAX_PATH = 512
 """Characters of an attribute of a file in a store."""
+
+NOT_A_FILE = "not a regular file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,7 @@ def walk(root: Path, path: str, exclude: Sequence[str]) -> Iterator[Found | Trou
         exclude: shell patterns of names or paths to leave out.
     """
     if not root.is_dir():
-        yield _refused(path) or Found(path, root)
+        yield _refused(path) or _only(root, path)
         return
     folders = [_Folder(path, root)]
     while folders:
@@ -88,6 +91,13 @@ def shown(name: str) -> str:
     return name.encode(errors="backslashreplace").decode()
 
 
+def _only(root: Path, path: str) -> Found | Trouble:
+    """What a root is that is no folder. One that has just gone is not an empty source."""
+    if root.is_file():
+        return Found(path, root)
+    return Trouble(path, NOT_A_FILE if root.exists() else os.strerror(errno.ENOENT))
+
+
 def _looked_at(entry: os.DirEntry[str], path: str) -> Found | Trouble | _Folder | None:
     """What an entry of a folder is. Returns None for a link that leads somewhere."""
     place = Path(entry.path)
@@ -103,7 +113,7 @@ def _looked_at(entry: os.DirEntry[str], path: str) -> Found | Trouble | _Folder 
             return Found(path, place)
     except OSError as error:
         return Trouble(path, reason(error))
-    return Trouble(path, "not a regular file")
+    return Trouble(path, NOT_A_FILE)
 
 
 def _refused(path: str) -> Trouble | None:

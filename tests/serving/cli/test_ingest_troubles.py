@@ -13,12 +13,30 @@ from pathlib import Path
 
 import pytest
 
+from serving.cli.ingest_plan import Contents, Source, plan
 from serving.cli.library_client import LibraryClient
 from tests.serving.cli.ingesting import Ingest, done, folder, planned, reasons, told_by
 from tests.serving.cli.live_gateway import Client
 
 PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 24, 1, 2
 """Of Linux's <sys/prctl.h> and <sys/capability.h>."""
+
+
+def test_path_that_is_no_file_fails(ingest: Ingest, docs: Path) -> None:
+    os.mkfifo(docs / "fifo")
+    assert reasons(ingest(docs / "fifo", "--json", code=1)) == {"fifo": "not a regular file"}
+
+
+def test_source_that_goes_as_a_run_begins_is_not_taken_for_empty(
+    ingest: Ingest, docs: Path, library_client: LibraryClient
+) -> None:
+    ingest(docs)
+    source = Source.at(docs, None)
+    docs.rename(docs.with_name("moved"))
+    contents = Contents(library_client.attached(library_client.store("manuals")))
+    todo = plan(contents, [source], exclude=(), keep_deleted=False)
+    assert [trouble.reason for _, trouble in todo.troubles] == ["No such file or directory"]
+    assert todo.removals == []
 
 
 def vanish(file: Path) -> None:
