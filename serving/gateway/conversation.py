@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from serving.config import LimitSettings
 from serving.errors import InvalidRequest, Unsupported
@@ -88,12 +88,20 @@ class Message(Wire):
         return "\n".join(part.text or part.refusal or "" for part in parts)
 
 
+_NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
+
+
+def _parameters(given: object) -> object:
+    """The schema of a function's arguments, which are an object: what takes none may omit it."""
+    return _NO_PARAMETERS if given is None or given == {} else given
+
+
 class FunctionDefinition(Wire):
     """A function the model may call."""
 
     name: FunctionName
     description: Text | None = None
-    parameters: dict[str, Any] | None = None
+    parameters: Annotated[dict[str, Any], BeforeValidator(_parameters)] = _NO_PARAMETERS
     strict: bool | None = None
 
 

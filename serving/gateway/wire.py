@@ -176,7 +176,6 @@ class ChatRequest(Groundable, Sampling):
         found = {
             f"tools[{at}].function.parameters": tool.function.parameters
             for at, tool in enumerate(self.tools or [])
-            if tool.function.parameters is not None
         }
         if isinstance(self.response_format, JsonSchemaFormat):
             found["response_format.json_schema.schema"] = self.response_format.json_schema.schema_

@@ -120,9 +120,17 @@ def test_schemas_are_found_by_the_field_they_stand_in() -> None:
     form = {"type": "json_schema", "json_schema": {"name": "s", "schema": schema}}
     bare = {"type": "function", "function": {"name": "g"}}
     assert chat(tools=[bare, TOOL], response_format=form).schemas() == {
+        "tools[0].function.parameters": {"type": "object", "properties": {}},
         "tools[1].function.parameters": {"default": None},
         "response_format.json_schema.schema": schema,
     }
+
+
+@pytest.mark.parametrize("given", [{}, {"parameters": None}, {"parameters": {}}])
+def test_function_without_parameters_takes_an_empty_object(given: dict[str, Any]) -> None:
+    tool = {"type": "function", "function": {"name": "g"} | given}
+    sent = chat(tools=[tool]).to_engine()["tools"][0]["function"]
+    assert sent == {"name": "g", "parameters": {"type": "object", "properties": {}}}
 
 
 def test_schema_s_name_reaches_the_engine_as_openai_spells_it() -> None:
