@@ -148,7 +148,10 @@ class ModelSpec(BaseModel):
     replicas: int = Field(1, ge=1)
     max_replicas: int | None = Field(None, ge=1, description="Above `replicas`: autoscaling.")
     stream_interval: int = Field(
-        1, ge=1, description="Tokens in a streamed delta after the first; more spares CPU on GPUs."
+        1,
+        ge=1,
+        description="Tokens in a streamed delta after the first; more spares CPU on GPUs. "
+        "Where a parser reads the answer it is 1.",
     )
     max_ongoing_requests: int = Field(32, ge=1, description="Running in one replica at once.")
     max_queued_requests: int = Field(64, ge=1, description="Waiting; more are refused.")
@@ -189,6 +192,13 @@ class ModelSpec(BaseModel):
     def simulated(self) -> bool:
         """Whether answers are made up. Shown wherever the model is."""
         return self.engine == "simulated"
+
+    def parses(self, chat: Mapping[str, Any]) -> bool:
+        """Whether a parser of reasoning or of tool calls reads the answer to that chat's body."""
+        if self.reasoning_parser is not None:
+            return True
+        wants_calls = bool(chat.get("tools")) and chat.get("tool_choice") != "none"
+        return self.tool_call_parser is not None and wants_calls
 
     @property
     def gpu_share(self) -> float:

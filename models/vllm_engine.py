@@ -44,6 +44,7 @@ from models.engine import (
     Usage,
 )
 from models.ray_binding import between_nodes, bind_to_node
+from models.vllm_chat import ParsedChat
 from models.vllm_config import llm_config
 from models.vllm_errors import failure, rejection
 
@@ -74,6 +75,7 @@ class VLLMEngine(LLMServer):
         if self.engine is None:
             raise EngineUnavailable("The model's engine is not running.")
         await self.engine.start()
+        ParsedChat.take_over(self._serving_state().openai_serving_chat)
 
     async def generate(self, request: GenerationRequest, address: Address) -> Failure | None:
         """`Engine.generate` for a Serve handle: the items go to `address`."""

@@ -30,7 +30,7 @@ from serving.retrieval.knowledge import Knowledge
 from serving.search_call import FileSearch, Found, SearchCall
 
 COLLECTED_STREAM_INTERVAL = 64
-"""Tokens in a delta of an answer that is collected anyway."""
+"""Tokens in a delta of an answer that is collected anyway, where no parser reads it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +142,7 @@ class Pipeline:
 
     @asynccontextmanager
     async def _answer(self, call: GenerationCall, spec: ModelSpec) -> AsyncIterator[Generation]:
-        interval = spec.stream_interval if call.stream else COLLECTED_STREAM_INTERVAL
+        interval = _stream_interval(call, spec)
         request = GenerationRequest(
             request_id=uuid4().hex,
             kind=call.kind,
@@ -226,6 +226,13 @@ class Pipeline:
 
     def _salt(self, principal: Principal) -> str:
         return _salt(self._secret, principal.tenant)
+
+
+def _stream_interval(call: GenerationCall, spec: ModelSpec) -> int:
+    """Tokens in a delta: one where a parser reads the answer, since most were made for that."""
+    if call.kind == "chat" and spec.parses(call.body):
+        return 1
+    return spec.stream_interval if call.stream else COLLECTED_STREAM_INTERVAL
 
 
 @lru_cache(maxsize=4096)

@@ -60,13 +60,14 @@ class Bench:
         stream: bool = True,
         principal: Principal = ANYONE,
         file_search: FileSearch | None = None,
+        **body: Any,
     ) -> Any:
         call = GenerationCall(
             request_id="r1",
             principal=principal,
             model="chat",
             kind="chat",
-            body={"messages": []},
+            body={"messages": []} | body,
             stream=stream,
         )
         return self.pipeline.generate(call, file_search)
@@ -229,6 +230,31 @@ async def test_answers_that_are_collected_come_in_larger_deltas(
     running = bench(*WHOLE)
     async with running.generate(stream=stream):
         assert running.engine.requests[0].stream_interval == interval
+
+
+@pytest.mark.parametrize(("stream", "larger"), [(True, 8), (False, COLLECTED_STREAM_INTERVAL)])
+@pytest.mark.parametrize(
+    ("parsers", "body", "parsed"),
+    [
+        ({"tool_call_parser": "hermes"}, {"tools": [{}]}, True),
+        ({"tool_call_parser": "hermes"}, {"tools": [{}], "tool_choice": "none"}, False),
+        ({"tool_call_parser": "hermes"}, {}, False),
+        ({"reasoning_parser": "qwen3"}, {}, True),
+        ({}, {"tools": [{}]}, False),
+    ],
+)
+async def test_answers_that_a_parser_reads_come_token_by_token(  # noqa: PLR0917  A table.
+    bench: Start,
+    parsers: dict[str, str],
+    body: dict[str, Any],
+    parsed: bool,
+    stream: bool,
+    larger: int,
+) -> None:
+    spec = SPECS[0].model_copy(update={"stream_interval": 8} | parsers)
+    running = bench(*WHOLE, specs=(spec,))
+    async with running.generate(stream=stream, **body):
+        assert running.engine.requests[0].stream_interval == (1 if parsed else larger)
 
 
 async def test_model_may_have_larger_deltas_in_streams(bench: Start) -> None:

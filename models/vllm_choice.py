@@ -1,0 +1,186 @@
+"""One choice of a chat, as vLLM's parsers of tool calls and reasoning read it. See decision 53.
+
+Many parsers were made for one token at a time: with more they lose or garble a call. When they are
+told that an answer is over, most close whatever is open, so that a call that was cut short looks
+complete. Here they read one token at a time, and what they close counts only if the model itself
+ended. Read against vLLM 0.29.0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from vllm.entrypoints.openai.chat_completion.protocol import (
+    ChatCompletionNamedToolChoiceParam,
+    ChatCompletionRequest,
+)
+from vllm.outputs import CompletionOutput
+from vllm.parser.abstract_parser import Parser
+
+from models.tool_calls import ToolCallPiece, ToolCalls
+from models.vllm_steps import Step, Steps, ended_by_model
+
+READ_WHOLE = frozenset(
+    {
+        "FunctionGemmaToolParser",
+        "GraniteToolParser",
+        "HunyuanA13BToolParser",
+        "Internlm2ToolParser",
+        "JambaToolParser",
+        "MiniCPM5XMLToolParser",
+        "Phi4MiniJsonToolParser",
+        "xLAMToolParser",
+    }
+)
+"""Tool parsers that garble, leak or lose calls in a stream, even token by token, but find them in
+the whole text."""
+
+DeltaMessage = dict[str, Any]
+"""The `delta` of a streamed chunk. Empty while a parser needs more to know what a token is."""
+
+
+class ParsedChoice:
+    """Reads the outputs of one choice.
+
+    Args:
+        request: what was asked for.
+        parser: makes a parser in its first state.
+        steps: takes outputs apart.
+    """
+
+    def __init__(
+        self, request: ChatCompletionRequest, *, parser: Callable[[], Parser], steps: Steps
+    ) -> None:
+        self._request = request
+        self._new_parser = parser
+        self._parser = parser()
+        self._steps = steps
+        self._wants_calls = wants_calls(request)
+        self._forced = self._wants_calls and request.tool_choice != "auto"
+        self._read_whole = self._wants_calls and _reads_whole(self._parser, forced=self._forced)
+        self._calls = ToolCalls(only_first=request.parallel_tool_calls is False)
+        self._text = ""
+        self._content = ""
+        self._reasoned = False
+        self.ids: list[int] = []
+
+    def read(
+        self, output: CompletionOutput, prompt_ids: Sequence[int]
+    ) -> Iterator[tuple[Step, DeltaMessage]]:
+        """Each token of an output, and what the client is told of it."""
+        for step in self._steps.of(output):
+            self._text += step.text
+            self.ids += step.ids
+            told: DeltaMessage = {}
+            if not self._read_whole:
+                told = self._told(self._parse(step.text, step.ids, prompt_ids))
+            yield step, told
+
+    def end(self, output: CompletionOutput) -> tuple[DeltaMessage, str]:
+        """The last delta and `finish_reason`, after the last output was read."""
+        by_model = ended_by_model(output)
+        delta: DeltaMessage = {}
+        if not self._read_whole:
+            closing = self._parse("", [], finished=True)
+            if not by_model:
+                closing.pop("tool_calls", None)
+            delta = self._told(closing)
+        if self._wants_calls:
+            rest = self._missed() if by_model else self._cut_off()
+            for name, value in rest.items():
+                delta[name] = delta[name] + value if name in delta else value
+        return delta, self._finish_reason(str(output.finish_reason), by_model=by_model)
+
+    def reasoning_tokens(self) -> int:
+        """How many of the tokens were reasoning."""
+        return int(self._parser.count_reasoning_tokens(self.ids))
+
+    def _parse(
+        self,
+        text: str,
+        ids: list[int],
+        prompt_ids: Sequence[int] | None = None,
+        *,
+        finished: bool = False,
+    ) -> DeltaMessage:
+        message = self._parser.parse_delta(
+            delta_text=text,
+            delta_token_ids=ids,
+            request=self._request,
+            prompt_token_ids=prompt_ids,
+            finished=finished,
+        )
+        return {} if message is None else message.model_dump(exclude_none=True)
+
+    def _told(self, message: DeltaMessage) -> DeltaMessage:
+        """What the client is told of what a parser said."""
+        told = {name: message[name] for name in ("content", "reasoning") if message.get(name)}
+        if self._calls.begun and not told.get("content", "").strip():
+            told.pop("content", None)  # White space between calls.
+        self._content += told.get("content", "")
+        self._reasoned |= "reasoning" in told
+        if calls := self._calls.grow(_pieces(message)):
+            told["tool_calls"] = calls
+        return told
+
+    def _missed(self) -> DeltaMessage:
+        """What the whole text of a model that ended has, and the stream of it had not."""
+        if not (self._read_whole or self._untold() or self._calls.without_arguments):
+            return {}
+        reasoning, content, found = self._new_parser().parse(
+            self._text, self._request, enable_auto_tools=True, model_output_token_ids=self.ids
+        )
+        pieces = [
+            ToolCallPiece(at, call.id, call.name, call.arguments)
+            for at, call in enumerate(found or ())
+        ]
+        missed: DeltaMessage = {"tool_calls": self._calls.complete(pieces)}
+        if self._read_whole:
+            missed |= {"reasoning": reasoning, "content": content}
+        if not self._calls.begun and not missed.get("content"):
+            missed["content"] = self._untold()
+        return {name: value for name, value in missed.items() if value}
+
+    def _cut_off(self) -> DeltaMessage:
+        """The text of a call that was cut short before its name, as it was generated."""
+        untold = self._untold()
+        return {"content": untold} if untold else {}
+
+    def _untold(self) -> str:
+        """The text after the content that was told.
+
+        Empty after calls or reasoning, where marks stand between that nobody is told.
+        """
+        if self._calls.begun or self._reasoned or not self._text.startswith(self._content):
+            return ""
+        untold = self._text.removeprefix(self._content)
+        return untold if untold.strip() else ""
+
+    def _finish_reason(self, reason: str, *, by_model: bool) -> str:
+        if reason != "stop" or not (self._forced or self._calls.begun):
+            return reason
+        if not by_model and not self._calls.whole:
+            return "length"  # `stop` is also how a complete call of a named function ends.
+        named = isinstance(self._request.tool_choice, ChatCompletionNamedToolChoiceParam)
+        return "tool_calls" if self._calls.begun and not named else "stop"
+
+
+def wants_calls(request: ChatCompletionRequest) -> bool:
+    """Whether the model may call tools."""
+    return bool(request.tools) and request.tool_choice != "none"
+
+
+def _reads_whole(parser: Parser, *, forced: bool) -> bool:
+    tools = parser.tool_parser
+    if type(tools).__name__ not in READ_WHOLE:
+        return False
+    # A forced call is plain JSON then, which vLLM reads without the model's own parser.
+    return not (forced and tools.supports_required_and_named)
+
+
+def _pieces(message: DeltaMessage) -> Iterator[ToolCallPiece]:
+    for call in message.get("tool_calls", ()):
+        function = call.get("function") or {}
+        name, arguments = function.get("name") or "", function.get("arguments") or ""
+        yield ToolCallPiece(call["index"], call.get("id"), name, arguments)
