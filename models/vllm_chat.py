@@ -11,11 +11,11 @@ from typing import Any
 import orjson
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
-from vllm.outputs import RequestOutput
+from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.tokenizers import TokenizerLike
 
 from models.vllm_choice import ParsedChoice, wants_calls
-from models.vllm_steps import Step, Steps
+from models.vllm_steps import Step
 
 Event = str
 """A rendered server-sent event."""
@@ -83,28 +83,20 @@ class ParsedChat(OpenAIServingChat):
             chat_template_kwargs=chat_template_kwargs,
             model_config=self.model_config,
         )
-        skip = request.skip_special_tokens
         choices = [
-            ParsedChoice(request, parser=parser, steps=Steps(tokenizer, skip_special_tokens=skip))
-            for _ in range(request.n or 1)
+            ParsedChoice(request, parser=parser, tokenizer=tokenizer) for _ in range(request.n or 1)
         ]
         first: RequestOutput | None = None
         async with aclosing(outputs):
             async for result in outputs:
                 if first is None:
                     first = result
-                    for event in self._opening(request, first):
-                        yield _event(head | event)
+                    for chunk in self._opening(request, first):
+                        yield _event(head | chunk)
                 for output in result.outputs:
                     self._raise_if_error(output.finish_reason, request_id)
-                    choice = choices[output.index]
-                    for step, delta in choice.read(output, first.prompt_token_ids):
-                        told = self._of_tokens(request, step, tokenizer)
-                        if delta or told or len(choice.ids) % PULSE_TOKENS == 0:
-                            yield _event(head | _choice(output.index, delta, **told))
-                    if output.finish_reason is not None:
-                        delta, finish = choice.end(output)
-                        yield _event(head | _choice(output.index, delta, finish_reason=finish))
+                    for chunk in self._chunks(choices[output.index], output, first):
+                        yield _event(head | chunk)
         yield _event(head | {"choices": [], "usage": self._usage(first, choices)})
 
     def _opening(
@@ -116,20 +108,30 @@ class ParsedChat(OpenAIServingChat):
         for index in range(request.n or 1):
             yield _choice(index, delta) | prompt
 
-    def _of_tokens(
-        self, request: ChatCompletionRequest, step: Step, tokenizer: TokenizerLike
-    ) -> dict[str, Any]:
+    def _chunks(
+        self, choice: ParsedChoice, output: CompletionOutput, first: RequestOutput
+    ) -> Iterator[dict[str, Any]]:
+        """What the client is told of an output."""
+        for step, delta in choice.read(output, first.prompt_token_ids):
+            more = self._of_token(step, choice)
+            if delta or more or len(choice.ids) % PULSE_TOKENS == 0:
+                yield _choice(output.index, delta, **more)
+        if output.finish_reason is not None:
+            delta, finish_reason = choice.end(output)
+            yield _choice(output.index, delta, finish_reason=finish_reason)
+
+    def _of_token(self, step: Step, choice: ParsedChoice) -> dict[str, Any]:
         """What the client wants to know of each token, whatever a parser makes of its text."""
         told: dict[str, Any] = {}
-        if request.logprobs and step.logprobs:
+        if choice.request.logprobs and step.logprobs:
             logprobs = self._create_chat_logprobs(
                 token_ids=step.ids,
                 top_logprobs=step.logprobs,
-                tokenizer=tokenizer,
-                num_output_top_logprobs=request.top_logprobs,
+                tokenizer=choice.tokenizer,
+                num_output_top_logprobs=choice.request.top_logprobs,
             )
             told["logprobs"] = logprobs.model_dump()
-        if request.return_token_ids:
+        if choice.request.return_token_ids:
             told["token_ids"] = step.ids
         return told
 

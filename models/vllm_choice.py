@@ -17,6 +17,7 @@ from vllm.entrypoints.openai.chat_completion.protocol import (
 )
 from vllm.outputs import CompletionOutput
 from vllm.parser.abstract_parser import Parser
+from vllm.tokenizers import TokenizerLike
 
 from models.tool_calls import ToolCallPiece, ToolCalls
 from models.vllm_steps import Step, Steps, ended_by_model
@@ -46,16 +47,22 @@ class ParsedChoice:
     Args:
         request: what was asked for.
         parser: makes a parser in its first state.
-        steps: takes outputs apart.
+        tokenizer: of the model.
     """
 
     def __init__(
-        self, request: ChatCompletionRequest, *, parser: Callable[[], Parser], steps: Steps
+        self,
+        request: ChatCompletionRequest,
+        *,
+        parser: Callable[[], Parser],
+        tokenizer: TokenizerLike,
     ) -> None:
-        self._request = request
+        self.request = request
+        self.tokenizer = tokenizer
+        self.ids: list[int] = []
         self._new_parser = parser
         self._parser = parser()
-        self._steps = steps
+        self._steps = Steps(tokenizer, skip_special_tokens=request.skip_special_tokens)
         self._wants_calls = wants_calls(request)
         self._forced = self._wants_calls and request.tool_choice != "auto"
         self._read_whole = self._wants_calls and _reads_whole(self._parser, forced=self._forced)
@@ -63,7 +70,6 @@ class ParsedChoice:
         self._text = ""
         self._content = ""
         self._reasoned = False
-        self.ids: list[int] = []
 
     def read(
         self, output: CompletionOutput, prompt_ids: Sequence[int]
@@ -107,7 +113,7 @@ class ParsedChoice:
         message = self._parser.parse_delta(
             delta_text=text,
             delta_token_ids=ids,
-            request=self._request,
+            request=self.request,
             prompt_token_ids=prompt_ids,
             finished=finished,
         )
@@ -129,7 +135,7 @@ class ParsedChoice:
         if not (self._read_whole or self._untold() or self._calls.without_arguments):
             return {}
         reasoning, content, found = self._new_parser().parse(
-            self._text, self._request, enable_auto_tools=True, model_output_token_ids=self.ids
+            self._text, self.request, enable_auto_tools=True, model_output_token_ids=self.ids
         )
         pieces = [
             ToolCallPiece(at, call.id, call.name, call.arguments)
@@ -162,7 +168,7 @@ class ParsedChoice:
             return reason
         if not by_model and not self._calls.whole:
             return "length"  # `stop` is also how a complete call of a named function ends.
-        named = isinstance(self._request.tool_choice, ChatCompletionNamedToolChoiceParam)
+        named = isinstance(self.request.tool_choice, ChatCompletionNamedToolChoiceParam)
         return "tool_calls" if self._calls.begun and not named else "stop"
 
 

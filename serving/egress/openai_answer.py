@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from models.engine import Kind, Usage
 from serving.egress.provider import Chunk, ProviderBroken, ProviderRequest
@@ -53,6 +53,13 @@ class _ToolCall(_Wire):
     id: str | None = None
     type: Literal["function"] | None = None
     function: _Function | None = None
+
+    @model_validator(mode="after")
+    def _opened(self) -> Self:
+        """A call opens with the arguments `""`, which some compatible servers leave out."""
+        if self.id is not None and self.function is not None:
+            self.function.arguments = self.function.arguments or ""
+        return self
 
 
 class _Delta(_Wire):

@@ -9,6 +9,8 @@ import numpy as np
 import openai
 import pytest
 from openai import OpenAI
+from openai.types.chat import ChatCompletionChunk
+from openai.types.chat.chat_completion_chunk import ChoiceDeltaToolCall
 from pydantic import BaseModel
 
 from tests.end_to_end.backend import EMBEDDER, EXACT_MODEL, MODEL, Backend
@@ -185,6 +187,76 @@ def test_sdk_tool_choice_forces_a_call_that_fits_its_schema(
     assert call.id
     assert call.function.name == "get_weather"
     assert set(json.loads(call.function.arguments)) == {"city"}
+
+
+Told = tuple[str, list[tuple[str, str]], str | None]
+"""Content, name and arguments of each call, and how the answer ended."""
+
+
+def accumulated(stream: openai.Stream[ChatCompletionChunk]) -> Told:
+    """A stream put together in the usual way, which takes arguments to be text from the first."""
+    calls: dict[int, ChoiceDeltaToolCall] = {}
+    content, finish = "", None
+    for chunk in stream:
+        choice = chunk.choices[0]
+        content += choice.delta.content or ""
+        finish = choice.finish_reason or finish
+        for call in choice.delta.tool_calls or ():
+            if call.index not in calls:
+                calls[call.index] = call
+            else:
+                calls[call.index].function.arguments += call.function.arguments
+    called = [(call.function.name, call.function.arguments) for call in calls.values()]
+    return content, called, finish
+
+
+@pytest.mark.parametrize(
+    "choice", ["required", {"type": "function", "function": {"name": "get_weather"}}]
+)
+def test_sdk_is_told_of_a_call_that_was_cut_short(sdk: OpenAI, choice: object) -> None:
+    for max_tokens in (1, 4, 7, 10, 12, 14, 16):
+        wanted = {
+            "model": EXACT_MODEL,
+            "messages": [{"role": "user", "content": "What is the weather in Paris?"}],
+            "tools": [TOOL],
+            "tool_choice": choice,
+            "temperature": 0,
+            "max_tokens": max_tokens,
+        }
+        cut = sdk.chat.completions.create(**wanted).choices[0]
+        told = [
+            (call.function.name, call.function.arguments) for call in cut.message.tool_calls or ()
+        ]
+        assert accumulated(sdk.chat.completions.create(**wanted, stream=True)) == (
+            cut.message.content or "",
+            told,
+            "length",
+        )
+        assert cut.finish_reason == "length"
+        for name, arguments in told:
+            assert name == "get_weather"
+            with pytest.raises(json.JSONDecodeError):
+                json.loads(arguments)
+
+
+@pytest.mark.parametrize("function", [{}, {"parameters": {"type": "object", "properties": {}}}])
+def test_sdk_function_without_parameters_is_called_with_an_empty_object(
+    sdk: OpenAI, function: dict[str, object]
+) -> None:
+    wanted = {
+        "model": EXACT_MODEL,
+        "messages": [{"role": "user", "content": "Ping the server."}],
+        "tools": [{"type": "function", "function": {"name": "ping"} | function}],
+        "tool_choice": "required",
+        "temperature": 0,
+        "max_tokens": 64,
+    }
+    message = sdk.chat.completions.create(**wanted).choices[0].message
+    assert message.tool_calls is not None
+    told = [(call.function.name, call.function.arguments) for call in message.tool_calls]
+    assert {(name, str(json.loads(arguments))) for name, arguments in told} == {("ping", "{}")}
+    streamed = accumulated(sdk.chat.completions.create(**wanted, stream=True))
+    assert streamed == ("", told, "tool_calls")
 
 
 def test_sdk_continues_after_a_tool_answer(sdk: OpenAI) -> None:

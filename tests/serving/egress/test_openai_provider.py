@@ -105,6 +105,20 @@ async def test_openai_passes_tool_calls_reasoning_and_logprobs_on() -> None:
     assert usage == Usage(1, 1, 1)
 
 
+@pytest.mark.parametrize("function", [{"name": "f"}, {"name": "f", "arguments": None}])
+async def test_openai_opens_tool_calls_with_empty_arguments(function: dict[str, Any]) -> None:
+    call = {"index": 0, "id": "c1", "type": "function"}
+    events = [
+        choice(delta={"tool_calls": [call | {"function": function}]}),
+        choice(finish_reason="tool_calls"),
+        USAGE,
+    ]
+    async with openai_at(streams(sse(*events))) as (_, provider):
+        chunks, _ = await collect(provider)
+    opened = call | {"function": {"name": "f", "arguments": ""}}
+    assert chunks[0]["choices"][0]["delta"] == {"tool_calls": [opened]}
+
+
 async def test_openai_waits_for_every_choice_to_finish() -> None:
     one, two = choice(index=0, finish_reason="stop"), choice(index=1, finish_reason="length")
     scripts = [streams(sse(*events)) for events in ([one, two, USAGE], [one, USAGE])]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from models.catalog import Simulation
 from models.embedder import Embedder
-from models.engine import Engine, EngineFailed
+from models.engine import Engine, EngineError, EngineFailed, EngineTimeout
 from models.simulated_engine import SimulatedEngine
 from serving.answering.routing import Generation
 from serving.errors import Unexpected, envelope
@@ -24,7 +24,16 @@ from serving.gateway.responses import DONE, KEEP_ALIVE, Deferred, collected, str
 from serving.origin import Origin
 from serving.quota import Quota
 from tests.serving.conftest import FIXED_KEY, SPECS, Backend, Make
-from tests.serving.fakes import HELLO, ROLE, STOP, USAGE, WHOLE, FakeEmbedder, ScriptedEngine
+from tests.serving.fakes import (
+    HELLO,
+    ROLE,
+    STOP,
+    USAGE,
+    WHOLE,
+    FakeEmbedder,
+    ScriptedEngine,
+    chat_frame,
+)
 from tests.serving.live import Connection, dechunked, listening, within
 
 CHAT = "/v1/chat/completions"
@@ -74,6 +83,22 @@ async def test_stream_that_fails_ends_the_response_with_the_error_and_without_do
         answer = await client.until(b"\r\n0\r\n\r\n")
     error = envelope(EngineFailed("Broke."))
     assert dechunked(answer) == ROLE + HELLO + b"data: " + error + b"\n\n"
+
+
+@pytest.mark.parametrize("failure", [EngineFailed("Broke."), EngineTimeout("Late.")])
+async def test_tool_call_that_breaks_off_is_never_told_as_complete(
+    make: Make, failure: EngineError
+) -> None:
+    function = {"name": "write", "arguments": '{"path": "/e'}
+    call = {"index": 0, "id": "c", "type": "function", "function": function}
+    script = (ROLE, chat_frame({"tool_calls": [call]}), failure)
+    async with asked(make, ScriptedEngine(*script), BODY | {"stream": True}) as (_, client):
+        stream = dechunked(await client.until(b"\r\n0\r\n\r\n"))
+    assert b'"finish_reason":null' in stream
+    assert b'"finish_reason":"' not in stream
+    assert stream.endswith(b"data: " + envelope(failure) + b"\n\n")
+    async with asked(make, ScriptedEngine(*script), BODY) as (_, client):
+        assert not (await client.until(b"}}")).startswith(b"HTTP/1.1 200")
 
 
 @BOTH_SERVERS
