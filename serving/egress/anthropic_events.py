@@ -22,6 +22,9 @@ ENDS = {
 }
 """`pause_turn` is an answer that could go on, as one cut off by its length is."""
 
+_WHOLE = ("end_turn", "tool_use")
+"""What a model itself ends with. Its last call is complete then; any other end may cut it short."""
+
 _KNOWN = (
     "message_start", "message_delta", "content_block_start", "content_block_delta",
     "content_block_stop",
@@ -56,11 +59,11 @@ class MessageAnswer:
                 self._count(usage)
                 return [self._chunk({"role": "assistant", "content": ""})]
             case {"type": "content_block_start", "index": int(at), "content_block": dict(block)}:
-                return self._begun(at, block)
+                return self._filled() + self._begun(at, block)
             case {"type": "content_block_delta", "index": int(at), "delta": dict(delta)}:
                 return self._grown(at, delta)
-            case {"type": "content_block_stop", "index": int(at)}:
-                return self._filled(at)
+            case {"type": "content_block_stop", "index": int()}:
+                return []  # Sent for a call that was cut short as well.
             case {"type": "message_delta", "delta": dict(delta), "usage": dict(usage)}:
                 self._count(usage)
                 return self._stopped(delta)
@@ -136,9 +139,9 @@ class MessageAnswer:
         call = {"index": self._calls[at], "function": {"arguments": text}}
         return [self._chunk({"tool_calls": [call]})]
 
-    def _filled(self, at: int) -> list[Chunk]:
-        """A call without arguments has none: OpenAI's are JSON text nevertheless."""
-        return self._arguments(at, "{}") if at in self._unfilled else []
+    def _filled(self) -> list[Chunk]:
+        """Complete calls without arguments have no text: OpenAI's have an empty object."""
+        return [chunk for at in sorted(self._unfilled) for chunk in self._arguments(at, "{}")]
 
     def _stopped(self, delta: Mapping[str, Any]) -> list[Chunk]:
         reason = delta.get("stop_reason")
@@ -147,7 +150,8 @@ class MessageAnswer:
         if not isinstance(reason, str) or reason not in ENDS:
             raise ProviderBroken("the answer ended for no known reason", code="finish_reason")
         self._ended = True
-        return [self._chunk({}, ENDS[reason])]
+        filled = self._filled() if reason in _WHOLE else []
+        return [*filled, self._chunk({}, ENDS[reason])]
 
 
 def _malformed() -> ProviderBroken:

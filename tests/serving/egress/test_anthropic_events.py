@@ -58,6 +58,28 @@ def test_every_stop_reason_has_a_finish_reason(reason: str, expected: str) -> No
     assert chunk["choices"][0]["finish_reason"] == expected
 
 
+def begun(at: int) -> dict[str, Any]:
+    block = {"type": "tool_use", "id": f"call_{at}", "name": "clock", "input": {}}
+    return {"type": "content_block_start", "index": at, "content_block": block}
+
+
+@pytest.mark.parametrize("reason", sorted(ENDS))
+def test_arguments_are_made_up_only_for_calls_that_are_complete(reason: str) -> None:
+    message = answer("clock")
+    events: list[dict[str, Any]] = [
+        begun(0),
+        {"type": "content_block_stop", "index": 0},
+        begun(1),
+        {"type": "content_block_stop", "index": 1},
+        {"type": "message_delta", "delta": {"stop_reason": reason}, "usage": {}},
+    ]
+    told = ["", ""]
+    for chunk in [chunk for event in events for chunk in message.chunks(event)]:
+        for call in chunk["choices"][0]["delta"].get("tool_calls", []):
+            told[call["index"]] += call["function"]["arguments"]
+    assert told == ["{}", "{}" if reason in {"end_turn", "tool_use"} else ""]
+
+
 def test_an_unknown_stop_reason_is_no_end() -> None:
     event = {"type": "message_delta", "delta": {"stop_reason": "tired"}, "usage": {}}
 
