@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from openai.types.chat import ChatCompletionChunk
 from transformers import PreTrainedTokenizerFast
+from vllm.reasoning import ReasoningParserManager
 from vllm.tool_parsers import ToolParserManager
 
 from models.vllm_chat import PULSE_TOKENS
@@ -240,6 +241,26 @@ async def test_reasoning_comes_before_calls(interval: int) -> None:
     choice = await answered("hermes", script, reasoning="qwen3", interval=interval)
     assert choice["message"]["reasoning"] == "Where?\n"
     assert parsed(choice) == TWO
+
+
+NEEDS_ITS_OWN_TOKENS = {
+    "cohere_command3", "cohere_command4", "hunyuan_a13b", "minimax_m3", "olmo3", "poolside_v1",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "reasoning", sorted(set(ReasoningParserManager.list_registered()) - NEEDS_ITS_OWN_TOKENS)
+)
+async def test_reasoning_parsers_read_the_same_at_any_interval(reasoning: str) -> None:
+    text = "<think>Let me see, é 漢.\nYes</think>\n\nSure. " + HERMES
+    for at_most in (None, 20, 60):
+        script = Script(text, at_most=at_most)
+        choices = [
+            await answered("hermes", script, reasoning=reasoning, interval=interval)
+            for interval in (1, 3, 64)
+        ]
+        assert choices[1:] == choices[:1] * 2
+        assert (choices[0]["finish_reason"] == "length") == (at_most is not None)
 
 
 @pytest.mark.parametrize(("parser", "interval"), [("hermes", 1), ("hermes", 64), ("jamba", 64)])
