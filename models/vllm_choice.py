@@ -19,6 +19,7 @@ from vllm.outputs import CompletionOutput
 from vllm.parser.abstract_parser import Parser
 from vllm.tokenizers import TokenizerLike
 
+from models.forced_calls import NamedCall, RequiredCalls
 from models.tool_calls import ToolCallPiece, ToolCalls
 from models.vllm_steps import Step, Steps, ended_by_model
 
@@ -65,7 +66,12 @@ class ParsedChoice:
         self._steps = Steps(tokenizer, skip_special_tokens=request.skip_special_tokens)
         self._wants_calls = wants_calls(request)
         self._forced = self._wants_calls and request.tool_choice != "auto"
-        self._read_whole = self._wants_calls and _reads_whole(self._parser, forced=self._forced)
+        self._plain = self._plain_calls()
+        self._read_whole = (
+            self._wants_calls
+            and self._plain is None
+            and type(self._parser.tool_parser).__name__ in READ_WHOLE
+        )
         self._calls = ToolCalls(only_first=request.parallel_tool_calls is False)
         self._text = ""
         self._content = ""
@@ -102,6 +108,21 @@ class ParsedChoice:
         """How many of the tokens were reasoning."""
         return int(self._parser.count_reasoning_tokens(self.ids))
 
+    def _plain_calls(self) -> NamedCall | RequiredCalls | None:
+        """The reader of forced calls that the model's own form is not used for."""
+        tools = self._parser.tool_parser
+        if not self._forced or tools is None or not tools.supports_required_and_named:
+            return None
+        self._parser.tool_parser = None  # What is no reasoning is content then.
+        named = self._named
+        return RequiredCalls() if named is None else NamedCall(named)
+
+    @property
+    def _named(self) -> str | None:
+        choice = self.request.tool_choice
+        named = isinstance(choice, ChatCompletionNamedToolChoiceParam)
+        return choice.function.name if named else None
+
     def _parse(
         self,
         text: str,
@@ -122,11 +143,14 @@ class ParsedChoice:
     def _told(self, message: DeltaMessage) -> DeltaMessage:
         """What the client is told of what a parser said."""
         told = {name: message[name] for name in ("content", "reasoning") if message.get(name)}
+        pieces = _pieces(message)
+        if self._plain is not None:
+            pieces = self._plain.read(told.pop("content", ""))
         if self._calls.begun and not told.get("content", "").strip():
             told.pop("content", None)  # White space between calls.
         self._content += told.get("content", "")
         self._reasoned |= "reasoning" in told
-        if calls := self._calls.grow(_pieces(message)):
+        if calls := self._calls.grow(pieces):
             told["tool_calls"] = calls
         return told
 
@@ -168,21 +192,12 @@ class ParsedChoice:
             return reason
         if not by_model and not self._calls.whole:
             return "length"  # `stop` is also how a complete call of a named function ends.
-        named = isinstance(self.request.tool_choice, ChatCompletionNamedToolChoiceParam)
-        return "tool_calls" if self._calls.begun and not named else "stop"
+        return "tool_calls" if self._calls.begun and self._named is None else "stop"
 
 
 def wants_calls(request: ChatCompletionRequest) -> bool:
     """Whether the model may call tools."""
     return bool(request.tools) and request.tool_choice != "none"
-
-
-def _reads_whole(parser: Parser, *, forced: bool) -> bool:
-    tools = parser.tool_parser
-    if type(tools).__name__ not in READ_WHOLE:
-        return False
-    # A forced call is plain JSON then, which vLLM reads without the model's own parser.
-    return not (forced and tools.supports_required_and_named)
 
 
 def _pieces(message: DeltaMessage) -> Iterator[ToolCallPiece]:

@@ -136,6 +136,26 @@ async def test_forced_calls_in_plain_json_are_read(interval: int) -> None:
 
 
 @pytest.mark.parametrize("interval", [1, 3, 64])
+@pytest.mark.parametrize("reasoning", [None, "qwen3"])
+async def test_forced_calls_in_plain_json_may_be_laid_out_and_follow_reasoning(
+    interval: int, reasoning: str | None
+) -> None:
+    text = '[ {"name" :"weather" ,\n"parameters":\t { "city": "Oslo"\n}\n} ]'
+    thought = "<think>\nWhere?\n</think>\n\n" if reasoning else ""
+    choice = await answered(
+        PLAIN,
+        Script(thought + text, BYTES),
+        tokens=BYTES,
+        tool_choice="required",
+        reasoning=reasoning,
+        interval=interval,
+    )
+    assert calls_of(choice) == [("weather", '{ "city": "Oslo"\n}')]
+    assert choice["message"]["content"] is None
+    assert choice["finish_reason"] == "tool_calls"
+
+
+@pytest.mark.parametrize("interval", [1, 3, 64])
 async def test_call_of_a_named_function_is_read_and_ends_with_stop(interval: int) -> None:
     script = Script('{"city": "Oslo"}')
     choice = await answered(PLAIN, script, tool_choice=NAMED, interval=interval)
