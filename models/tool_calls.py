@@ -58,11 +58,6 @@ class ToolCalls:
         """Whether there are calls, and each has a JSON object for its arguments."""
         return self.begun and all(_is_object(call.arguments) for call in self._calls.values())
 
-    @property
-    def without_arguments(self) -> bool:
-        """Whether the arguments of a call are still `""`."""
-        return any(call.opened and not call.arguments for call in self._calls.values())
-
     def grow(self, pieces: Iterable[ToolCallPiece]) -> list[CallDelta]:
         """Deltas for what was read, in order."""
         return [delta for piece in pieces for delta in self._grow(piece)]
@@ -77,8 +72,9 @@ class ToolCalls:
             return self.grow(found)
         deltas = []
         for call, piece in zip(self._calls.values(), found, strict=False):
-            if call.opened and not call.arguments and call.name == piece.name:
-                deltas += self._argue(call, piece.arguments)
+            goes_on = piece.arguments.startswith(call.arguments)
+            if call.opened and call.name == piece.name and goes_on:
+                deltas += self._argue(call, piece.arguments[len(call.arguments) :])
         return deltas
 
     def _grow(self, piece: ToolCallPiece) -> list[CallDelta]:

@@ -156,7 +156,8 @@ class ParsedChoice:
 
     def _missed(self) -> DeltaMessage:
         """What the whole text of a model that ended has, and the stream of it had not."""
-        if not (self._read_whole or self._untold() or self._calls.without_arguments):
+        broken = self._calls.begun and not self._calls.whole
+        if not (self._read_whole or broken or self._untold()):
             return {}
         reasoning, content, found = self._new_parser().parse(
             self._text, self.request, enable_auto_tools=True, model_output_token_ids=self.ids

@@ -53,7 +53,7 @@ def test_earlier_call_without_arguments_has_an_empty_object() -> None:
 def test_last_call_without_arguments_is_not_whole() -> None:
     calls = ToolCalls()
     calls.grow([ToolCallPiece(0, "a", "f", "{}"), ToolCallPiece(1, "b", "g")])
-    assert calls.without_arguments
+    assert calls.begun
     assert not calls.whole
 
 
@@ -74,7 +74,14 @@ def test_whole_text_with_other_calls_completes_nothing() -> None:
     calls = ToolCalls()
     calls.grow([ToolCallPiece(0, "a", "f")])
     assert calls.complete([ToolCallPiece(0, "b", "other", "{}")]) == []
-    assert calls.without_arguments
+    assert not calls.whole
+
+
+def test_whole_text_adds_the_end_of_arguments_and_takes_nothing_back() -> None:
+    calls = ToolCalls()
+    calls.grow([ToolCallPiece(0, "a", "f", '{"x": '), ToolCallPiece(1, "b", "g", '{"z"')])
+    found = [ToolCallPiece(0, "c", "f", '{"x": 1}'), ToolCallPiece(1, "d", "g", '{"y": 2}')]
+    assert calls.complete(found) == [arguments(0, "1}")]
 
 
 def test_calls_of_the_whole_text_are_told_where_none_was() -> None:
