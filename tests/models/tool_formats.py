@@ -15,7 +15,7 @@ Call = tuple[str, Arguments]
 Format = Callable[[Sequence[Call]], str]
 
 _DSML = "｜DSML｜"
-_KINDS = {str: "string", list: "array", dict: "object"}
+_KINDS: dict[type, str] = {str: "string", list: "array", dict: "object"}
 
 
 def _json(value: object) -> str:
