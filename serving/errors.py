@@ -145,13 +145,22 @@ class AdmissionUnavailable(AdmissionError):
 
 
 class LeavingRefused(RingfenceError):
-    """A request may not leave, or nobody outside may take it now. `reason` is one word."""
+    """A request may not leave, or nobody outside may take it now.
+
+    `reason` is one word. `detail` says more where that is of the request itself, without its text.
+    """
 
     def __init__(
-        self, message: str, *, reason: str = "refused", retry_after_s: float | None = None
+        self,
+        message: str,
+        *,
+        reason: str = "refused",
+        detail: str | None = None,
+        retry_after_s: float | None = None,
     ) -> None:
         super().__init__(message)
         self.reason = reason
+        self.detail = detail
         self.retry_after_s = retry_after_s
 
 

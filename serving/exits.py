@@ -131,9 +131,9 @@ def _scrubber(settings: PrivacySettings, secret: SecretStr, detector: Detector) 
         detector,
         rules=operator_rules(settings),
         secret=secret,
-        default=PrivacyPolicy.of(settings.actions),
+        default=PrivacyPolicy.of(settings.actions, settings.allow_languages),
         tenants={
-            tenant: PrivacyPolicy.of({**settings.actions, **own})
+            tenant: PrivacyPolicy.of({**settings.actions, **own}, settings.allow_languages)
             for tenant, own in settings.tenants.items()
         },
         timeout_s=SCRUB_TIMEOUTS * settings.detector_timeout_s,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
@@ -11,6 +12,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, SecretStr, StringConstraints, model_validator
 
 from models.catalog import Price
+from serving.languages import LANGUAGES
 from serving.privacy_class import Action, EntityType
 from serving.settings_group import Group
 
@@ -43,6 +45,15 @@ def _word(text: str) -> str:
     return text
 
 
+def _language(code: str) -> str:
+    if code not in LANGUAGES:
+        named = {one.name.lower(): known for known, one in LANGUAGES.items()}
+        close = get_close_matches(code.lower(), [*named, *LANGUAGES], n=1)
+        hint = f"; did you mean {named.get(close[0], close[0])!r}?" if close else ""
+        raise ValueError(f"{code!r} is no code of a language that is told from others{hint}")
+    return code
+
+
 def _check_url(url: str, *, allow_http: bool) -> None:
     parts = urlsplit(url)
     here = parts.hostname in ("localhost", "127.0.0.1", "::1")
@@ -58,6 +69,9 @@ Word = Annotated[
     StringConstraints(min_length=2, max_length=128, strip_whitespace=True),
     AfterValidator(_word),
 ]
+
+
+LanguageCode = Annotated[str, AfterValidator(_language)]
 
 
 class ProviderModelSettings(Group):
@@ -162,6 +176,10 @@ class PrivacySettings(Group):
     )
     patterns: Mapping[Name, Pattern] = Field(default_factory=dict, description="Of your own data.")
     words: Mapping[Name, tuple[Word, ...]] = Field(default_factory=dict, description="The same.")
+    allow_languages: tuple[LanguageCode, ...] = Field(
+        (),
+        description="Languages, such as `de`, that leave though only English is read for names.",
+    )
     detector_replicas: int = Field(1, ge=1)
     detector_timeout_s: float = Field(2.0, gt=0, description="For a thousand characters.")
 

@@ -21,10 +21,14 @@ KEPT_S = 86_400
 
 @dataclass(frozen=True, slots=True)
 class Considered:
-    """One way to answer. `reason` is why it was not taken, or why it came to nothing."""
+    """One way to answer. `reason` is why it was not taken, or why it came to nothing.
+
+    `detail` is a sentence more, if there is one.
+    """
 
     route: str
     reason: str | None
+    detail: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

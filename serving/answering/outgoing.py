@@ -24,6 +24,7 @@ from serving.privacy.operator_rules import OperatorRules
 from serving.privacy.patterns import find
 from serving.privacy.policy import PrivacyPolicy
 from serving.privacy.pseudonyms import Pseudonyms, conversation_id, conversation_key
+from serving.privacy.reading import load_identifier
 from serving.privacy.refusals import Blocked, MayNotLeave, StillPersonal, Unscrubbable
 from serving.privacy.rescan import rescan
 from serving.privacy.restored_stream import AnswerRestorer, answers_in_json, restored
@@ -56,6 +57,7 @@ class Outgoing:
         rules: the operator's own, for the last scan.
         pseudonyms: what stands for them; None: nothing was replaced.
         restorer: of its one answer, whoever gives it: what is held back is kept.
+        languages: that may leave unread, for the last scan.
         begun: what there is of that answer, as those outside said it or may see it.
         heard: what came after that.
     """
@@ -66,6 +68,7 @@ class Outgoing:
     rules: OperatorRules = field(repr=False)
     pseudonyms: Pseudonyms | None = field(default=None, repr=False)
     restorer: AnswerRestorer | None = field(default=None, repr=False)
+    languages: frozenset[str] = frozenset()
     begun: str = field(default="", repr=False)
     heard: list[str] = field(default_factory=list, repr=False)
 
@@ -77,7 +80,8 @@ class Outgoing:
         """
         if self.pseudonyms is None:
             return
-        scan = partial(rescan, content, partial(find, rules=self.rules), self.pseudonyms.issued)
+        finder, issued = partial(find, rules=self.rules), self.pseudonyms.issued
+        scan = partial(rescan, content, finder, issued, self.languages)
         try:
             async with asyncio.timeout(RESCAN_TIMEOUT_S):
                 await asyncio.to_thread(scan)
@@ -142,12 +146,18 @@ class Scrubber:
         tenants: Mapping[str, PrivacyPolicy],
         timeout_s: float,
     ) -> None:
+        load_identifier()  # Now, or the first request waits for it.
         self._detector = detector
         self._rules = rules
         self._secret = secret
         self._default = default
         self._tenants = tenants
         self._timeout_s = timeout_s
+
+    @property
+    def languages(self) -> frozenset[str]:
+        """Those that may leave though nobody reads them for names."""
+        return self._default.languages
 
     async def outgoing(
         self,
@@ -189,6 +199,7 @@ class Scrubber:
             self._rules,
             scrubbed.pseudonyms,
             restorer,
+            policy.languages,
             begun="" if begins else _last(scrubbed.body),
         )
 
@@ -196,7 +207,8 @@ class Scrubber:
 def refusal(error: MayNotLeave | DetectorUnavailable) -> LeavingRefused:
     """An error of the privacy part, as the path has it."""
     reason = next(_REASONS[kind] for kind in type(error).__mro__ if kind in _REASONS)
-    return LeavingRefused(str(error), reason=reason)
+    detail = str(error) if isinstance(error, MayNotLeave) else None
+    return LeavingRefused(str(error), reason=reason, detail=detail)
 
 
 def _last(body: Mapping[str, Any]) -> str:

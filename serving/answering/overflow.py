@@ -200,8 +200,11 @@ class ProviderDetour:
 
     def failed(self, way: Way, error: RingfenceError | EngineError) -> None:
         """See `Detour.failed`."""
-        reason = error.reason if isinstance(error, LeavingRefused) else told_outcome(error)
-        self._considered.append(Considered(way.route, reason))
+        if isinstance(error, LeavingRefused):
+            considered = Considered(way.route, error.reason, error.detail)
+        else:
+            considered = Considered(way.route, told_outcome(error))
+        self._considered.append(considered)
 
     async def close(self) -> None:
         """See `Detour.close`."""
@@ -224,7 +227,7 @@ class ProviderDetour:
                 partial=partial,
             )
         except LeavingRefused as error:
-            self._reject([one.target for one in fitting], error.reason)
+            self._reject([one.target for one in fitting], error.reason, error.detail)
             return None
 
     async def _going_on(self, fitting: Sequence[StandIn], there: Partial) -> Outgoing | None:
@@ -287,8 +290,8 @@ class ProviderDetour:
             self._reject([one.target for one in self._stand_ins()], f"share_of_{full}")
         return full is None
 
-    def _reject(self, targets: Sequence[Target], reason: str) -> None:
-        self._considered += [Considered(one.route, reason) for one in targets]
+    def _reject(self, targets: Sequence[Target], reason: str, detail: str | None = None) -> None:
+        self._considered += [Considered(one.route, reason, detail) for one in targets]
 
     def _way(
         self, stand_in: StandIn, outgoing: Outgoing, forecast: Forecast, *, again: bool

@@ -22,6 +22,7 @@ from models import prepare
 from serving import config
 from serving.cli.options import ConfigOption, JsonOption
 from serving.config import Settings
+from serving.languages import READ, named
 from serving.storage.errors import ValkeyError
 from serving.storage.valkey import Valkey
 
@@ -44,6 +45,7 @@ def doctor(config_file: ConfigOption = None, *, as_json: JsonOption = False) -> 
     settings = config.load(config_file)
     checks: list[Callable[[Settings], list[Finding]]] = [
         _python, _packages, _memory, _cores, _gpus, _disk, _models, _valkey, _ports, _egress,
+        _languages,
     ]  # fmt: skip
     findings = [finding for check in checks for finding in check(settings)]
     if as_json:
@@ -205,3 +207,14 @@ def _egress(settings: Settings) -> list[Finding]:
             f"{told}: no {off} is on",
         ),
     ]
+
+
+def _languages(settings: Settings) -> list[Finding]:
+    if not settings.overflow.providers:
+        return []
+    unread = set(settings.privacy.allow_languages) - READ
+    detail = f"{named(READ)} is read for names"
+    if unread:
+        detail += f"; not read, and may leave all the same: {named(unread)}"
+    detail += "; scrubbed requests in any other language or script stay inside"
+    return [Finding("languages", "warn" if unread else "ok", detail)]

@@ -16,7 +16,9 @@ _TOKEN = re.compile(
 )
 _ENDS = {"{": "}", "[": "]", '"': '"'}
 _UNIT = re.compile(
-    r"(?P<plain>[^\\]+)|\\u(?P<code>[0-9a-fA-F]{4})|(?P<cut>\\(?:u[0-9a-fA-F]{0,3})?\Z)"
+    r"(?P<plain>[^\\]+)"
+    r"|\\u(?P<high>[dD][89abAB][0-9a-fA-F]{2})\\u(?P<low>[dD][c-fC-F][0-9a-fA-F]{2})"
+    r"|\\u(?P<code>[0-9a-fA-F]{4})|(?P<cut>\\(?:u[0-9a-fA-F]{0,3})?\Z)"
     r"|\\(?P<char>.)",
     re.DOTALL,
 )
@@ -98,8 +100,8 @@ def without_escapes(text: str) -> str:
 def meant(text: str) -> tuple[str, list[int]]:
     """What a part of JSON means, and where each character of that begins in it; last its end.
 
-    An escape that the end cuts is left out. Surrogates stay two characters, and what is no escape
-    at all is taken as the character behind the backslash.
+    An escape that the end cuts is left out. A surrogate without its other half stays one, and what
+    is no escape at all is taken as the character behind the backslash.
     """
     chars: list[str] = []
     places: list[int] = []
@@ -110,10 +112,17 @@ def meant(text: str) -> tuple[str, list[int]]:
             chars += plain
             places += range(unit.start(), unit.end())
             continue
-        code, char = unit["code"], unit["char"]
-        chars.append(chr(int(code, 16)) if code else _CONTROLS.get(char, char))
+        chars.append(_meant(unit))
         places.append(unit.start())
     return "".join(chars), [*places, len(text)]
+
+
+def _meant(unit: re.Match[str]) -> str:
+    """The character that an escape stands for."""
+    if high := unit["high"]:
+        return bytes.fromhex(high + unit["low"]).decode("utf-16-be")
+    code, char = unit["code"], unit["char"]
+    return chr(int(code, 16)) if code else _CONTROLS.get(char, char)
 
 
 def texts(value: Any) -> Iterator[str]:

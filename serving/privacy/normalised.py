@@ -1,4 +1,4 @@
-"""Views of a text in which disguised writing is plain: what patterns look at.
+"""Views of a text in which disguised writing is plain: what patterns and models look at.
 
 Zero-width marks are gone, full-width forms, foreign digits and look-alike letters are the plain
 ones (NFKC, and a small table), and letters that stand apart are together. Knows no patterns.
@@ -35,6 +35,10 @@ _NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
 
 _DROPPED_CATEGORIES = frozenset({"Cf", "Mn", "Me"})
 _DROPPED = frozenset("\u115f\u1160\u17b4\u17b5\u3164\uffa0")  # Letters that show nothing.
+_STYLED = re.compile(
+    r"(?:LATIN LETTER SMALL CAPITAL|(?:NEGATIVE )?(?:CIRCLED|SQUARED) LATIN CAPITAL LETTER) ([A-Z])"
+)
+_TAGS = range(0xE0020, 0xE007F)  # ASCII that nobody sees, once more.
 _DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2043\u2212\u30fc"
 # What NFKC leaves as it is, of the confusables of Unicode Technical Standard 39.
 _LOOK_ALIKES = str.maketrans(
@@ -47,29 +51,21 @@ _LOOK_ALIKES = str.maketrans(
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class Folded:
     """A text to look at, and where each of its code points came from.
 
     Args:
-        text: digits are ASCII; lower-casing it keeps every offset.
-        lowered: the same in lower case.
+        text: with plain letters.
         original: what it was made from.
         origins: offset in the original of each code point; None where it is the original itself.
-        digit_regions: parts of the text, in order, outside of which there is no digit.
-        number_regions: of these, those with `LONG_NUMBER` digits or more.
-        words: letters that stand together, in lower case; of a text without a digit, none.
     """
 
     text: str = field(repr=False)
-    lowered: str = field(repr=False)
     original: str = field(repr=False)
     origins: Sequence[int] | None = field(repr=False)
-    digit_regions: tuple[tuple[int, int], ...]
-    number_regions: tuple[tuple[int, int], ...]
-    words: frozenset[str] = field(repr=False)
 
     def in_original(self, span: Span) -> Span:
-        """That part of the original from which a part of this view came, with all its marks."""
+        """That part of the original from which a part of this text came, with all its marks."""
         if self.origins is None:
             return span
         start, end = self.origins[span.start], self.origins[span.end - 1] + 1
@@ -78,9 +74,35 @@ class View:
         return replace(span, start=start, end=end)
 
 
+@dataclass(frozen=True, slots=True)
+class View(Folded):
+    """A text as patterns look at it: digits are ASCII, and lower-casing it keeps every offset.
+
+    Args:
+        lowered: the text in lower case.
+        digit_regions: parts of the text, in order, outside of which there is no digit.
+        number_regions: of these, those with `LONG_NUMBER` digits or more.
+        words: letters that stand together, in lower case; of a text without a digit, none.
+    """
+
+    lowered: str = field(repr=False)
+    digit_regions: tuple[tuple[int, int], ...]
+    number_regions: tuple[tuple[int, int], ...]
+    words: frozenset[str] = field(repr=False)
+
+
 def folded(text: str) -> str:
     """Full-width, foreign and look-alike forms as plain ones; marks without a width are gone."""
     return _NOT_ASCII.sub(lambda run: run[0].translate(_FOLDS), text)
+
+
+def with_plain_letters(text: str) -> Folded:
+    """The text as models look at it: letters and digits are plain, and all else is as it was."""
+    if text.isascii():
+        return Folded(text, text, None)
+    plain = list(map(_plain_letter, text))
+    origins = [offset for offset, letters in enumerate(plain) for _ in letters]
+    return Folded("".join(plain), text, origins)
 
 
 def views(text: str) -> list[View]:
@@ -106,6 +128,15 @@ def _plain(char: str) -> str:
     return char if char.isascii() else _FOLDS[ord(char)]
 
 
+def _plain_letter(char: str) -> str:
+    """A letter or digit as a plain one; nothing for a mark without a width; else the same."""
+    plain = _plain(char)
+    if not plain:
+        return ""
+    is_one = len(plain) == 1 or char.isalpha()  # A sign such as the one for a trade mark stays.
+    return plain if is_one and plain.isascii() and plain.isalnum() else char
+
+
 class _Folds(dict[int, str]):
     """What each code point is folded to; filled as they come."""
 
@@ -120,6 +151,10 @@ _FOLDS = _Folds()
 
 
 def _fold(char: str) -> str:
+    if ord(char) in _TAGS:
+        return chr(ord(char) - 0xE0000)
+    if styled := _STYLED.fullmatch(unicodedata.name(char, "")):
+        return styled[1]
     plain = unicodedata.normalize("NFKC", char.translate(_LOOK_ALIKES)).translate(_LOOK_ALIKES)
     return "".join(map(_digit, filter(_shows, plain)))
 
@@ -154,7 +189,7 @@ def _view(text: str, original: str, origins: Sequence[int] | None) -> View:
     lowered = text.lower()
     words = frozenset(_LETTERS.findall(lowered)) if regions else frozenset()
     numbers = tuple(region for region in regions if _has_long_number(text, *region))
-    return View(text, lowered, original, origins, tuple(regions), numbers, words)
+    return View(text, original, origins, lowered, tuple(regions), numbers, words)
 
 
 def _has_long_number(text: str, start: int, end: int) -> bool:

@@ -13,6 +13,7 @@ from serving.privacy.casing import recased
 from serving.privacy.lexicon import Lexicon
 from serving.privacy.name_rules import NameRules
 from serving.privacy.names import PACKAGES, NameModels, directory_of
+from serving.privacy.normalised import with_plain_letters
 from serving.privacy.operator_rules import OperatorRules
 from serving.privacy.phone_rules import phones
 from serving.privacy.presidio import Recognisers
@@ -46,14 +47,18 @@ class PersonalData:
 
     def look(self, windows: Sequence[Window]) -> list[list[Span]]:
         """What models and recognisers find in each window; offsets are of the window's text."""
-        texts = [_unescaped(window.text) for window in windows]
+        folded = [with_plain_letters(window.text) for window in windows]
+        texts = [_unescaped(one.text) for one in folded]
         cased = [recased(text, self._lexicon) for text in texts]
         named = self._models.find(cased, texts)
         return [
             [
-                *self._name_rules.find(cased[i], named[i]),
-                *self._recognisers.find(text),
-                *phones(text),
+                folded[i].in_original(span)
+                for span in (
+                    *self._name_rules.find(cased[i], named[i]),
+                    *self._recognisers.find(text),
+                    *phones(text),
+                )
             ]
             for i, text in enumerate(texts)
         ]

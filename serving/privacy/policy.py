@@ -15,6 +15,8 @@ from serving.privacy_class import ENTITY_TYPES, Action, EntityType
 class PrivacyPolicy:
     """What happens to each type; what is in neither set is masked and restored.
 
+    `languages` are codes of those that may leave though nobody reads them for names.
+
     A secret is not restored unless a tenant says so. An answer seldom needs it, and one that an
     injected document has steered could otherwise carry it off in a link or a tool's arguments. The
     price: code that comes back has a pseudonym where the secret stood.
@@ -22,9 +24,10 @@ class PrivacyPolicy:
 
     blocked: frozenset[EntityType] = frozenset()
     never_restored: frozenset[EntityType] = frozenset({"SECRET"})
+    languages: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, actions: Mapping[EntityType, Action]) -> Self:
+    def of(cls, actions: Mapping[EntityType, Action], languages: Iterable[str] = ()) -> Self:
         """The default policy, changed for the types that are named.
 
         Raises:
@@ -42,6 +45,7 @@ class PrivacyPolicy:
             never_restored=rest.union(
                 one for one, action in actions.items() if action == "never_restore"
             ),
+            languages=frozenset(languages),
         )
 
     def action(self, entity: EntityType) -> Action:
@@ -61,6 +65,8 @@ class PrivacyPolicy:
 
     @property
     def version(self) -> str:
-        """16 hexadecimal digits that change with any action of any type."""
+        """16 hexadecimal digits that change with any action of any type, and with languages."""
         told = ";".join(f"{entity}={self.action(entity)}" for entity in sorted(ENTITY_TYPES))
+        if self.languages:
+            told += f";languages={','.join(sorted(self.languages))}"
         return hashlib.sha256(told.encode()).hexdigest()[:16]

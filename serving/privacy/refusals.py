@@ -11,6 +11,7 @@ class MayNotLeave(Exception):
     MayNotLeave
     ├── Blocked         the policy forbids a type of personal data that is in it
     ├── Unscrubbable    it holds what nobody can scrub: images, sound, files, token ids
+    │   └── Unread      text in a script or language that is not read for names
     └── StillPersonal   personal data was found in the bytes that were about to be sent
     """
 
@@ -25,6 +26,14 @@ class Blocked(MayNotLeave):
 
 class Unscrubbable(MayNotLeave):
     """A part of the request cannot be read for personal data."""
+
+
+class Unread(Unscrubbable):
+    """Text is in a script or language that is not read for names. `what` names it."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        super().__init__(f"The request has text in {what}, which is not read for names.")
 
 
 class StillPersonal(MayNotLeave):

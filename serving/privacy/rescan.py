@@ -1,4 +1,7 @@
-"""The last scan: the very bytes that are about to be sent, read once more for personal data."""
+"""The last scan: the very bytes that are about to be sent, read once more.
+
+For personal data that has a form, and for text that nobody has read for names.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,16 @@ import orjson
 from serving.privacy.forms import LOOK_ALIKE
 from serving.privacy.json_text import has_escapes, meant, texts
 from serving.privacy.protocol_words import WORDS
+from serving.privacy.reading import check_read
 from serving.privacy.refusals import StillPersonal, Unscrubbable
 from serving.privacy.spans import Span
 
 Find = Callable[[str], Sequence[Span]]
 
 
-def rescan(body: bytes, find: Find, known: Collection[str]) -> None:
+def rescan(
+    body: bytes, find: Find, known: Collection[str], languages: frozenset[str] = frozenset()
+) -> None:
     """Refuse bytes that still hold what the patterns find.
 
     In any string, key or long number, and in JSON inside a string.
@@ -24,10 +30,11 @@ def rescan(body: bytes, find: Find, known: Collection[str]) -> None:
         body: JSON, of any protocol.
         find: patterns that need no model.
         known: the pseudonyms that were issued for this request.
+        languages: that may leave though nobody reads them.
 
     Raises:
         StillPersonal: what was found, by type.
-        Unscrubbable: the bytes are no JSON.
+        Unscrubbable: the bytes are no JSON. `Unread`: they have text that nobody has read.
     """
     try:
         told = orjson.loads(body)
@@ -41,6 +48,7 @@ def rescan(body: bytes, find: Find, known: Collection[str]) -> None:
             found.update(_left(meant(text)[0], find, known))
     if found:
         raise StillPersonal(found)
+    check_read(texts(told), languages)
 
 
 def _left(text: str, find: Find, known: Collection[str]) -> list[str]:

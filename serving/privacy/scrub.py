@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from serving.privacy.forms import LOOK_ALIKE, Forms
+from serving.privacy.json_text import texts as texts_in
 from serving.privacy.marks import LOOKS_ALIKE, Found, Marked, marked, pieces, readings, values
 from serving.privacy.policy import PrivacyPolicy
 from serving.privacy.positions import template
 from serving.privacy.pseudonyms import Pseudonyms
+from serving.privacy.reading import check_read
 from serving.privacy.spans import Detector, DetectorUnavailable, EntityType, Span
 from serving.privacy.templates import Position, Template
 
@@ -57,7 +59,7 @@ async def scrub(
 
     Raises:
         Blocked: the policy forbids a type that was found.
-        Unscrubbable: something in the request cannot be read.
+        Unscrubbable: something in the request cannot be read. `Unread`: nobody reads its language.
         DetectorUnavailable: the detector failed, or it all took too long.
     """
     try:
@@ -90,7 +92,9 @@ def _replaced(form: Template, found: Found, policy: PrivacyPolicy, key: bytes) -
     texts = [
         _text(position, edits.get(at, ()), pseudonyms) for at, position in enumerate(form.positions)
     ]
-    return Scrubbed(form.filled(texts), dict(counts), pseudonyms)
+    body = form.filled(texts)
+    check_read(texts_in(body), policy.languages)
+    return Scrubbed(body, dict(counts), pseudonyms)
 
 
 def _is_real(span: Span) -> bool:

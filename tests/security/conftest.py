@@ -80,6 +80,15 @@ class Border:
         told = headers | {"authorization": f"Bearer {self.keys[privacy]}"}
         return await self.backend.post(path, body, **told)
 
+    async def considered(self, answer: httpx.Response) -> list[dict[str, Any]]:
+        """The ways that are kept for the explanation of a request."""
+        valkey, request_id = self.backend.books.valkey, answer.headers["x-request-id"]
+        [name] = await valkey.command("KEYS", f"*decision:{self.tenant}:{request_id}")
+        considered: list[dict[str, Any]] = orjson.loads(await valkey.command("GET", name))[
+            "considered"
+        ]
+        return considered
+
     def outside(self) -> str:
         """Everything that the provider has seen."""
         return "\n".join(
@@ -99,8 +108,13 @@ def said(answer: httpx.Response) -> str:
 
 
 @pytest.fixture
-async def border(make: Make, database: Database) -> AsyncIterator[Border]:
-    """Nothing here answers, so all that may leave does. Secrets come back too: see the echo."""
+async def border(
+    make: Make, database: Database, request: pytest.FixtureRequest
+) -> AsyncIterator[Border]:
+    """Nothing here answers, so all that may leave does. Secrets come back too: see the echo.
+
+    A parameter is more of the configuration's group `privacy`.
+    """
     down = EngineUnavailable("The model is not available now.")
     store, tenant = KeyStore(database, SECRET), secrets.token_hex(8)
     keys = {one: await store.create(tenant, one, privacy=one) for one in CLASSES}
@@ -118,7 +132,7 @@ async def border(make: Make, database: Database) -> AsyncIterator[Border]:
             embedder=FakeEmbedder(down),
             detector=Patterns(),
             overflow={"providers": [near], "max_share": 1.0},
-            privacy={"actions": {"SECRET": "mask"}},
+            privacy={"actions": {"SECRET": "mask"}} | getattr(request, "param", {}),
         )
         issued = {one: key.key.get_secret_value() for one, key in keys.items()}
         yield Border(backend, provider, tenant, issued)

@@ -64,6 +64,9 @@ def test_mistake_is_told(overflow: dict[str, Any], words: str) -> None:
         ({"patterns": {"ticket": "["}}, "no regular expression"),
         ({"patterns": {"any": ".*"}}, "matches the empty text"),
         ({"words": {"odd": ["--"]}}, "neither letter nor digit"),
+        ({"allow_languages": ["German"]}, "did you mean 'de'?"),
+        ({"allow_languages": ["zz"]}, "'zz' is no code of a language"),
+        ({"allow_languages": "de"}, "privacy.allow_languages"),
     ],
 )
 def test_mistake_in_what_is_personal_is_told(privacy: dict[str, Any], words: str) -> None:

@@ -13,6 +13,7 @@ from serving.gateway.admin.administration import Administration, AdminRoute, Bod
 from serving.gateway.admin.objects import AdminObject
 from serving.gateway.admin.openapi import takes
 from serving.gateway.admin.wire import PrivacyPreview
+from serving.languages import READ
 
 
 class PreviewObject(AdminObject):
@@ -21,9 +22,12 @@ class PreviewObject(AdminObject):
     object: Literal["privacy.preview"] = "privacy.preview"
     leaves: bool
     reason: str | None = Field(description="Why nothing would leave, in one word.")
+    detail: str | None = Field(description="The same in a sentence, such as the language it is in.")
     body: dict[str, Any] | None = Field(description="What would be sent, before a provider's form.")
     entities: dict[str, int] = Field(description="How many values of each kind were replaced.")
     policy: str | None = Field(description="Version of what is done to personal data.")
+    read_languages: list[str] = Field(description="Languages that are read for names.")
+    allowed_languages: list[str] = Field(description="Those that may leave though they are not.")
 
 
 def router(administration: Administration, bodies: Bodies) -> APIRouter:
@@ -34,22 +38,33 @@ def router(administration: Administration, bodies: Bodies) -> APIRouter:
     async def preview(request: Request) -> PreviewObject:
         """Scrubs a request of class `scrubbed` as it would be for a provider."""
         wire = await bodies.read(request, PrivacyPreview)
-        if administration.scrubber is None:
+        scrubber = administration.scrubber
+        if scrubber is None:
             raise Conflict("No provider is configured, so nothing leaves and nothing is scrubbed.")
+        languages = {
+            "read_languages": sorted(READ),
+            "allowed_languages": sorted(scrubber.languages),
+        }
         try:
-            outgoing = await administration.scrubber.outgoing(
-                wire.body, tenant=wire.tenant, privacy="scrubbed"
-            )
+            outgoing = await scrubber.outgoing(wire.body, tenant=wire.tenant, privacy="scrubbed")
         except LeavingRefused as error:
             return PreviewObject(
-                leaves=False, reason=error.reason, body=None, entities={}, policy=None
+                leaves=False,
+                reason=error.reason,
+                detail=error.detail,
+                body=None,
+                entities={},
+                policy=None,
+                **languages,
             )
         return PreviewObject(
             leaves=True,
             reason=None,
+            detail=None,
             body=outgoing.body,
             entities={str(kind): count for kind, count in outgoing.entities.items()},
             policy=outgoing.policy,
+            **languages,
         )
 
     return routes

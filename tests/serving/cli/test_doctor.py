@@ -134,6 +134,22 @@ def test_what_leaves_to_our_own_machines_is_told(
 
 
 @pytest.mark.parametrize(
+    ("allowed", "state", "words"),
+    [
+        ([], "ok", "English (en) is read for names; scrubbed requests in any other language"),
+        (["zh", "de"], "warn", "may leave all the same: Chinese (zh), German (de);"),
+    ],
+)
+def test_languages_that_leave_are_told(
+    findings: Look, free_port: int, allowed: list[str], state: str, words: str
+) -> None:
+    groups = {"overflow": {"providers": [PROVIDER]}, "privacy": {"allow_languages": allowed}}
+    text = json.dumps({"server": {"port": free_port}, "models": ["simulated"]} | groups)
+    found = findings(text)["languages"]
+    assert (found["state"], words in found["detail"]) == (state, True)
+
+
+@pytest.mark.parametrize(
     ("group", "state", "words"),
     [
         ({}, "ok", "starts with the server"),

@@ -25,6 +25,14 @@ async def test_preview_shows_what_would_leave(managed: Managed) -> None:
 async def test_preview_says_why_nothing_would_leave(managed: Managed) -> None:
     told = await managed.data("POST", "/privacy/preview", asked("strict"))
     assert (told["leaves"], told["reason"], told["body"]) == (False, "blocked", None)
+    assert told["detail"] == "The policy lets nothing leave that holds PERSON."
+
+
+async def test_preview_says_which_languages_are_read(managed: Managed) -> None:
+    told = await managed.data("POST", "/privacy/preview", asked(text="Ask 李畅."))
+    assert (told["leaves"], told["reason"], told["body"]) == (False, "unscrubbable", None)
+    assert told["detail"] == "The request has text in the Han script, which is not read for names."
+    assert (told["read_languages"], told["allowed_languages"]) == (["en"], [])
 
 
 async def test_preview_is_in_no_audit(managed: Managed) -> None:

@@ -18,7 +18,9 @@ from tests.serving.conftest import FIXED_KEY, SECRET, SPECS, FixedReadiness, Key
 from tests.serving.fakes import WHOLE, FakeEmbedder, ScriptedEngine
 from tests.serving.wiring import Wire
 
-DECISION = Decision("scrubbed", "overloaded", [Considered("overflow:far", "context_length")])
+DECISION = Decision(
+    "scrubbed", "overloaded", [Considered("overflow:far", "unscrubbable", "In German.")]
+)
 
 
 class Desk:
@@ -77,7 +79,9 @@ async def test_decision_shows_who_was_not_taken_and_why(desk: Desk) -> None:
     await desk.explanations.keep("default", desk.id, DECISION)
     told = (await desk.get()).json()
     assert (told["privacy"], told["trigger"]) == ("scrubbed", "overloaded")
-    assert told["candidates"] == [{"route": "overflow:far", "reason": "context_length"}]
+    assert told["candidates"] == [
+        {"route": "overflow:far", "reason": "unscrubbable", "detail": "In German."}
+    ]
 
 
 async def test_request_of_another_tenant_is_not_found(desk: Desk, keys: Keys) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.privacy.normalised import View, folded, views
+from serving.privacy.normalised import View, folded, views, with_plain_letters
 from serving.privacy.spans import Span
 
 MARKS = "\u200b\u200c\u200d\u2060\ufeff\u00ad\u0301\u20e3"
@@ -119,3 +119,35 @@ def test_digit_regions_hold_every_digit(text: str) -> None:
 def in_order(view: View) -> bool:
     flat = [at for region in view.digit_regions for at in region]
     return flat == sorted(flat)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "\uff2a\uff4f\uff48\uff4e",
+        "\U0001d409\U0001d428\U0001d421\U0001d427",
+        "\u24bf\u24de\u24d7\u24dd",
+        "J\u200bo\u200bh\u200bn",
+        "J\u0301ohn",
+        "\u0408\u043ehn",
+        "".join(chr(0xE0000 + ord(char)) for char in "John"),
+    ],
+)
+def test_models_see_plain_letters_and_lead_back_to_the_disguise(written: str) -> None:
+    folded = with_plain_letters(f"\u2014 {written}\u2026")
+    assert folded.text == "\u2014 John\u2026"
+    span = folded.in_original(Span(2, 6, "PERSON"))
+    assert folded.original[span.start : span.end] == written
+
+
+@pytest.mark.parametrize("written", ["\U0001f159\U0001f15e\U0001f157\U0001f15d", "ᴊᴏʜɴ"])
+def test_models_see_styled_capitals_as_capitals(written: str) -> None:
+    assert with_plain_letters(written).text == "JOHN"
+
+
+@given(st.text())
+def test_plain_letters_lead_back_into_the_text(text: str) -> None:
+    folded = with_plain_letters(text)
+    for at in range(len(folded.text)):
+        span = folded.in_original(Span(at, at + 1, "PERSON"))
+        assert 0 <= span.start < span.end <= len(text)

@@ -59,6 +59,31 @@ def test_name_is_found_in_lower_case_and_in_capitals(change: object) -> None:
     assert [s for s in spans if s.start <= start and s.end >= start + len("zbigniew kowalczyk")]
 
 
+def shifted(text: str, capital: int, small: int) -> str:
+    """The text with letters of another block of Unicode."""
+    moved = {ord("A") + at: capital + at for at in range(26)}
+    return text.translate(moved | {ord("a") + at: small + at for at in range(26)})
+
+
+NAME = "Zbigniew Kowalczyk"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        shifted(NAME, 0xFF21, 0xFF41),
+        shifted(NAME, 0x1D400, 0x1D41A),
+        shifted(NAME, 0x24B6, 0x24D0),
+        shifted(NAME.upper(), 0x1F150, 0),
+        "\u200b".join(NAME),
+        "\u0301".join(NAME),
+    ],
+    ids=["full-width", "mathematical", "circled", "negative circled", "zero-width", "marks"],
+)
+def test_name_in_disguised_letters_is_found(name: str) -> None:
+    assert name in found_in(f"Please forward the contract to {name} before noon.")
+
+
 def test_line_breaks_as_json_writes_them_are_line_breaks() -> None:
     assert {"Erik Mattsson", "Zofia Nowak"} <= set(found_in(r"Erik Mattsson\n\nZofia Nowak\n"))
 

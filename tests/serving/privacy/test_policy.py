@@ -45,13 +45,16 @@ def test_policy_refuses_what_it_does_not_know(actions: dict[Any, Any]) -> None:
         PrivacyPolicy.of(actions)
 
 
-def test_policy_version_changes_with_any_action():
+def test_policy_version_changes_with_any_action_and_language():
     policies = [
         PrivacyPolicy(),
         PrivacyPolicy.of({"SECRET": "mask"}),
         PrivacyPolicy.of({"CARD": "block"}),
         PrivacyPolicy.of({"CARD": "never_restore"}),
+        PrivacyPolicy.of({}, ["de"]),
+        PrivacyPolicy.of({}, ["de", "zh"]),
     ]
 
     assert len({policy.version for policy in policies}) == len(policies)
     assert PrivacyPolicy().version == PrivacyPolicy.of({"CARD": "mask"}).version
+    assert policies[-1].version == PrivacyPolicy.of({}, ["zh", "de"]).version

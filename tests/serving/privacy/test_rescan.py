@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.privacy.pseudonyms import Pseudonyms
-from serving.privacy.refusals import StillPersonal, Unscrubbable
+from serving.privacy.refusals import StillPersonal, Unread, Unscrubbable
 from serving.privacy.rescan import rescan
 from serving.privacy.spans import EntityType, Span, merged
 
@@ -79,6 +79,24 @@ def test_rescan_refuses_a_pseudonym_that_is_not_ours():
 def test_rescan_refuses_a_value_that_is_found_together_with_a_pseudonym():
     with pytest.raises(StillPersonal):
         scan({"content": "password: SECRET_7KQ2M9XD,a@b.example"}, "SECRET_7KQ2M9XD")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"content": "Ask 李畅."},
+        {"李畅": 1},
+        {"arguments": json.dumps({"to": "李畅"})},
+        {"content": "Gestern traf ich sie lange im Büro."},
+    ],
+)
+def test_rescan_refuses_what_nobody_has_read(body: object):
+    with pytest.raises(Unread):
+        scan(body)
+
+
+def test_rescan_passes_a_language_that_may_leave():
+    rescan(json.dumps({"content": "Ask 李畅."}).encode(), find, (), frozenset({"zh"}))
 
 
 def test_rescan_refuses_what_is_no_json():

@@ -3,14 +3,15 @@ from copy import deepcopy
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
+from serving.languages import LANGUAGES
 from serving.privacy.forms import Forms
 from serving.privacy.policy import PrivacyPolicy
 from serving.privacy.pseudonyms import Pseudonyms, conversation_key
-from serving.privacy.refusals import Blocked, Unscrubbable
+from serving.privacy.refusals import Blocked, Unread, Unscrubbable
 from serving.privacy.restore import Restorer
 from serving.privacy.scrub import Scrubbed, scrub
 from serving.privacy.spans import Detector, DetectorUnavailable, EntityType, Span
@@ -156,7 +157,7 @@ def _without_ids(body: dict[str, Any], like: dict[str, Any]) -> dict[str, Any]:
     return body
 
 
-async def test_scrub_leaves_a_request_without_personal_data_as_it_is():
+async def test_scrub_leaves_a_request_without_personal_data_as_it_is() -> None:
     body = schema(type="integer", minimum=0, maximum=2147483647, description="How many")
     body |= {
         "temperature": 0.7,
@@ -174,7 +175,7 @@ async def test_scrub_leaves_a_request_without_personal_data_as_it_is():
     assert result.counts == {}
 
 
-async def test_scrub_never_shows_the_protocols_own_words_to_a_detector():
+async def test_scrub_never_shows_the_protocols_own_words_to_a_detector() -> None:
     detector = KnownWords(WORDS)
 
     await scrubbed(called('{"who": "x"}'), detector)
@@ -182,7 +183,7 @@ async def test_scrub_never_shows_the_protocols_own_words_to_a_detector():
     assert detector.calls == [["Hi", "who", "x", '{"who": x}']]
 
 
-async def test_scrub_asks_the_detector_once_for_all_texts():
+async def test_scrub_asks_the_detector_once_for_all_texts() -> None:
     detector = KnownWords(WORDS)
     body = POSITIONS["schema default"] | POSITIONS["metadata key"] | {"user": NAME}
 
@@ -191,13 +192,13 @@ async def test_scrub_asks_the_detector_once_for_all_texts():
     assert len(detector.calls) == 1
 
 
-async def test_scrub_counts_values_by_type():
+async def test_scrub_counts_values_by_type() -> None:
     result = await scrubbed(chat(f"{NAME}, {NAME} and zeb@quill.example"))
 
     assert result.counts == {"PERSON": 2, "EMAIL": 1}
 
 
-async def test_scrub_gives_one_value_the_same_pseudonym_everywhere():
+async def test_scrub_gives_one_value_the_same_pseudonym_everywhere() -> None:
     result = await scrubbed(chat(f"I am {NAME}.", user=NAME, metadata={"who": NAME}))
 
     name = result.body["user"]
@@ -205,7 +206,7 @@ async def test_scrub_gives_one_value_the_same_pseudonym_everywhere():
     assert result.body["messages"][0]["content"] == f"I am {name}."
 
 
-async def test_scrub_keeps_ids_of_calls_and_results_equal():
+async def test_scrub_keeps_ids_of_calls_and_results_equal() -> None:
     body = called("{}")
     body["messages"].append({"role": "tool", "tool_call_id": "call_1", "content": "4"})
 
@@ -214,7 +215,7 @@ async def test_scrub_keeps_ids_of_calls_and_results_equal():
     assert call["tool_calls"][0]["id"] == result["tool_call_id"] != "call_1"
 
 
-async def test_scrub_keeps_the_form_of_arguments():
+async def test_scrub_keeps_the_form_of_arguments() -> None:
     arguments = '{ "n": 1.50,\t"who":"Zebulon Quill", "caf\\u00e9": [true, null, 1e5] }'
 
     result = await scrubbed(called(arguments))
@@ -224,7 +225,7 @@ async def test_scrub_keeps_the_form_of_arguments():
     assert written == arguments.replace(NAME, name)
 
 
-async def test_scrub_keeps_the_key_of_a_schema_and_of_arguments_the_same():
+async def test_scrub_keeps_the_key_of_a_schema_and_of_arguments_the_same() -> None:
     body = called(json.dumps({NAME: 1}))
     body |= tool(parameters={"properties": {NAME: {}}, "required": [NAME]}) | {
         "messages": body["messages"]
@@ -237,7 +238,7 @@ async def test_scrub_keeps_the_key_of_a_schema_and_of_arguments_the_same():
     assert list(parameters["properties"]) == parameters["required"] == list(arguments)
 
 
-async def test_scrub_replaces_a_number_by_a_pseudonym_in_a_string():
+async def test_scrub_replaces_a_number_by_a_pseudonym_in_a_string() -> None:
     result = await scrubbed(called('{"card": 4111111111111111, "cents": 250}'))
 
     card = result.pseudonyms.of("4111111111111111", "CARD")
@@ -245,13 +246,13 @@ async def test_scrub_replaces_a_number_by_a_pseudonym_in_a_string():
     assert arguments == f'{{"card": "{card}", "cents": 250}}'
 
 
-async def test_scrub_restores_what_escapes_in_prose_mean():
+async def test_scrub_restores_what_escapes_in_prose_mean() -> None:
     result = await scrubbed(chat('{"who": "\\u005aebulon Quill"} is whom?'))
 
     assert list(result.pseudonyms.values.values()) == [NAME]
 
 
-async def test_scrub_restores_characters_of_two_escapes_whole():
+async def test_scrub_restores_characters_of_two_escapes_whole() -> None:
     class Everything(KnownWords):
         def find(self, text: str) -> list[Span]:
             return [Span(0, len(text), "ADDRESS")] if "codes" in text else []
@@ -268,7 +269,7 @@ async def test_scrub_replaces_a_number_in_the_body(number: float) -> None:
     assert "4111" not in json.dumps(result.body)
 
 
-async def test_scrub_replaces_all_of_a_number_that_is_personal_in_part():
+async def test_scrub_replaces_all_of_a_number_that_is_personal_in_part() -> None:
     detector = KnownWords({"4111": "CARD"})
 
     result = await scrubbed(schema(default=4111222233334444), detector)
@@ -276,7 +277,7 @@ async def test_scrub_replaces_all_of_a_number_that_is_personal_in_part():
     assert list(result.pseudonyms.values.values()) == ["4111222233334444"]
 
 
-async def test_scrub_keeps_references_of_a_schema_together():
+async def test_scrub_keeps_references_of_a_schema_together() -> None:
     class Alone(KnownWords):
         def find(self, text: str) -> list[Span]:
             return super().find(text) if text == NAME else []
@@ -289,7 +290,7 @@ async def test_scrub_keeps_references_of_a_schema_together():
     assert [parameters["$ref"]] == [f"#/$defs/{name}" for name in parameters["$defs"]]
 
 
-async def test_scrub_finds_a_value_that_two_parts_cut():
+async def test_scrub_finds_a_value_that_two_parts_cut() -> None:
     parts = [
         {"type": "text", "text": "Write to zeb@qui"},
         {"type": "text", "text": "ll.example now."},
@@ -303,7 +304,7 @@ async def test_scrub_finds_a_value_that_two_parts_cut():
     assert result.counts == {"EMAIL": 1}
 
 
-async def test_scrub_does_not_join_values_that_each_part_has_whole():
+async def test_scrub_does_not_join_values_that_each_part_has_whole() -> None:
     class Greedy(KnownWords):
         def find(self, text: str) -> list[Span]:
             spans = super().find(text)
@@ -317,7 +318,7 @@ async def test_scrub_does_not_join_values_that_each_part_has_whole():
     assert [text.partition("_")[0] for text in texts] == ["PERSON", "EMAIL"]
 
 
-async def test_scrub_replaces_a_name_where_the_detector_missed_it():
+async def test_scrub_replaces_a_name_where_the_detector_missed_it() -> None:
     class Once(KnownWords):
         def find(self, text: str) -> list[Span]:
             return super().find(text) if text.startswith("I am") else []
@@ -327,7 +328,7 @@ async def test_scrub_replaces_a_name_where_the_detector_missed_it():
     assert result.body["stop"] == [result.pseudonyms.of(NAME, "PERSON"), f"{NAME}s"]
 
 
-async def test_scrub_replaces_text_that_looks_like_a_pseudonym_and_gives_it_back():
+async def test_scrub_replaces_text_that_looks_like_a_pseudonym_and_gives_it_back() -> None:
     result = await scrubbed(chat("What is PERSON_7KQ2M9XD?"))
 
     assert "PERSON_7KQ2M9XD" not in json.dumps(result.body)
@@ -345,7 +346,7 @@ async def test_scrub_does_not_reveal_a_value_to_a_pseudonym_that_was_written(cha
     assert restored(result.body, result.pseudonyms) == body
 
 
-async def test_scrub_takes_a_look_alike_as_one_value_whatever_is_found_inside():
+async def test_scrub_takes_a_look_alike_as_one_value_whatever_is_found_inside() -> None:
     detector = KnownWords({"7KQ2M9XD": "SECRET"})
 
     result = await scrubbed(chat("What is PERSON_7KQ2M9XD?"), detector)
@@ -353,7 +354,7 @@ async def test_scrub_takes_a_look_alike_as_one_value_whatever_is_found_inside():
     assert restored(result.body, result.pseudonyms) == chat("What is PERSON_7KQ2M9XD?")
 
 
-async def test_scrub_takes_a_value_that_holds_a_look_alike_whole():
+async def test_scrub_takes_a_value_that_holds_a_look_alike_whole() -> None:
     detector = KnownWords({"PERSON_7KQ2M9XD@quill.example": "EMAIL"})
     body = chat("Write PERSON_7KQ2M9XD@quill.example")
 
@@ -363,7 +364,7 @@ async def test_scrub_takes_a_value_that_holds_a_look_alike_whole():
     assert restored(result.body, result.pseudonyms) == body
 
 
-async def test_scrub_knows_a_secret_again_by_its_pseudonym_in_the_history():
+async def test_scrub_knows_a_secret_again_by_its_pseudonym_in_the_history() -> None:
     kept = Pseudonyms(KEY).of("hunter2", "SECRET")
 
     result = await scrubbed(chat(f"hunter2, that is {kept}"))
@@ -371,13 +372,13 @@ async def test_scrub_knows_a_secret_again_by_its_pseudonym_in_the_history():
     assert result.body["messages"][0]["content"] == f"{kept}, that is {kept}"
 
 
-async def test_scrub_keeps_common_words_behind_a_label_as_they_are():
+async def test_scrub_keeps_common_words_behind_a_label_as_they_are() -> None:
     text = "The person attended; IP addresses, card detected: IP_ADDRESSES, URL_PARAMETERS."
 
     assert (await scrubbed(chat(text))).body == chat(text)
 
 
-async def test_scrub_refuses_what_the_policy_blocks_and_names_types_only():
+async def test_scrub_refuses_what_the_policy_blocks_and_names_types_only() -> None:
     with pytest.raises(Blocked) as caught:
         await scrubbed(chat(f"{NAME} 4111111111111111"), CARD="block")
 
@@ -414,7 +415,7 @@ async def test_scrub_refuses(what: str) -> None:
         await scrubbed(UNSCRUBBABLE[what])
 
 
-async def test_scrub_refuses_a_body_that_is_nested_too_deeply():
+async def test_scrub_refuses_a_body_that_is_nested_too_deeply() -> None:
     deep: Any = NAME
     for _ in range(500):
         deep = [deep]
@@ -423,7 +424,7 @@ async def test_scrub_refuses_a_body_that_is_nested_too_deeply():
         await scrubbed(chat(metadata=deep))
 
 
-async def test_scrub_refuses_keys_that_become_the_same():
+async def test_scrub_refuses_keys_that_become_the_same() -> None:
     with pytest.raises(Unscrubbable):
         await scrubbed(
             chat(metadata={NAME: 1, NAME.upper(): 2}),
@@ -446,42 +447,76 @@ async def test_scrub_fails_with_a_detector_that_fails(detector: Detector) -> Non
         await scrubbed(chat(), detector)
 
 
-async def test_scrub_waits_for_a_detector_no_longer_than_it_may():
+async def test_scrub_waits_for_a_detector_no_longer_than_it_may() -> None:
     with pytest.raises(DetectorUnavailable):
         await scrub(chat(), Stuck(), policy=PrivacyPolicy(), key=KEY, timeout_s=0.01)
 
 
-async def test_scrubbed_does_not_print_the_body():
+async def test_scrubbed_does_not_print_the_body() -> None:
     assert "Hi" not in repr(await scrubbed(chat()))
 
+
+ANY_LANGUAGE = PrivacyPolicy.of({}, LANGUAGES)
+LATIN = st.text(st.characters(max_codepoint=0x24F), max_size=20)
 
 json_values = st.recursive(
     st.none()
     | st.booleans()
     | st.integers()
     | st.floats()
-    | st.text()
+    | LATIN
     | st.sampled_from([NAME, f"x {NAME} y", "zeb@quill.example", 4111111111111111, '{"a": 1}']),
     lambda inner: (
-        st.lists(inner, max_size=4)
-        | st.dictionaries(st.text(max_size=5) | st.just(NAME), inner, max_size=4)
+        st.lists(inner, max_size=4) | st.dictionaries(LATIN | st.just(NAME), inner, max_size=4)
     ),
     max_leaves=12,
 )
 
 
+@settings(deadline=None)
 @given(json_values, json_values)
 async def test_scrub_lets_no_value_out_of_any_json(value: Any, argument: Any) -> None:
     body = called(json.dumps(argument)) | {"metadata": value, "anything": {"new": value}}
 
-    result = await scrubbed(body)
+    result = await scrub(body, KnownWords(WORDS), policy=ANY_LANGUAGE, key=KEY)
 
     told = json.dumps(result.body, ensure_ascii=False)
     assert not any(word in told for word in WORDS)
 
 
+@settings(deadline=None)
 @given(json_values)
 async def test_scrub_keeps_arguments_valid_json(argument: Any) -> None:
-    result = await scrubbed(called(json.dumps([argument])))
+    body = called(json.dumps([argument]))
+    result = await scrub(body, KnownWords(WORDS), policy=ANY_LANGUAGE, key=KEY)
 
     json.loads(result.body["messages"][1]["tool_calls"][0]["function"]["arguments"])
+
+
+@pytest.mark.parametrize("text", ["Ask 李畅.", "Gestern traf ich sie lange im Büro."])
+async def test_scrub_refuses_what_nobody_reads(text: str) -> None:
+    with pytest.raises(Unread):
+        await scrubbed(chat(text))
+
+
+async def test_scrub_lets_foreign_text_leave_that_was_replaced() -> None:
+    result = await scrubbed(chat("Ask 李畅 now."), KnownWords({"李畅": "CUSTOM"}))
+
+    assert result.counts == {"CUSTOM": 1}
+
+
+async def test_scrub_lets_foreign_text_leave_that_the_policy_allows() -> None:
+    policy = PrivacyPolicy.of({}, ["zh"])
+    result = await scrub(chat("Ask 李畅 now."), KnownWords({}), policy=policy, key=KEY)
+
+    assert result.body == chat("Ask 李畅 now.")
+
+
+async def test_scrub_reads_letters_that_json_writes_as_two_codes() -> None:
+    bold = "\U0001d419\U0001d41e\U0001d41b"
+    text = f"The row is {json.dumps({'to': bold})}, I think."
+    result = await scrubbed(chat(text), KnownWords({bold: "PERSON"}))
+
+    [(name, value)] = result.pseudonyms.values.items()
+    assert value == bold
+    assert result.body == chat(f'The row is {{"to": "{name}"}}, I think.')

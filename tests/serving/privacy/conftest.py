@@ -1,0 +1,13 @@
+"""For tests of privacy."""
+
+from __future__ import annotations
+
+import pytest
+
+from serving.privacy.reading import load_identifier
+
+
+@pytest.fixture(scope="session", autouse=True)
+def identifier() -> None:
+    """Loaded before any test has a deadline."""
+    load_identifier()
