@@ -37,6 +37,9 @@ MIN_FOREIGN_LETTERS: Final = 12
 SHORT_CHARS: Final = 120
 """Pieces too short to tell are told together, about as many as these."""
 
+LONG_CHARS: Final = 240
+"""A longer sentence is told in parts, or most of it would speak for the rest."""
+
 _SAME = {
     "ary": "ar", "arz": "ar", "grc": "el", "hbo": "he", "nn": "no", "sdh": "ku", "uzs": "uz",
     "wuu": "zh", "yue": "zh",
@@ -47,6 +50,7 @@ _SAME = {
 _CUT = re.compile(
     r"\n|\\n|(?<=[.!?:;])\s+|[\"\u201c\u201d\u201e\u00ab\u00bb()\[\]{}<>|\t]|\s[-\u2013\u2014]\s"
 )
+_PART = re.compile(rf".{{1,{LONG_CHARS}}}(?:\s|\Z)|.{{1,{LONG_CHARS}}}", re.DOTALL)
 _WORD = re.compile(r"[^\W\d_]+(?:['\u2019-][^\W\d_]+)*")
 _FOREIGN_LETTER = re.compile(r"[\u0370-\u1dff\u2c00-\ua6ff\ua840-\ufaff]")
 
@@ -61,22 +65,18 @@ def check_read(texts: Iterable[str], allowed: frozenset[str] = frozenset()) -> N
     Raises:
         Unread: which script or language, without text.
     """
-    for text in texts:
-        if text not in WORDS:
-            _check(revealed(LOOK_ALIKE.sub(" ", text)), READ | allowed)
+    languages = READ | allowed
+    plain = [revealed(LOOK_ALIKE.sub(" ", text)) for text in texts if text not in WORDS]
+    for script in set().union(*map(foreign_scripts, plain)) - _scripts(languages):
+        raise Unread(f"the {script_name(script)} script")
+    for piece in _pieces("\n".join(plain)):  # A sentence may be cut into parts of a message.
+        if (language := _other_language(piece, languages)) is not None:
+            raise Unread(language)
 
 
 def load_identifier() -> None:
     """Load the identifier of languages, which takes half a second and 75 MB."""
     _identifier()
-
-
-def _check(text: str, languages: frozenset[str]) -> None:
-    for script in foreign_scripts(text) - _scripts(languages):
-        raise Unread(f"the {script_name(script)} script")
-    for piece in _pieces(text):
-        if (language := _other_language(piece, languages)) is not None:
-            raise Unread(language)
 
 
 @lru_cache(maxsize=64)
@@ -87,7 +87,7 @@ def _scripts(languages: frozenset[str]) -> frozenset[str]:
 def _pieces(text: str) -> Iterator[str]:
     """Sentences, quotations and lines that are long enough to tell; short neighbours together."""
     short = ""
-    for piece in _CUT.split(text):
+    for piece in (part for sentence in _CUT.split(text) for part in _PART.findall(sentence)):
         tells = _tells(piece)
         if not tells:
             short += f" {piece}"

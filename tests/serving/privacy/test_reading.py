@@ -33,6 +33,10 @@ GERMAN = "Gestern traf ich Annegret Schnabelhuber im Büro."
         (f'He wrote "{GERMAN}" to me.', "German (de)"),
         (f"Summarise this.\n\n{GERMAN}\nBe brief, please.", "German (de)"),
         (f"It is good. {GERMAN}", "German (de)"),
+        (
+            f"{'the weather was fine and ' * 50}{'gestern traf ich sie lange im Büro ' * 8}",
+            "German (de)",
+        ),
         (r'{"note": "Gestern traf ich sie im B\u00fcro."}', "German (de)"),
         ("Le locataire peut donner congé trois mois avant la fin.", "French (fr)"),
         ("Tôi đã gặp Nguyễn Thị Minh Châu hôm qua.", "Vietnamese (vi)"),
@@ -43,6 +47,11 @@ GERMAN = "Gestern traf ich Annegret Schnabelhuber im Büro."
 )
 def test_text_that_nobody_reads_is_told(text: str, what: str) -> None:
     assert kept_by(text) == what
+
+
+def test_sentence_in_parts_is_told() -> None:
+    with pytest.raises(Unread):
+        check_read(["Gestern traf", "ich Annegret", "im Büro."])
 
 
 @pytest.mark.parametrize(
