@@ -90,7 +90,7 @@ def test_rescan_refuses_a_value_that_is_found_together_with_a_pseudonym():
         {"content": "Gestern traf ich sie lange im Büro."},
     ],
 )
-def test_rescan_refuses_what_nobody_has_read(body: object):
+def test_rescan_refuses_what_nobody_has_read(body: object) -> None:
     with pytest.raises(Unread):
         scan(body)
 
