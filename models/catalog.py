@@ -53,6 +53,10 @@ _REFUSED_ARGUMENTS = {
 }
 """Arguments of vLLM's that would break a promise, and which."""
 
+CPU_BATCHED_TOKENS = 256
+"""Tokens of one step on CPU. A step cannot be interrupted: more would hold up other streams, and a
+slot whose client is gone, for longer than half a second on two cores."""
+
 _BUCKETS = ("s3://", "gs://", "abfss://", "azure://")
 
 
@@ -132,11 +136,15 @@ class ModelSpec(BaseModel):
 
     device: Literal["cpu", "gpu"] = "cpu"
     accelerator_type: str | None = Field(None, description="Ray's name, such as H100 or L4.")
-    dtype: str = "bfloat16"
+    dtype: str = Field(
+        "auto", description="As vLLM names it; auto on CPU: bfloat16 where the CPU computes in it."
+    )
     quantization: str | None = None
     tensor_parallel_size: int = Field(1, ge=1)
     pipeline_parallel_size: int = Field(1, ge=1)
-    kv_cache_gib: int | None = Field(None, ge=1, description="CPU only; GPUs size their own.")
+    kv_cache_gib: float | None = Field(
+        None, gt=0, description="CPU only, GPUs size their own; default: worked out at the start."
+    )
     tool_call_parser: str | None = None
     reasoning_parser: str | None = None
     max_loras: int = Field(0, ge=0, description="LoRA adapters held at once; 0: LoRA off.")

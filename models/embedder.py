@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from models.catalog import ModelSpec
 from models.engine import ContextLengthExceeded, RequestRejected
 from models.own_token_ids import OwnTokenIds
+from models.precision import resolved_dtype
 
 T = TypeVar("T")
 
@@ -105,7 +106,7 @@ class SentenceEmbedder:
             device=self._device,
             local_files_only=True,
             trust_remote_code=False,
-            model_kwargs={"dtype": getattr(torch, spec.dtype)},
+            model_kwargs={"dtype": resolved_dtype(spec, directory, bfloat16=False)},
         ).eval()
         limits = [limit for limit in (self._model.max_seq_length, spec.context_tokens) if limit]
         self.max_tokens: int | None = min(limits, default=None)

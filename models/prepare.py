@@ -19,7 +19,7 @@ from models.conversion import PreparationFailed, Progress, converted, is_current
 
 Status = Literal["ready", "to prepare", "missing"]
 
-__all__ = ["PreparationFailed", "Status", "prepare", "revision_of", "status"]
+__all__ = ["PreparationFailed", "Status", "located", "prepare", "revision_of", "status"]
 
 _PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".ckpt"})
 _DOWNLOADED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
@@ -66,22 +66,28 @@ def prepare(
 
 def status(spec: ModelSpec, home: Path) -> Status:
     """How far a model's files are: loadable, convertible, or not (wholly or acceptably) here."""
-    source = spec.source
-    if source is None:
-        return "ready"
     try:
-        if isinstance(source, PackagedSource):
-            packaged = _packaged(source)
-            if packaged.is_file():
-                done = is_current(packaged, _converted_directory(spec, home))
-                return "ready" if done else "to prepare"
-            _checked(packaged)
-        else:
-            local = _local(source) if _is_path(source) else _from_hub(spec, source)
-            _checked(local)
+        return "to prepare" if spec.source and located(spec, home) is None else "ready"
     except PreparationFailed:
         return "missing"
-    return "ready"
+
+
+def located(spec: ModelSpec, home: Path) -> Path | None:
+    """The directory to load a model from; returns None if it has to be converted first.
+
+    Raises:
+        PreparationFailed: with the reason and what to do.
+    """
+    source = spec.source
+    if source is None:
+        raise PreparationFailed(f"{spec.id!r} is made up and has no files.")
+    if isinstance(source, PackagedSource):
+        packaged = _packaged(source)
+        if packaged.is_file():
+            directory = _converted_directory(spec, home)
+            return directory if is_current(packaged, directory) else None
+        return _checked(packaged)
+    return _checked(_local(source) if _is_path(source) else _from_hub(spec, source))
 
 
 def revision_of(spec: ModelSpec) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from models.catalog import ModelSpec
+from models.precision import resolved_dtype
 
 BATCH = {"cpu": 8, "gpu": 64}
 """Pairs that are read together."""
@@ -57,7 +58,7 @@ class CrossEncoderReranker:
             max_length=spec.context_tokens,
             local_files_only=True,
             trust_remote_code=False,
-            model_kwargs={"dtype": getattr(torch, spec.dtype)},
+            model_kwargs={"dtype": resolved_dtype(spec, directory, bfloat16=False)},
         ).eval()
         self._sigmoid = torch.nn.Sigmoid()
         self._batch = BATCH[spec.device]

@@ -12,11 +12,11 @@ from ray.serve.llm import LLMConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.cli_args import FrontendArgs
 
-from models.catalog import ModelSpec
-
-CPU_BATCHED_TOKENS = 256
-"""Tokens of one step. A step cannot be interrupted: more would hold up other streams, and a slot
-whose client is gone, for longer than half a second on two cores."""
+from models.catalog import CPU_BATCHED_TOKENS, ModelSpec
+from models.machine import this_machine
+from models.memory import configured_cache, engine_memory, is_sized, shares
+from models.precision import resolved_dtype
+from models.prepare import prepare
 
 _FIXED_ARGUMENTS = {
     "enable_prompt_tokens_details": True,
@@ -48,8 +48,6 @@ def llm_config(
     if spec.device == "cpu":
         # Else the first request for logprobs compiles C++ for 15 s, in which no token comes out.
         env["TORCHDYNAMO_DISABLE"] = "1"
-        if spec.kv_cache_gib is not None:
-            env["VLLM_CPU_KVCACHE_SPACE"] = str(spec.kv_cache_gib)
     config: dict[str, Any] = {
         "model_loading_config": {"model_id": spec.id, "model_source": str(source)},
         "engine_kwargs": _engine_kwargs(spec),
@@ -70,6 +68,29 @@ def llm_config(
             "max_num_adapters_per_replica": spec.max_loras,
         }
     return LLMConfig(**config)
+
+
+def node_arguments(spec: ModelSpec, source: str | Path) -> dict[str, Any]:
+    """Arguments of a CPU engine that depend on its node: the processor and the free memory.
+
+    Where the node's memory was not shared out beforehand, the engine takes what it can use.
+
+    Args:
+        spec: the catalogue entry.
+        source: as for `llm_config`.
+
+    Raises:
+        PreparationFailed: the model is not on this node, or damaged.
+        MemoryTooSmall: it does not fit.
+    """
+    directory = source if isinstance(source, Path) else prepare(spec, Path())
+    machine = this_machine()
+    dtype = resolved_dtype(spec, directory, bfloat16=machine.bfloat16)
+    if is_sized(spec):
+        return {"dtype": dtype}
+    memory = engine_memory(spec, directory, bfloat16=machine.bfloat16)
+    caches = shares([memory], machine.memory, reserved=0)
+    return {"dtype": dtype, "kv_cache_memory_bytes": caches[spec.id]}
 
 
 class WeightsInPlace(CallbackBase):
@@ -101,6 +122,8 @@ def _engine_kwargs(spec: ModelSpec) -> dict[str, Any]:
     if spec.device == "cpu":
         kwargs["max_num_batched_tokens"] = CPU_BATCHED_TOKENS
         kwargs["enforce_eager"] = True  # Compiled mode gave wrong text on CPU; see ARCHITECTURE.
+        if (cache := configured_cache(spec)) is not None:
+            kwargs["kv_cache_memory_bytes"] = cache
     if spec.max_loras:
         kwargs |= {"enable_lora": True, "max_loras": spec.max_loras}
     return kwargs | dict(spec.engine_kwargs) | _FIXED_ARGUMENTS

@@ -45,7 +45,7 @@ from models.engine import (
 )
 from models.ray_binding import between_nodes, bind_to_node
 from models.vllm_chat import ParsedChat
-from models.vllm_config import llm_config
+from models.vllm_config import llm_config, node_arguments
 from models.vllm_errors import failure, rejection
 
 # Fields of vLLM's own that are always null here and mean nothing to a client. A quoted key after a
@@ -63,12 +63,17 @@ class VLLMEngine(LLMServer):
     hold a prompt.
     """
 
-    async def __init__(self, llm_config: LLMConfig, **kwargs: Any) -> None:  # type: ignore[misc]  # Ray
+    async def __init__(  # type: ignore[misc]  # Ray
+        self, llm_config: LLMConfig, *, spec: ModelSpec, source: str | Path
+    ) -> None:
         bind_to_node()
         self._sender = Sender(tls=between_nodes().client)
+        if spec.device == "cpu":
+            llm_config.update_engine_kwargs(**node_arguments(spec, source))
+            os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # vLLM would prefer it to the argument.
         if _one_thread(llm_config):
             run_in_one_process()
-        await super().__init__(llm_config, **kwargs)
+        await super().__init__(llm_config)
 
     async def _start_engine(self) -> None:
         """Start vLLM, without the actor (390 MB) in which Ray collects usage statistics."""
@@ -223,4 +228,9 @@ def build(
 ) -> Application:
     """The deployment `Engine:<model>` of one model."""
     config = llm_config(spec, source, environment=environment, drain_s=drain_s)
-    return build_llm_deployment(config, name_prefix="Engine:", deployment_cls=VLLMEngine)
+    return build_llm_deployment(
+        config,
+        name_prefix="Engine:",
+        bind_kwargs={"spec": spec, "source": source},
+        deployment_cls=VLLMEngine,
+    )

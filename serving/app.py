@@ -24,6 +24,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from models import prepare
 from models.catalog import NO_ACCESS_LOG, ModelSpec
 from models.delivery.receiver import Receiver
+from models.machine import GIB
+from models.memory import is_sized
 from models.ray_binding import between_nodes, bind_to_node, node_address
 from models.remote_embedder import RemoteEmbedder
 from models.remote_engine import RemoteEngine
@@ -311,13 +313,18 @@ def build(args: Mapping[str, Any]) -> Application:
 
     Args:
         args: `config`, a configuration mapping, or `config_file`, a path; neither means the
-            built-in configuration.
+            built-in configuration. `cache_bytes`, by model id, is the KV cache of CPU engines
+            whose configuration says nothing of it; without, each looks at its node's memory.
     """
     raw = args.get("config") or config.read(
         Path(args["config_file"]) if args.get("config_file") else None
     )
     settings = config.parse(raw)
-    models = {spec.id: _model_application(spec, settings) for spec in settings.models}
+    caches = args.get("cache_bytes") or {}
+    models = {
+        spec.id: _model_application(_with_cache(spec, caches.get(spec.id)), settings)
+        for spec in settings.models
+    }
     server = settings.server
     knowledge = None
     if settings.embedder is not None:
@@ -342,6 +349,13 @@ def build(args: Mapping[str, Any]) -> Application:
         ray_actor_options={"num_cpus": 1},
     )
     return gateway.bind(raw, models, detector, knowledge)
+
+
+def _with_cache(spec: ModelSpec, cache_bytes: int | None) -> ModelSpec:
+    """The model with the cache that was worked out for it, if there is any."""
+    if cache_bytes is None or is_sized(spec):
+        return spec
+    return spec.model_copy(update={"kv_cache_gib": cache_bytes / GIB})
 
 
 def _model_application(spec: ModelSpec, settings: Settings) -> Application:

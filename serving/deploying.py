@@ -13,9 +13,11 @@ import sys
 import ray
 from ray import serve
 
+from models.machine import this_machine
 from serving import config
 from serving.app import build
 from serving.cluster import APPLICATION
+from serving.local_models import CannotRun, check_contexts, local_engines
 
 _MODULES = {
     "vllm": "models.vllm_engine",
@@ -28,19 +30,34 @@ _MODULES = {
 def main() -> None:
     """Deploy what standard input says; do not wait for the models.
 
-    Its first line is the configuration as JSON, its second, which may come much later, the
-    cluster's address. Without a second one nothing is deployed.
+    Its first line is the configuration as JSON. A line of JSON on standard output answers it: how
+    each engine will run on this machine (`engines`), or why the models cannot (`problems`). The
+    second line, which may come much later, is the cluster's address; without one nothing is
+    deployed.
     """
+    answers, sys.stdout = sys.stdout, sys.stderr  # Some of what is imported prints.
     raw = json.loads(sys.stdin.readline())
-    for engine in {spec.engine for spec in config.parse(raw).models}:
+    settings = config.parse(raw)
+    for engine in {spec.engine for spec in settings.models}:
         importlib.import_module(_MODULES[engine])
+    try:
+        check_contexts(settings)
+        engines = local_engines(settings, this_machine())
+    except CannotRun as error:
+        print(json.dumps({"problems": error.problems}), file=answers)
+        return
+    print(json.dumps({"engines": [str(engine) for engine in engines]}), file=answers)
     address = sys.stdin.readline().strip()
     if not address:
         return
     # Building starts a cluster of its own where none was joined.
     ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    caches = {engine.model: engine.cache_bytes for engine in engines}
     serve._run(  # noqa: SLF001  The public `run` waits until every model is loaded.
-        build({"config": raw}), name=APPLICATION, route_prefix="/", _blocking=False
+        build({"config": raw, "cache_bytes": caches}),
+        name=APPLICATION,
+        route_prefix="/",
+        _blocking=False,
     )
 
 

@@ -22,7 +22,7 @@ MODEL = "smollm2-135m-instruct"
 API_KEY = "sk-ringfence-benchmark"
 
 # What every arm's engine is given, in vLLM's names; all else is vLLM's default. Ringfence takes
-# the same values from its catalogue.
+# the same values from its catalogue, but for the type, which is its own choice there.
 ENGINE_ARGUMENTS: Mapping[str, str | int | bool] = {
     "dtype": "bfloat16",
     "enforce_eager": True,
@@ -126,7 +126,8 @@ def ringfence(_model_dir: Path, *parts: str) -> Arm:
     """Ringfence by its public command, with these parts on, in `RINGFENCE_HOME`."""
     port = free_port()
     directory = Path(tempfile.mkdtemp(prefix="ringfence-benchmark-"))
-    config = write_configuration(directory / "ringfence.yaml", {"models": [MODEL]}, parts)
+    plain = {"models": [{"id": MODEL, "dtype": ENGINE_ARGUMENTS["dtype"]}]}
+    config = write_configuration(directory / "ringfence.yaml", plain, parts)
     serve = (sys.executable, "-m", "serving.cli", "serve")
     return Arm(
         name="+".join([RINGFENCE, *parts]),

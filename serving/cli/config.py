@@ -3,25 +3,38 @@
 from __future__ import annotations
 
 import json
+from typing import Annotated
 
 import typer
 import yaml
 
+from models.machine import this_machine
 from serving import config
 from serving.cli.options import ConfigOption, JsonOption
+from serving.local_models import CannotRun, check_contexts, check_files
 from serving.serve_config import serve_config
 
 config_app = typer.Typer(no_args_is_help=True, help="Check a configuration, or print its schema.")
 
 
 @config_app.command("check")
-def check(config_file: ConfigOption = None, *, as_json: JsonOption = False) -> None:
-    """Say whether the configuration can be used; exit code 1 when it cannot."""
+def check(
+    config_file: ConfigOption = None,
+    *,
+    elsewhere: Annotated[
+        bool, typer.Option("--elsewhere", help="It is for other machines: do not look at this one.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Say whether the configuration can be used, here; exit code 1 when it cannot."""
     problems: list[str] = []
     path = config.config_path(config_file)
     try:
         settings = config.load(path)
-    except config.ConfigError as error:
+        if not elsewhere:
+            check_files(settings, this_machine())
+            check_contexts(settings)
+    except (config.ConfigError, CannotRun) as error:
         problems = error.problems
     if as_json:
         typer.echo(json.dumps({"valid": not problems, "problems": problems}))

@@ -15,18 +15,17 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
 import httpx
-import psutil
 import typer
 
 from models import prepare
+from models.machine import GIB, this_machine
 from serving import config
 from serving.cli.options import ConfigOption, JsonOption
 from serving.config import Settings
 from serving.languages import READ, named
+from serving.local_models import CannotRun, estimated_bytes, local_engines, needed_gpus
 from serving.storage.errors import ValkeyError
 from serving.storage.valkey import Valkey
-
-GIB = 1024**3
 
 PROBE_TIMEOUT_S = 2.0
 
@@ -84,15 +83,21 @@ def _version(package: str) -> str | None:
 
 
 def _memory(settings: Settings) -> list[Finding]:
-    free = psutil.virtual_memory().available / GIB
-    # Seen with one small model: 1.5 GiB for Ray and the gateway, 2.5 an engine with its cache.
-    need = 1.5 + sum(
-        2.0 + (spec.kv_cache_gib or 0) if spec.task == "generate" else 1.0
-        for spec in settings.models
-        if spec.device == "cpu" and not spec.simulated
-    )
-    detail = f"{free:.1f} GiB free, about {need:.1f} GiB needed besides weights"
-    return [Finding("memory", "ok" if free >= need else "warn", detail)]
+    """What is free, and how each engine on the CPU runs with it."""
+    machine = this_machine()
+    told = f"{machine.memory.size / GIB:.1f} GiB free {machine.memory.bound}"
+    try:
+        engines = local_engines(settings, machine)
+    except CannotRun as error:
+        if _is_ours(settings.server.local_url):
+            return [Finding("memory", "ok", f"{told}; Ringfence runs here and has its own")]
+        return [Finding("memory", "fail", problem) for problem in error.problems]
+    need = estimated_bytes(settings, engines)
+    detail = f"{told}, about {need / GIB:.1f} GiB needed besides weights"
+    return [
+        Finding("memory", "ok" if machine.memory.size >= need else "warn", detail),
+        *(Finding(f"engine {engine.model}", "ok", engine.how) for engine in engines),
+    ]
 
 
 def _cores(_: Settings) -> list[Finding]:
@@ -101,16 +106,9 @@ def _cores(_: Settings) -> list[Finding]:
 
 
 def _gpus(settings: Settings) -> list[Finding]:
-    present = [f"/dev/nvidia{i}" for i in range(16) if os.path.exists(f"/dev/nvidia{i}")]  # noqa: PTH110
-    needed = sum(
-        spec.tensor_parallel_size * spec.pipeline_parallel_size * spec.replicas
-        for spec in settings.models
-        if spec.device == "gpu"
-    )
-    state: Literal["ok", "fail"] = (
-        "ok" if len(present) >= needed or settings.ray.address else "fail"
-    )
-    return [Finding("GPUs", state, f"{len(present)} here, {needed} needed by the configuration")]
+    present, needed = this_machine().gpus, needed_gpus(settings)
+    state: Literal["ok", "fail"] = "ok" if present >= needed or settings.ray.address else "fail"
+    return [Finding("GPUs", state, f"{present} here, {needed} needed by the configuration")]
 
 
 def _disk(settings: Settings) -> list[Finding]:

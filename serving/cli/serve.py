@@ -17,12 +17,14 @@ import typer
 
 from models import prepare
 from models.conversion import PreparationFailed
+from models.machine import this_machine
 from serving import cluster, config
 from serving.cli.first_key import first_key
 from serving.cli.mismatches import tell_mismatches
 from serving.cli.options import ConfigOption
 from serving.cli.progress import Phases, console
 from serving.config import Settings
+from serving.local_models import CannotRun, check_files
 from serving.storage.embedded_valkey import EmbeddedValkey
 from serving.storage.errors import ValkeyStartFailed
 
@@ -65,9 +67,10 @@ def serve(
     except KeyboardInterrupt:
         console.print("Stopping.")
     except (
-        StartFailed, PreparationFailed, cluster.ApplicationFailed, ValkeyStartFailed
+        StartFailed, CannotRun, PreparationFailed, cluster.ApplicationFailed, ValkeyStartFailed
     ) as error:  # fmt: skip
-        typer.echo(f"ringfence: {error}", err=True)
+        for line in str(error).splitlines():
+            typer.echo(f"ringfence: {line}", err=True)
         raise typer.Exit(1) from None
     finally:
         _stop(running)
@@ -89,6 +92,7 @@ def _start(
     settings: Settings, raw: dict[str, Any], running: cluster.Cluster, phases: Phases
 ) -> None:
     _check_port(settings)
+    check_files(settings, this_machine())
     for spec in settings.models:
         elsewhere = isinstance(spec.source, str) and settings.ray.address is not None
         if spec.source is None or elsewhere:
@@ -102,7 +106,9 @@ def _start(
             address = running.start()
         key = first_key(settings)
         with phases.phase("Deploying the application"):
-            _deploy(deployer, address)
+            engines = _deploy(deployer, address)
+    for engine in engines:
+        console.print(f"    {engine}")
     with phases.phase(f"Loading {', '.join(spec.id for spec in settings.models)}"):
         running.wait_until_running(READY_DEADLINE_S)
     running.note_processes()
@@ -129,7 +135,7 @@ def _deployer(raw: dict[str, Any]) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
         [sys.executable, "-m", "serving.deploying"],
         stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -149,16 +155,25 @@ def _tell(process: subprocess.Popen[str], line: str) -> None:
         process.stdin.flush()
 
 
-def _deploy(process: subprocess.Popen[str], address: str) -> None:
-    """Have the application deployed to the cluster at `address`, and wait until it is."""
+def _deploy(process: subprocess.Popen[str], address: str) -> list[str]:
+    """Have the application deployed to the cluster at `address`, and wait until it is.
+
+    Returns:
+        How each engine runs on this machine, for the operator.
+    """
     _tell(process, address)
     try:
-        _, errors = process.communicate(timeout=DEPLOY_DEADLINE_S)
+        answer, errors = process.communicate(timeout=DEPLOY_DEADLINE_S)
     except subprocess.TimeoutExpired:
         raise StartFailed(f"the application was not deployed in {DEPLOY_DEADLINE_S:g} s") from None
     if process.returncode != 0:
         last = errors.strip().splitlines()[-1:] or ["no reason given"]
         raise StartFailed(f"the application could not be deployed: {last[0]}")
+    told = json.loads(answer)
+    if problems := told.get("problems"):
+        raise StartFailed("\n".join(problems))
+    engines: list[str] = told["engines"]
+    return engines
 
 
 def _greet(settings: Settings, key: str | None, phases: Phases) -> None:

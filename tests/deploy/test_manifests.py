@@ -130,7 +130,9 @@ def graph(graphs: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def test_example_is_a_valid_configuration() -> None:
-    run = CliRunner().invoke(cli, ["config", "check", "-c", str(CONFIG)], env=ENVIRONMENT)
+    run = CliRunner().invoke(
+        cli, ["config", "check", "--elsewhere", "-c", str(CONFIG)], env=ENVIRONMENT
+    )
     assert run.exit_code == 0, run.output
     assert "It serves qwen3-8b, llama-3.3-70b, all-minilm-l6-v2." in run.output
 

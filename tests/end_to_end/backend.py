@@ -38,6 +38,7 @@ def configuration(weights: Path) -> str:
     return f"""
 models:
   - id: {MODEL}
+    dtype: bfloat16
     max_ongoing_requests: {SLOTS}
     max_queued_requests: 8
   - id: {EXACT_MODEL}

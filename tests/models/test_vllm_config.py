@@ -70,7 +70,8 @@ def test_cpu_model_is_configured_in_full() -> None:
         },
         "accelerator_config": {"kind": "cpu"},
         "engine_kwargs": {
-            "dtype": "bfloat16",
+            "dtype": "auto",
+            "kv_cache_memory_bytes": 1024**3,
             "max_model_len": 2048,
             "tensor_parallel_size": 1,
             "pipeline_parallel_size": 1,
@@ -97,7 +98,6 @@ def test_cpu_model_is_configured_in_full() -> None:
             "env_vars": {
                 "HF_HUB_OFFLINE": "1",
                 "TORCHDYNAMO_DISABLE": "1",
-                "VLLM_CPU_KVCACHE_SPACE": "1",
             }
         },
         "log_engine_metrics": True,
@@ -116,7 +116,7 @@ def test_gpu_model_is_configured_in_full() -> None:
         "accelerator_type": "H100",
         "accelerator_config": {"kind": "gpu"},
         "engine_kwargs": {
-            "dtype": "bfloat16",
+            "dtype": "auto",
             "max_model_len": 32768,
             "quantization": "fp8",
             "revision": "6f6073b423013f6a7d4d9f39144961bfbfbc386b",
@@ -186,8 +186,7 @@ def test_vllm_schedules_ahead_on_gpus_unless_told_otherwise() -> None:
 
 
 def test_kv_cache_size_of_a_gpu_is_left_to_vllm() -> None:
-    env = generated(gpu(kv_cache_gib=4)).runtime_env["env_vars"]
-    assert "VLLM_CPU_KVCACHE_SPACE" not in env
+    assert "kv_cache_memory_bytes" not in generated(gpu(kv_cache_gib=4)).engine_kwargs
 
 
 def test_model_without_a_tool_parser_offers_no_automatic_tools() -> None:

@@ -82,6 +82,39 @@ def test_check_answers_a_script_in_json(
     assert json.loads(result.stdout) == answer
 
 
+GPU = "models: [{base: simulated, device: gpu, tensor_parallel_size: 64}]"
+ABSENT = "models: [{id: m, source: /no/such/place}]"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (GPU, "device: gpu: GPUs needed: 64; this machine has"),
+        (ABSENT, "m: '/no/such/place' is not a directory."),
+    ],
+)
+def test_check_looks_at_this_machine_unless_told_otherwise(
+    run: Run, config_file: Write, text: str, problem: str
+) -> None:
+    file = config_file(text)
+    assert problem in run("config", "check", "-c", file, code=1).stderr
+    assert "is valid" in run("config", "check", "--elsewhere", "-c", file).stdout
+
+
+def test_check_of_the_built_in_configuration_imports_no_model_library(home: Path) -> None:
+    script = (
+        "import sys; from serving.cli.root import app\n"
+        "try: app(['config', 'check'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'transformers', 'vllm', 'ray'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60,
+        check=True, env={"RINGFENCE_HOME": str(home), "PATH": ""},
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def test_schema_is_printed(run: Run) -> None:
     schema = json.loads(run("config", "schema").stdout)
     jsonschema.Draft202012Validator.check_schema(schema)

@@ -1,0 +1,128 @@
+"""What a model's `config.json` says of its context and of the memory that its KV cache takes.
+
+Reads it with transformers, which knows what each kind of model leaves out. Loads no weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from models.conversion import PreparationFailed
+
+BLOCK_TOKENS = 128
+"""Tokens in a block of vLLM's KV cache on CPU."""
+
+_SCALED_ALREADY = frozenset({"su", "longrope", "llama3"})
+"""Kinds of RoPE scaling after which `max_position_embeddings` is the scaled length."""
+
+
+_NO_CONTEXT = 0
+"""Window of a layer with a state in place of a context; vLLM keeps it in a few blocks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """A model's shape, as far as its memory is concerned.
+
+    Attributes:
+        context_tokens: The longest context; None where the model does not say.
+        values_per_token: Numbers that a token leaves in the KV cache of each layer.
+        windows: For each layer its sliding window in tokens; None: it sees the whole context.
+    """
+
+    context_tokens: int | None
+    values_per_token: int
+    windows: tuple[int | None, ...]
+
+    def cache_bytes(self, context_tokens: int, *, step_tokens: int, value_bytes: int) -> int:
+        """KV cache of one sequence that fills its context, in whole blocks.
+
+        Args:
+            context_tokens: the longest that a sequence may be.
+            step_tokens: most tokens of one step; a window holds those besides.
+            value_bytes: of one number in the cache.
+        """
+        blocks = sum(
+            _blocks(context_tokens)
+            if window is None
+            else min(_blocks(context_tokens), _blocks(window + step_tokens) + 1)
+            for window in self.windows
+        )
+        return blocks * BLOCK_TOKENS * self.values_per_token * value_bytes
+
+
+def _blocks(tokens: int) -> int:
+    return math.ceil(tokens / BLOCK_TOKENS)
+
+
+def architecture(directory: Path) -> Architecture:
+    """The architecture of the model in a directory of Hugging Face's layout.
+
+    Raises:
+        PreparationFailed: transformers cannot read its `config.json`, and why.
+    """
+    from transformers import AutoConfig  # noqa: PLC0415  Three seconds: it imports torch.
+
+    try:
+        whole: Any = AutoConfig.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=False
+        )
+        text: Any = whole.get_text_config()
+        return Architecture(_context_tokens(text), _values_per_token(text), _windows(text))
+    except Exception as error:  # noqa: BLE001  Each kind of model fails in ways of its own.
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise PreparationFailed(f"{directory / 'config.json'}: {reason[0]}") from None
+
+
+def _context_tokens(text: Any) -> int | None:
+    """As vLLM derives it, without the tokenizer's own bound."""
+    length: float | None = getattr(text, "max_position_embeddings", None)
+    if length is None:
+        return None
+    factor = 1.0
+    if "gemma3" not in text.model_type:
+        for rope in _ropes(text):
+            kind = rope.get("rope_type")
+            if kind in _SCALED_ALREADY:
+                continue
+            factor = rope.get("factor") or factor
+            if kind == "yarn":
+                length = rope["original_max_position_embeddings"]
+    return int(length * factor)
+
+
+def _ropes(text: Any) -> list[Mapping[str, Any]]:
+    """The RoPE parameters; of each kind of layer where those differ."""
+    parameters = getattr(text, "rope_parameters", None) or {}
+    nested = [value for value in parameters.values() if isinstance(value, Mapping)]
+    return nested or [parameters]
+
+
+def _values_per_token(text: Any) -> int:
+    if latent := getattr(text, "kv_lora_rank", None):
+        return int(latent + text.qk_rope_head_dim)
+    heads = text.num_attention_heads
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
+    return int(2 * _kv_heads(text, heads) * head_dim)
+
+
+def _kv_heads(text: Any, heads: int) -> int:
+    if getattr(text, "multi_query", False) and not getattr(text, "new_decoder_architecture", False):
+        return 1
+    for name in ("num_key_value_heads", "num_kv_heads", "multi_query_group_num"):
+        if count := getattr(text, name, None):
+            return int(count)
+    return heads
+
+
+def _windows(text: Any) -> tuple[int | None, ...]:
+    window: int | None = getattr(text, "sliding_window", None)
+    kinds = getattr(text, "layer_types", None)
+    if kinds is None:
+        return (window,) * int(text.num_hidden_layers)
+    of_kind: dict[str, int | None] = {"sliding_attention": window, "linear_attention": _NO_CONTEXT}
+    return tuple(of_kind.get(kind) for kind in kinds)
