@@ -10,7 +10,8 @@ PIP := $(BIN)/pip install --quiet --quiet --disable-pip-version-check
 TORCH := torch==2.13.0+cpu
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: serve test test-full check static format bench bench-full bench-k6 bench-overload lock tree clean
+.PHONY: serve test test-full check static format bench bench-full bench-k6 bench-overload lock tree \
+  vllm-names clean
 
 serve: $(VENV)/.installed
 	@exec $(BIN)/ringfence serve
@@ -35,6 +36,9 @@ format: $(VENV)/.installed
 
 tree: $(VENV)/.installed
 	$(BIN)/python -m tests.documents
+
+vllm-names: $(VENV)/.installed
+	$(BIN)/python -m models.vllm_names
 
 # Short runs of both comparisons; bench-full is what figures are published from (hours).
 bench: $(VENV)/.installed .bench/litellm .bench/vllm-router

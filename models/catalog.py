@@ -5,6 +5,8 @@ Knows nothing of loading or serving them.
 
 from __future__ import annotations
 
+import difflib
+import json
 from collections.abc import Mapping
 from decimal import Decimal
 from functools import cache
@@ -56,6 +58,18 @@ _REFUSED_ARGUMENTS = {
 CPU_BATCHED_TOKENS = 256
 """Tokens of one step on CPU. A step cannot be interrupted: more would hold up other streams, and a
 slot whose client is gone, for longer than half a second on two cores."""
+
+VLLM_NAMES = Path(__file__).with_name("vllm_names.json")
+"""What vLLM has, by our field: written by `models.vllm_names`, as importing vLLM takes long."""
+
+_FEW = 10
+"""So many names are told in full where none is near."""
+
+_PLUGINS = {
+    "tool_call_parser": "tool_parser_plugin",
+    "reasoning_parser": "reasoning_parser_plugin",
+}
+"""Arguments that add names to vLLM's."""
 
 _BUCKETS = ("s3://", "gs://", "abfss://", "azure://")
 
@@ -186,6 +200,16 @@ class ModelSpec(BaseModel):
             raise ValueError(msg)
         return self
 
+    @model_validator(mode="after")
+    def _known_to_vllm(self) -> ModelSpec:
+        for field in ("dtype", "quantization", "tool_call_parser", "reasoning_parser"):
+            name = getattr(self, field)
+            if name is not None and _PLUGINS.get(field) not in self.engine_kwargs:
+                _check_name(field, name)
+        for name in self.engine_kwargs:
+            _check_name("engine_kwargs", name)
+        return self
+
     @field_validator("engine_kwargs")
     @classmethod
     def _allowed_arguments(cls, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -240,6 +264,23 @@ class ModelSpec(BaseModel):
                 "target_ongoing_requests": max(1, self.max_ongoing_requests // 2),
             }
         }
+
+
+def _check_name(field: str, name: str) -> None:
+    """Refuse what vLLM does not have, with the nearest that it has."""
+    known = _vllm_names()[field]
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        if not close and len(known) <= _FEW:
+            hint = f"; it has {', '.join(known)}"
+        raise ValueError(f"{field}: vLLM has no {name!r}{hint}")
+
+
+@cache
+def _vllm_names() -> Mapping[str, list[str]]:
+    names: Mapping[str, list[str]] = json.loads(VLLM_NAMES.read_bytes())
+    return names
 
 
 @cache

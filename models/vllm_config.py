@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 from pathlib import Path
 from typing import Any
 
 from ray.llm._internal.common.callbacks.base import CallbackBase
 from ray.serve.llm import LLMConfig
-from vllm.engine.arg_utils import AsyncEngineArgs
-from vllm.entrypoints.launchers.cli_args import FrontendArgs
 
 from models.catalog import CPU_BATCHED_TOKENS, ModelSpec
 from models.machine import this_machine
@@ -26,10 +22,6 @@ _FIXED_ARGUMENTS = {
 }
 
 
-class UnknownArgument(ValueError):
-    """`engine_kwargs` names an argument that this version of vLLM does not have."""
-
-
 def llm_config(
     spec: ModelSpec, source: str | Path, *, environment: dict[str, str], drain_s: float
 ) -> LLMConfig:
@@ -40,9 +32,6 @@ def llm_config(
         source: prepared directory or Hugging Face id.
         environment: variables for the engine's processes.
         drain_s: for streams to end when a replica is stopped.
-
-    Raises:
-        UnknownArgument: in `engine_kwargs`.
     """
     env = dict(environment)
     if spec.device == "cpu":
@@ -103,7 +92,6 @@ class WeightsInPlace(CallbackBase):
 
 def _engine_kwargs(spec: ModelSpec) -> dict[str, Any]:
     """Arguments of vLLM. What keeps a promise comes last, so nothing given can undo it."""
-    _check_arguments(spec)
     kwargs: dict[str, Any] = {
         "dtype": spec.dtype,
         "max_model_len": spec.context_tokens,
@@ -127,17 +115,3 @@ def _engine_kwargs(spec: ModelSpec) -> dict[str, Any]:
     if spec.max_loras:
         kwargs |= {"enable_lora": True, "max_loras": spec.max_loras}
     return kwargs | dict(spec.engine_kwargs) | _FIXED_ARGUMENTS
-
-
-def _check_arguments(spec: ModelSpec) -> None:
-    known = {
-        field.name
-        for arguments in (AsyncEngineArgs, FrontendArgs)
-        for field in dataclasses.fields(arguments)
-        if not field.name.startswith("_")
-    }
-    for name in spec.engine_kwargs:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise UnknownArgument(f"{spec.id}: vLLM has no engine argument {name!r}{hint}")

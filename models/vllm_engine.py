@@ -47,6 +47,7 @@ from models.ray_binding import between_nodes, bind_to_node
 from models.vllm_chat import ParsedChat
 from models.vllm_config import llm_config, node_arguments
 from models.vllm_errors import failure, rejection
+from models.vllm_start import explained_start
 
 # Fields of vLLM's own that are always null here and mean nothing to a client. A quoted key after a
 # comma cannot occur inside a JSON string, where quotes are escaped, so bytes may be cut out.
@@ -68,12 +69,14 @@ class VLLMEngine(LLMServer):
     ) -> None:
         bind_to_node()
         self._sender = Sender(tls=between_nodes().client)
-        if spec.device == "cpu":
-            llm_config.update_engine_kwargs(**node_arguments(spec, source))
-            os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # vLLM would prefer it to the argument.
-        if _one_thread(llm_config):
-            run_in_one_process()
-        await super().__init__(llm_config)
+        with explained_start():
+            if spec.device == "cpu":
+                llm_config.update_engine_kwargs(**node_arguments(spec, source))
+                # vLLM would prefer it to the argument.
+                os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)
+            if _one_thread(llm_config):
+                run_in_one_process()
+            await super().__init__(llm_config)
 
     async def _start_engine(self) -> None:
         """Start vLLM, without the actor (390 MB) in which Ray collects usage statistics."""

@@ -86,15 +86,22 @@ def prepare_environment(settings: Settings) -> None:
     )
 
 
-def _why_failed(application: Any) -> str:
+def why_failed(application: Any) -> str:
     """The last error of each deployment that could not start. For the operator, not a client."""
     told = []
     for name, deployment in application.deployments.items():
         if deployment.status != "DEPLOY_FAILED":
             continue
-        errors = re.findall(r"(?m)^[\w.]*(?:Error|Exception): .*$", deployment.message)
-        told.append(f"{name} did not start: {errors[-1] if errors else 'no reason was given'}")
+        told.append(f"{name} did not start: {_reason(deployment.message)}")
     return "\n".join(told) or "the application could not be deployed"
+
+
+def _reason(message: str) -> str:
+    """The reason in what Ray Serve says of a deployment: an engine's own sentence, or an error."""
+    if sentences := re.findall(r"(?m)^[\w.]*EngineStartFailed: (.*)$", message):
+        return str(sentences[-1])
+    errors = re.findall(r"(?m)^[\w.]*(?:Error|Exception): .*$", message)
+    return str(errors[-1]) if errors else "no reason was given"
 
 
 def _free_block(count: int) -> int:
@@ -178,7 +185,7 @@ class Cluster:
                 return
             if application is not None and application.status == "DEPLOY_FAILED":
                 raise ApplicationFailed(
-                    f"{_why_failed(application)}\nThe logs are in {self._log_directory}"
+                    f"{why_failed(application)}\nThe logs are in {self._log_directory}"
                 )
             time.sleep(0.25)
         raise ApplicationFailed(f"the models were not ready in {deadline_s:g} s")

@@ -120,7 +120,7 @@ def test_queues_are_finite(name: str) -> None:
 
 
 def test_entry_is_frozen_and_travels_between_processes() -> None:
-    entry = spec(engine_kwargs={"a": [1]})
+    entry = spec(engine_kwargs={"allowed_origins": [1]})
     assert pickle.loads(pickle.dumps(entry)) == entry  # noqa: S301  Our own bytes.
     with pytest.raises(ValidationError, match="frozen"):
         entry.id = "n"  # type: ignore[misc]

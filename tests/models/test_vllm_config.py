@@ -234,14 +234,42 @@ def test_cpu_model_asks_for_no_card() -> None:
     assert generated(SMOLLM2).get_engine_config().placement_bundles == [{"CPU": 1}]
 
 
-def test_unknown_argument_names_the_model_and_a_near_one() -> None:
-    from models.vllm_config import UnknownArgument
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        (
+            {"dtype": "fp16"},
+            "vLLM has no 'fp16'; it has auto, bfloat16, float, float16, float32, half",
+        ),
+        ({"dtype": "bloat16"}, "dtype: vLLM has no 'bloat16'; did you mean 'bfloat16'?"),
+        ({"quantization": "gtpq"}, "quantization: vLLM has no 'gtpq'; did you mean 'gptq'?"),
+        ({"tool_call_parser": "hermess"}, "vLLM has no 'hermess'; did you mean 'hermes'?"),
+        ({"reasoning_parser": "qwen-3"}, "vLLM has no 'qwen-3'; did you mean 'qwen3'?"),
+        ({"reasoning_parser": "zzz"}, "reasoning_parser: vLLM has no 'zzz'"),
+        (
+            {"engine_kwargs": {"gpu_memory_utilisation": 0.9}},
+            "vLLM has no 'gpu_memory_utilisation'; did you mean 'gpu_memory_utilization'?",
+        ),
+    ],
+)
+def test_name_that_vllm_does_not_have_is_refused(fields: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        gpu(**fields)
+    assert caught.value.errors()[0]["msg"].endswith(problem)
 
-    spec = gpu(engine_kwargs={"gpu_memory_utilisation": 0.9})
-    message = "m: vLLM has no engine argument 'gpu_memory_utilisation'; did you mean"
-    with pytest.raises(UnknownArgument, match=message) as caught:
-        generated(spec)
-    assert str(caught.value).endswith("'gpu_memory_utilization'?")
+
+def test_parser_of_a_plugin_is_not_known_beforehand() -> None:
+    plugin = {"tool_parser_plugin": "/plugins/ours.py"}
+    assert gpu(tool_call_parser="ours", engine_kwargs=plugin).tool_call_parser == "ours"
+
+
+def test_names_are_those_of_the_installed_vllm() -> None:
+    import json
+
+    from models.catalog import VLLM_NAMES
+    from models.vllm_names import installed_names
+
+    assert json.loads(VLLM_NAMES.read_bytes()) == installed_names(), "run `make vllm-names`"
 
 
 def test_unknown_accelerator_is_refused() -> None:
@@ -316,22 +344,6 @@ def test_promises_hold_for_a_specification_that_was_not_validated() -> None:
 def test_adapters_need_a_number_and_a_bucket(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         gpu(**fields)
-
-
-def test_parsers_of_the_catalogue_and_the_example_are_vllms() -> None:
-    import yaml
-    from vllm.reasoning import ReasoningParserManager
-    from vllm.tool_parsers import ToolParserManager
-
-    example = Path(__file__).parents[2] / "deploy" / "gpu" / "ringfence.yaml"
-    rows = yaml.safe_load(example.read_text("utf-8"))["models"]
-    rows += [spec.model_dump() for spec in builtin().values()]
-    tools = {row.get("tool_call_parser") for row in rows} - {None}
-    reasoning = {row.get("reasoning_parser") for row in rows} - {None}
-    assert tools == {"hermes", "llama3_json"}
-    assert tools <= set(ToolParserManager.list_registered())
-    assert reasoning == {"qwen3"}
-    assert reasoning <= set(ReasoningParserManager.list_registered())
 
 
 def test_model_on_two_cores_computes_in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -187,12 +187,18 @@ def test_arbitrary_configuration_is_read_or_refused(raw: dict[str, Any]) -> None
 def test_variables_are_filled_from_the_environment_at_any_depth() -> None:
     raw = {
         "server": {"host": "${HOST_A}${HOST_B}"},
-        "models": [{"base": "simulated", "id": "${NAME}", "engine_kwargs": {"a": ["x ${NAME}"]}}],
+        "models": [
+            {
+                "base": "simulated",
+                "id": "${NAME}",
+                "engine_kwargs": {"allowed_origins": ["x ${NAME}"]},
+            }
+        ],
     }
     settings = parse(raw, {"HOST_A": "127.0", "HOST_B": ".0.1", "NAME": "mine"})
     assert settings.server.host == "127.0.0.1"
     assert settings.models[0].id == "mine"
-    assert settings.models[0].engine_kwargs == {"a": ["x mine"]}
+    assert settings.models[0].engine_kwargs == {"allowed_origins": ["x mine"]}
 
 
 def test_variable_that_is_not_set_is_told_with_its_place() -> None:
