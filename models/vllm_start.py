@@ -20,8 +20,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vllm.logger import DEFAULT_LOGGING_CONFIG
-
 _CONFIG_VARIABLE = "VLLM_LOGGING_CONFIG_PATH"
 _HANDLER = "ringfence_start"
 
@@ -71,6 +69,9 @@ def explained_start() -> Iterator[None]:
 @contextmanager
 def _logging_config(path: Path, reasons: Path) -> Iterator[None]:
     """Have the processes that vLLM starts within this scope log with our handler as well."""
+    # Imported late: vLLM imports this module when it sets its loggers up, half imported itself.
+    from vllm.logger import DEFAULT_LOGGING_CONFIG  # noqa: PLC0415
+
     own = os.environ.get(_CONFIG_VARIABLE)
     config: dict[str, Any] = (
         json.loads(Path(own).read_bytes()) if own else copy.deepcopy(DEFAULT_LOGGING_CONFIG)

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+import subprocess
+import sys
 from logging.config import dictConfig
 from pathlib import Path
 
 import pytest
+
+from models.vllm_start import EngineStartFailed, explained_start, reason
 
 VARIABLE = "VLLM_LOGGING_CONFIG_PATH"
 
@@ -74,14 +78,10 @@ You need to have sentencepiece installed."""
 def test_reason_is_the_first_sentence_that_says_what_is_wrong(
     error: Exception, sentence: str
 ) -> None:
-    from models.vllm_start import reason
-
     assert reason(error) == sentence
 
 
 def test_error_without_a_text_is_told_by_its_place() -> None:
-    from models.vllm_start import reason
-
     with pytest.raises(AssertionError) as caught:
         fail(AssertionError())
     assert reason(caught.value).startswith(f"AssertionError at {__file__}:")
@@ -93,8 +93,6 @@ def fail(error: Exception) -> None:
 
 def start(error: Exception, *records: tuple[str, Exception]) -> None:
     """Start an engine whose processes log and whose parent raises; each logs as it was told to."""
-    from models.vllm_start import explained_start
-
     with explained_start():
         dictConfig(json.loads(Path(os.environ[VARIABLE]).read_bytes()))
         for message, logged in records:
@@ -113,8 +111,6 @@ def _own_loggers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_first_reason_of_vllms_processes_is_told() -> None:
-    from models.vllm_start import EngineStartFailed
-
     with pytest.raises(EngineStartFailed) as caught:
         start(
             RuntimeError("See root cause above."),
@@ -125,8 +121,6 @@ def test_first_reason_of_vllms_processes_is_told() -> None:
 
 
 def test_records_that_are_not_of_a_start_are_not_told() -> None:
-    from models.vllm_start import EngineStartFailed
-
     with pytest.raises(EngineStartFailed, match="the parent's own"):
         start(
             RuntimeError("the parent's own"),
@@ -137,8 +131,6 @@ def test_records_that_are_not_of_a_start_are_not_told() -> None:
 def test_logging_of_later_processes_is_as_before(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from models.vllm_start import explained_start
-
     with explained_start():
         assert VARIABLE in os.environ
     assert VARIABLE not in os.environ
@@ -149,3 +141,9 @@ def test_logging_of_later_processes_is_as_before(
         config = json.loads(Path(os.environ[VARIABLE]).read_bytes())
     assert os.environ[VARIABLE] == str(own)
     assert config["loggers"]["vllm"] == {"level": "DEBUG", "handlers": ["ringfence_start"]}
+
+
+def test_process_whose_first_import_is_ours_sets_its_loggers_up() -> None:
+    """As a process does that vLLM spawns from a script that imports this module."""
+    with explained_start():
+        subprocess.run([sys.executable, "-c", "import models.vllm_start, vllm.logger"], check=True)
