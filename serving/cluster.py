@@ -88,12 +88,21 @@ def prepare_environment(settings: Settings) -> None:
 
 def why_failed(application: Any) -> str:
     """The last error of each deployment that could not start. For the operator, not a client."""
-    told = []
-    for name, deployment in application.deployments.items():
-        if deployment.status != "DEPLOY_FAILED":
-            continue
-        told.append(f"{name} did not start: {_reason(deployment.message)}")
+    told = [
+        f"{name} did not start: {_reason(deployment.message)}"
+        for name, deployment in application.deployments.items()
+        if deployment.status == "DEPLOY_FAILED"
+    ]
     return "\n".join(told) or "the application could not be deployed"
+
+
+def failed_attempts(application: Any) -> set[str]:
+    """What ended a start that Ray Serve makes again."""
+    return {
+        f"{name} did not start: {_reason(deployment.message)}"
+        for name, deployment in application.deployments.items()
+        if deployment.status == "UPDATING" and "failed to start" in deployment.message
+    }
 
 
 def _reason(message: str) -> str:
@@ -170,8 +179,12 @@ class Cluster:
         self.note_processes()
         return str(context.address_info["address"])
 
-    def wait_until_running(self, deadline_s: float) -> None:
+    def wait_until_running(self, deadline_s: float, on_retry: Callable[[str], None]) -> None:
         """Wait until every deployment of the application has a replica that answers.
+
+        Args:
+            deadline_s: for all of them.
+            on_retry: told once of each reason for which a replica is started again.
 
         Raises:
             ApplicationFailed: a deployment could not start, or not in time.
@@ -179,6 +192,7 @@ class Cluster:
         from ray import serve  # noqa: PLC0415
 
         deadline = time.monotonic() + deadline_s
+        told: set[str] = set()
         while time.monotonic() < deadline:
             application = serve.status().applications.get(APPLICATION)
             if application is not None and application.status == "RUNNING":
@@ -187,6 +201,9 @@ class Cluster:
                 raise ApplicationFailed(
                     f"{why_failed(application)}\nThe logs are in {self._log_directory}"
                 )
+            for failure in failed_attempts(application) - told if application else ():
+                on_retry(failure)
+                told.add(failure)
             time.sleep(0.25)
         raise ApplicationFailed(f"the models were not ready in {deadline_s:g} s")
 

@@ -110,7 +110,9 @@ def _start(
     for engine in engines:
         console.print(f"    {engine}")
     with phases.phase(f"Loading {', '.join(spec.id for spec in settings.models)}"):
-        running.wait_until_running(READY_DEADLINE_S)
+        running.wait_until_running(
+            READY_DEADLINE_S, lambda failure: console.print(f"    {failure} Trying again.")
+        )
     running.note_processes()
     _greet(settings, key, phases)
     tell_mismatches(settings)

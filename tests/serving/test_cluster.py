@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from serving.cluster import why_failed
+from serving.cluster import failed_attempts, why_failed
 
 ENGINE = """The deployment failed to start 3 times in a row. Error:
 ray::ServeReplica:ringfence:Engine:m.initialize_and_get_metadata() (pid=1, ip=127.0.0.1)
@@ -36,3 +36,18 @@ def test_reason_of_a_deployment_is_one_line(message: str, told: str) -> None:
     fine = SimpleNamespace(status="HEALTHY", message="ValueError: old")
     application = SimpleNamespace(deployments={"m": failed, "n": fine})
     assert why_failed(application) == told
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "told"),
+    [
+        ("UPDATING", ENGINE, {"m did not start: The weights are damaged."}),
+        ("UPDATING", "", set()),
+        ("UPDATING", "Upscaling from 1 to 2 replicas.", set()),
+        ("HEALTHY", ENGINE, set()),
+    ],
+)
+def test_attempt_that_is_made_again_is_told(status: str, message: str, told: set[str]) -> None:
+    deployment = SimpleNamespace(status=status, message=message)
+    application = SimpleNamespace(deployments={"m": deployment})
+    assert failed_attempts(application) == told
