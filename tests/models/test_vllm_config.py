@@ -8,6 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from models.catalog import ModelSpec, builtin
+from models.machine import this_machine
+from models.tiny import make_tiny
 
 if TYPE_CHECKING:
     from ray.serve.llm import LLMConfig
@@ -344,6 +346,45 @@ def test_promises_hold_for_a_specification_that_was_not_validated() -> None:
 def test_adapters_need_a_number_and_a_bucket(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         gpu(**fields)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+def test_engine_takes_from_its_node_what_its_model_can_use(tiny: Path) -> None:
+    from models.vllm_config import node_arguments
+
+    dtype, width = ("bfloat16", 2) if this_machine().bfloat16 else ("float32", 4)
+    context = 2048 * 2 * (2 * 2 * 64) * width
+    spec = ModelSpec(id="tiny", source=str(tiny), max_ongoing_requests=3)
+    assert node_arguments(spec, tiny) == {"dtype": dtype, "kv_cache_memory_bytes": 4 * context}
+
+
+@pytest.mark.parametrize(
+    "fields", [{"kv_cache_gib": 0.5}, {"engine_kwargs": {"gpu_memory_utilization": 0.5}}]
+)
+def test_engine_whose_memory_is_configured_takes_its_type_only(
+    tiny: Path, fields: dict[str, Any]
+) -> None:
+    from models.vllm_config import node_arguments
+
+    spec = ModelSpec(id="tiny", source=str(tiny), dtype="float32", **fields)
+    assert node_arguments(spec, tiny) == {"dtype": "float32"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "size"),
+    [
+        ({"kv_cache_gib": 0.5}, 2**29),
+        ({"engine_kwargs": {"kv_cache_memory_bytes": 2**20}}, 2**20),
+        ({}, None),
+    ],
+)
+def test_configured_cache_reaches_vllm_in_bytes(fields: dict[str, Any], size: int | None) -> None:
+    kwargs = generated(ModelSpec(id="m", source="org/m", **fields)).engine_kwargs
+    assert kwargs.get("kv_cache_memory_bytes") == size
 
 
 def test_model_on_two_cores_computes_in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
