@@ -6,7 +6,8 @@ Reads it with transformers, which knows what each kind of model leaves out. Load
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,17 +47,26 @@ class Architecture:
             step_tokens: most tokens of one step; a window holds those besides.
             value_bytes: of one number in the cache.
         """
-        blocks = sum(
-            _blocks(context_tokens)
-            if window is None
-            else min(_blocks(context_tokens), _blocks(window + step_tokens) + 1)
-            for window in self.windows
-        )
-        return blocks * BLOCK_TOKENS * self.values_per_token * value_bytes
+        kinds = Counter(self.windows)
+        layers = _group_size(kinds.values())
+        blocks = 0
+        for window, count in kinds.items():
+            groups = math.ceil(count / layers)
+            blocks += groups * _blocks(context_tokens, window, step_tokens)
+        return blocks * layers * BLOCK_TOKENS * self.values_per_token * value_bytes
 
 
-def _blocks(tokens: int) -> int:
-    return math.ceil(tokens / BLOCK_TOKENS)
+def _group_size(counts: Collection[int]) -> int:
+    """Layers that share a block: vLLM groups those of a kind, and pads the last group."""
+    fewest, most = min(counts), max(counts)
+    return most if most < fewest * 1.5 else fewest
+
+
+def _blocks(context_tokens: int, window: int | None, step_tokens: int) -> int:
+    """Blocks that one sequence takes at most in a layer."""
+    if window is None:
+        return math.ceil(context_tokens / BLOCK_TOKENS)
+    return math.ceil(min(context_tokens, window + step_tokens) / BLOCK_TOKENS) + 1
 
 
 def architecture(directory: Path) -> Architecture:

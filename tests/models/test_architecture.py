@@ -150,7 +150,10 @@ def cache(context: int, windows: list[int | None], step: int = 256) -> int:
         (1025, [None], 9),
         (8192, [512], 4 + 2 + 1),
         (8192, [512, None], 7 + 64),
-        (256, [512], 2),
+        (256, [512], 2 + 1),
+        (8192, [512] * 5 + [None], 5 * 7 + 64),
+        (8192, [512] * 7 + [None] * 2, 2 * (4 * 7 + 64)),
+        (8192, [512] * 4 + [None] * 5, 5 * (7 + 64)),
     ],
 )
 def test_cache_of_a_sequence_is_whole_blocks_in_each_layer(
