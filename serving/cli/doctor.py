@@ -23,7 +23,13 @@ from serving import config
 from serving.cli.options import ConfigOption, JsonOption
 from serving.config import Settings
 from serving.languages import READ, named
-from serving.local_models import CannotRun, estimated_bytes, local_engines, needed_gpus
+from serving.local_models import (
+    CannotRun,
+    check_contexts,
+    estimated_bytes,
+    local_engines,
+    needed_gpus,
+)
 from serving.storage.errors import ValkeyError
 from serving.storage.valkey import Valkey
 
@@ -43,8 +49,8 @@ def doctor(config_file: ConfigOption = None, *, as_json: JsonOption = False) -> 
     """Look at Python, memory, cores, GPUs, model files, ports, and what would leave the machine."""
     settings = config.load(config_file)
     checks: list[Callable[[Settings], list[Finding]]] = [
-        _python, _packages, _memory, _cores, _gpus, _disk, _models, _valkey, _ports, _egress,
-        _languages,
+        _python, _packages, _memory, _cores, _gpus, _disk, _models, _contexts, _valkey, _ports,
+        _egress, _languages,
     ]  # fmt: skip
     findings = [finding for check in checks for finding in check(settings)]
     if as_json:
@@ -131,6 +137,15 @@ def _models(settings: Settings) -> list[Finding]:
         }[status]
         found.append(Finding(f"model {spec.id}", "fail" if status == "missing" else "ok", detail))
     return found
+
+
+def _contexts(settings: Settings) -> list[Finding]:
+    """Nothing, unless a model is given more context than it has."""
+    try:
+        check_contexts(settings)
+    except CannotRun as error:
+        return [Finding("context", "fail", problem) for problem in error.problems]
+    return []
 
 
 def _valkey(settings: Settings) -> list[Finding]:

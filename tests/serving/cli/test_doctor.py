@@ -6,11 +6,14 @@ import json
 import socket
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import pytest
 
+from models.machine import this_machine
+from models.tiny import make_tiny
 from tests.serving.cli.conftest import Run
 
 Write = Callable[[str], str]
@@ -92,6 +95,40 @@ def test_missing_gpus_are_a_failure(findings: Look, free_port: int) -> None:
     model = {"base": "simulated", "device": "gpu", "tensor_parallel_size": 64}
     text = json.dumps({"server": {"port": free_port}, "models": [model]})
     assert findings(text, code=1)["GPUs"]["state"] == "fail"
+
+
+def own(port: int, source: Path, **fields: Any) -> str:
+    model = {"id": "mine", "source": str(source)} | fields
+    return json.dumps({"server": {"port": port}, "models": [model]})
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+def test_precision_and_cache_of_each_engine_are_told(
+    findings: Look, free_port: int, tiny: Path
+) -> None:
+    found = findings(own(free_port, tiny, kv_cache_gib=0.25))["engine mine"]
+    dtype = "bfloat16" if this_machine().bfloat16 else "float32 (this CPU has no bfloat16)"
+    assert (found["state"], found["detail"]) == (
+        "ok",
+        f"computes in {dtype}; 0.25 GiB of KV cache",
+    )
+
+
+def test_cache_that_no_machine_has_is_a_failure(findings: Look, free_port: int, tiny: Path) -> None:
+    found = findings(own(free_port, tiny, kv_cache_gib=10**6), code=1)["memory"]
+    assert found["state"] == "fail"
+    assert "mine: 1000000.0 GiB of KV cache are more than the" in found["detail"]
+
+
+def test_more_context_than_a_model_has_is_a_failure(
+    findings: Look, free_port: int, tiny: Path
+) -> None:
+    found = findings(own(free_port, tiny, kv_cache_gib=0.1, context_tokens=4096), code=1)
+    assert "4,096 are more than the 2,048 that the model has" in found["context"]["detail"]
 
 
 def test_nothing_leaves_by_default(findings: Look, free_port: int) -> None:
