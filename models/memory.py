@@ -20,7 +20,8 @@ from models.weights import weight_bytes
 MIB = 1024**2
 
 ENGINE_BYTES = int(1.5 * GIB)
-"""Of an engine's two processes without weights and cache; 1.1 to 1.4 GiB were measured."""
+"""Of an engine's processes without weights and cache: with the server's, an estimate that leaves
+room, as both together were measured at 2.4 GiB."""
 
 _GIVEN = 0.9
 """Of what is left, given to caches: the other needs are estimates."""
@@ -62,8 +63,8 @@ class EngineMemory:
 
 def configured_cache(spec: ModelSpec) -> int | None:
     """Bytes of KV cache that the configuration gives a CPU engine, which vLLM gives each worker."""
-    if (given := spec.engine_kwargs.get("kv_cache_memory_bytes")) is not None:
-        return int(given)
+    if isinstance(given := spec.engine_kwargs.get("kv_cache_memory_bytes"), int):
+        return given
     return None if spec.kv_cache_gib is None else int(spec.kv_cache_gib * GIB)
 
 
@@ -93,15 +94,20 @@ def engine_memory(spec: ModelSpec, directory: Path, *, bfloat16: bool) -> Engine
         return EngineMemory(spec, dtype, context, weights, given, given)
     one = shape.cache_bytes(
         context,
-        step_tokens=spec.engine_kwargs.get("max_num_batched_tokens", CPU_BATCHED_TOKENS),
+        step_tokens=_step_tokens(spec),
         value_bytes=_value_bytes(spec, float_bytes),
     )
     # One more than can run: prefixes of requests that have ended stay of use.
     return EngineMemory(spec, dtype, context, weights, one, one * (spec.max_ongoing_requests + 1))
 
 
+def _step_tokens(spec: ModelSpec) -> int:
+    given = spec.engine_kwargs.get("max_num_batched_tokens")
+    return given if isinstance(given, int) else CPU_BATCHED_TOKENS
+
+
 def _value_bytes(spec: ModelSpec, float_bytes: int) -> int:
-    kind = spec.engine_kwargs.get("kv_cache_dtype", "auto")
+    kind = str(spec.engine_kwargs.get("kv_cache_dtype", "auto"))
     if kind == "auto":
         return float_bytes
     return 1 if "8" in kind else 2

@@ -29,7 +29,7 @@ from models.weights import check_weights
 from serving.config import Settings
 
 SERVER_BYTES = int(1.5 * GIB)
-"""Of Ray and one gateway; 1.2 GiB were measured."""
+"""Of Ray and one gateway: see `ENGINE_BYTES`."""
 
 SMALL_MODEL_BYTES = GIB
 """Of a small model that embeds, ranks or finds personal data, and of what it feeds."""

@@ -119,3 +119,18 @@ def test_cache_of_another_type_has_its_own_width(tiny: Path, kind: str, width: i
 def test_configured_cache_is_what_the_engine_needs(tiny: Path, fields: dict[str, Any]) -> None:
     found = engine_memory(ModelSpec(id="t", source=str(tiny), **fields), tiny, bfloat16=True)
     assert (found.least, found.most) == (GIB // 2, GIB // 2)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"kv_cache_memory_bytes": "1G"},
+        {"kv_cache_dtype": 8.5},
+        {"max_num_batched_tokens": "many"},
+    ],
+)
+def test_argument_of_a_wrong_type_is_left_for_vllm_to_refuse(
+    tiny: Path, arguments: dict[str, Any]
+) -> None:
+    spec = ModelSpec(id="tiny", source=str(tiny), engine_kwargs=arguments)
+    assert engine_memory(spec, tiny, bfloat16=True).least > 0
