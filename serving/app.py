@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,15 +43,17 @@ from serving.access.tenants import TenantStore
 from serving.answering.explanations import Explanations
 from serving.answering.routing import Routing
 from serving.books import Books
-from serving.cluster import APPLICATION
+from serving.cluster import APPLICATION, GATEWAY
 from serving.config import QUIET_ENVIRONMENT, IdempotencySettings, Settings
 from serving.engine_watch import EngineWatch
 from serving.exits import Ways, operator_rules
-from serving.gateway import library_routes, requests
+from serving.gateway import library_routes
+from serving.gateway import requests as request_routes
 from serving.gateway.admin.administration import Administration
 from serving.gateway.app import build_app
 from serving.gateway.health import RETRIEVAL
 from serving.gateway.idempotency import Idempotency
+from serving.gateway.open_requests import OpenRequests
 from serving.knowledge.curation import KNOWLEDGE, Curator
 from serving.knowledge.remote import RemoteKnowledge
 from serving.pipeline import Pipeline
@@ -58,6 +61,7 @@ from serving.privacy.detector_server import DetectorOptions, build_detector
 from serving.privacy.remote_detector import RemoteDetector
 from serving.readiness import ServeReadiness
 from serving.shelves import Shelves
+from serving.stopping import CLOSE_S, Stopping, StopReport, Written
 from serving.storage import migrate
 from serving.storage.database import Database
 from serving.storage.valkey import Valkey
@@ -76,6 +80,36 @@ class _Models:
     engines: dict[str, RemoteEngine]
     embedders: dict[str, RemoteEmbedder]
     counters: dict[str, TokenCounter]
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What a gateway starts before its first request and closes after its last."""
+
+    database: Database
+    receiver: Receiver
+    books: Books
+    ways: Ways
+    shelves: Shelves | None
+
+    def start(self) -> None:
+        """Begin what runs beside requests."""
+        for part in (self.books, self.ways, self.shelves):
+            if part is not None:
+                part.start()
+
+    async def close(self) -> Written:
+        """Write what waits and close everything, whatever fails of it."""
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self.database.close)
+            stack.callback(self.receiver.close)
+            if self.shelves is not None:
+                stack.push_async_callback(self.shelves.close)
+            try:
+                entries, signed = await self.ways.close()
+            finally:
+                rows = await self.books.close()
+        return Written([*entries, *rows], signed)
 
 
 class Gateway:
@@ -135,7 +169,8 @@ class Gateway:
         )
         explanations = Explanations(books.valkey, books.ledger, prefix=PREFIX)
         ways = self._ways(database, secret, books, watch, explanations)
-        models = await self._models()
+        receiver = Receiver()
+        models = await self._models(receiver)
         shelves = self._shelves(database, models, books, meter)
         routing = Routing(
             attempts=books.attempts,
@@ -155,14 +190,22 @@ class Gateway:
             knowledge=None if shelves is None else shelves.knowledge,
             notary=ways.notary,
         )
-        for part in (books, ways, shelves):
-            if part is not None:
-                part.start()
-        idempotency = Idempotency(_idempotency_store(books.valkey, secret, settings.idempotency))
-        explained = requests.router(pipeline, explanations, currency=settings.accounting.currency)
+        requests = OpenRequests()
+        store = _idempotency_store(books.valkey, secret, settings.idempotency)
+        idempotency = Idempotency(store, requests=requests)
+        parts = _Parts(database, receiver, books, ways, shelves)
+        self._stopping = Stopping(
+            requests, idempotency=idempotency, admission=books.admission, close=parts.close
+        )
+        parts.start()
+        explained = request_routes.router(
+            pipeline, explanations, currency=settings.accounting.currency
+        )
         return build_app(
             pipeline,
             idempotency,
+            requests=requests,
+            stop=lambda: self._stopping.stop(drain_s=0),
             readiness=watch,
             meter=meter,
             server=settings.server,
@@ -179,6 +222,10 @@ class Gateway:
                 curator=self._knowledge,
             ),
         )
+
+    async def stop(self, drain_s: float) -> StopReport:
+        """Stop taking requests, end the open ones after `drain_s`, and write what they leave."""
+        return await self._stopping.stop(drain_s)
 
     def _ways(
         self,
@@ -199,9 +246,8 @@ class Gateway:
             explanations=explanations,
         )
 
-    async def _models(self) -> _Models:
+    async def _models(self, receiver: Receiver) -> _Models:
         """What answers for each model, and counts its tokens."""
-        receiver = Receiver()
         await receiver.listen(node_address(), tls=between_nodes().server)
         specs = self._settings.models
         engines = {
@@ -341,10 +387,10 @@ def build(args: Mapping[str, Any]) -> Application:
         )
     gateway = serve.deployment(
         serve.ingress()(Gateway),
-        name="Gateway",
+        name=GATEWAY,
         num_replicas=server.gateway_replicas,
         max_ongoing_requests=server.max_ongoing_requests,
-        graceful_shutdown_timeout_s=server.drain_s,
+        graceful_shutdown_timeout_s=server.drain_s + CLOSE_S,
         logging_config=dict(NO_ACCESS_LOG),
         ray_actor_options={"num_cpus": 1},
     )

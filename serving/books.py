@@ -21,6 +21,7 @@ from serving.accounting.pricing import Tariff
 from serving.attempts import Attempts
 from serving.config import Settings
 from serving.storage.database import Database
+from serving.storage.leftovers import Leftover, Leftovers
 from serving.storage.valkey import Valkey
 from serving.telemetry.meter import Meter
 
@@ -56,7 +57,13 @@ class Books:
         """
         valkey = Valkey.open(settings.valkey_url)
         reservations = Reservations(valkey, prefix=prefix)
-        ledger = Ledger(database, valkey, prefix=prefix, unsettled=reservations.unsettled_rows)
+        ledger = Ledger(
+            database,
+            valkey,
+            prefix=prefix,
+            leftovers=usage_leftovers(settings),
+            unsettled=reservations.unsettled_rows,
+        )
         queues = {spec.id: _queue(spec, settings) for spec in settings.models}
         admission = Admission(
             policies=Policies(database, settings.admission, changes=invalidations),
@@ -79,12 +86,18 @@ class Books:
         self.admission.start()
         self.ledger.start()
 
-    async def close(self) -> None:
-        """End that, and send what is left."""
+    async def close(self) -> list[Leftover]:
+        """End that, and send what is left; what could not be written."""
         await self.invalidations.close()
         await self.admission.close()
-        await self.ledger.close()
+        left = await self.ledger.close()
         await self.valkey.close()
+        return left
+
+
+def usage_leftovers(settings: Settings) -> Leftovers:
+    """Where rows of the usage ledger are kept that a stop cannot write."""
+    return Leftovers.of(settings.home, "usage", what="usage rows")
 
 
 def _queue(spec: ModelSpec, settings: Settings) -> FairQueue:

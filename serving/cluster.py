@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import contextlib
 import logging
@@ -9,11 +10,13 @@ import random
 import re
 import secrets
 import shutil
+import signal
 import socket
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,9 @@ from serving.config import QUIET_ENVIRONMENT, Settings, export_environment
 
 APPLICATION = "ringfence"
 """Name of the Serve application."""
+
+GATEWAY = "Gateway"
+"""Name of the deployment that clients reach."""
 
 SERVE_FLAGS = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
@@ -50,6 +56,9 @@ LOCAL_FLAGS = {
 
 REPLICA_PORTS = 32
 """Ports for gateway replicas behind HAProxy; a replica that restarts takes the next one."""
+
+PROXY_DEADLINE_S = 5.0
+"""For clients to take the last bytes of their answers."""
 
 STOP_DEADLINE_S = 20.0
 
@@ -126,6 +135,14 @@ def _free_block(count: int) -> int:
     raise ApplicationFailed(f"no {count} free ports in a row between 20000 and 30000")
 
 
+def _name(process: psutil.Process) -> str:
+    """A process's name; empty when it is gone."""
+    try:
+        return process.name()
+    except psutil.NoSuchProcess:
+        return ""
+
+
 class ApplicationFailed(Exception):
     """The application does not come up; the message says which part, why, and where logs are."""
 
@@ -152,7 +169,7 @@ class Cluster:
         """
         import ray  # noqa: PLC0415  After the environment is set.
         from ray import serve  # noqa: PLC0415
-        from ray._private import node, worker  # noqa: PLC0415
+        from ray._private import node, services, worker  # noqa: PLC0415
 
         # The autoscaler of clouds, and what tails every log file for a driver that prints none of
         # them: 100 MiB and a per cent of a core.
@@ -160,6 +177,8 @@ class Cluster:
         # What is left of the dashboard without a dashboard: it asks which cloud this is, at a
         # metadata address and by name, also where usage statistics are off.
         node.Node.start_api_server = lambda _, **__: None
+        # A signal of the terminal is for us alone: Ray's processes stop last.
+        services.ConsolePopen = partial(services.ConsolePopen, start_new_session=True)
         # Ray prints its own retries at shutdown as errors; what matters is in its logs.
         worker.print_to_stdstream = lambda *_, **__: None
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
@@ -214,16 +233,72 @@ class Cluster:
             if process.pid != spared:
                 self._started[process.pid] = process
 
+    def has_gateways(self) -> bool:
+        """Whether a gateway runs, also while models are still being loaded."""
+        import ray  # noqa: PLC0415
+        from ray import serve  # noqa: PLC0415
+
+        if not ray.is_initialized():
+            return False
+        application = serve.status().applications.get(APPLICATION)
+        gateways = application and application.deployments.get(GATEWAY)
+        return gateways is not None and gateways.replica_states.get("RUNNING", 0) > 0
+
+    async def stop_gateways(
+        self, drain_s: float, *, timeout_s: float, hurry: asyncio.Event
+    ) -> list[Any]:
+        """Have every gateway stop (see `Gateway.stop`).
+
+        Args:
+            drain_s: for open requests to end.
+            timeout_s: for everything after that.
+            hurry: set when open requests are to be ended at once.
+
+        Returns:
+            What each gateway reports, or the error in the place of a report.
+
+        Raises:
+            ApplicationFailed: they cannot be reached.
+        """
+        from ray import serve  # noqa: PLC0415
+        from ray.exceptions import RayError  # noqa: PLC0415
+        from ray.serve.exceptions import RayServeException  # noqa: PLC0415
+
+        def stopping(drain_s: float) -> asyncio.Task[list[Any]]:
+            asked = gateways.broadcast("stop", drain_s)
+            reports = asked.results_async(timeout_s=drain_s + timeout_s, return_exceptions=True)
+            return asyncio.create_task(reports)
+
+        try:
+            gateways = serve.get_deployment_handle(GATEWAY, APPLICATION)
+            # In a loop that lasts until `serve.shutdown`, which wants it.
+            gateways._init(_run_router_in_separate_loop=True)  # noqa: SLF001
+            calm, hurried = stopping(drain_s), asyncio.create_task(hurry.wait())
+            await asyncio.wait({calm, hurried}, return_when=asyncio.FIRST_COMPLETED)
+            return await (calm if calm.done() else stopping(0.0))
+        except (TimeoutError, RayError, RayServeException) as error:
+            raise ApplicationFailed(
+                f"the gateways could not be asked to stop ({type(error).__name__})"
+            ) from error
+
+    def _finish_connections(self) -> None:
+        """Let HAProxy pass on what it has of answers: Ray Serve kills it at once."""
+        proxies = [one for one in self._started.values() if _name(one) == "haproxy"]
+        for proxy in proxies:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                proxy.send_signal(signal.SIGUSR1)  # It ends with its last connection.
+        psutil.wait_procs(proxies, timeout=PROXY_DEADLINE_S)
+
     def stop(self, on_phase: Callable[[str], None]) -> None:
-        """Drain the application, stop Ray, and end what is left of the processes we started."""
+        """Stop Ray Serve, Ray, and what is left of the processes we started."""
         import ray  # noqa: PLC0415
         from ray import serve  # noqa: PLC0415
 
         self.note_processes()
         if ray.is_initialized():
-            on_phase("Ending open streams")
-            serve.shutdown()
             on_phase("Stopping Ray")
+            self._finish_connections()
+            serve.shutdown()
             ray.shutdown()
         _, alive = psutil.wait_procs(self._started.values(), timeout=STOP_DEADLINE_S / 2)
         for process in alive:

@@ -50,6 +50,7 @@ class RingfenceError(Exception):
     ├── NotFound                 what a path of the admin API names does not exist
     ├── Conflict                 what is there does not allow the change
     ├── StateUnavailable         the database or Valkey cannot be asked now
+    ├── ServerStopping           the server takes no more requests, or its time to drain is over
     └── Unexpected               a bug; the cause is in the log
     """
 
@@ -207,6 +208,13 @@ class StateUnavailable(RingfenceError):
     """The database or Valkey cannot be asked now."""
 
 
+class ServerStopping(RingfenceError):
+    """The server takes no more requests, or ends one that outlasted its time to drain."""
+
+    def __init__(self) -> None:
+        super().__init__("The server is stopping. Try again soon.")
+
+
 class Unexpected(RingfenceError):
     """A bug. The client sees a fixed sentence."""
 
@@ -271,6 +279,7 @@ OUTCOMES: dict[type[Exception], Outcome] = {
     NotFound: Outcome(404, "invalid_request_error", "not_found"),
     Conflict: Outcome(409, "invalid_request_error", "conflict"),
     StateUnavailable: Outcome(503, "server_error", "state_unavailable", retry_after_s=5),
+    ServerStopping: Outcome(503, "server_error", "server_stopping", retry_after_s=5),
 }
 
 MAX_RETRY_AFTER_S = 120

@@ -33,6 +33,7 @@ from serving.privacy.operator_rules import OperatorRules
 from serving.privacy.policy import PrivacyPolicy
 from serving.privacy.spans import Detector
 from serving.storage.database import Database
+from serving.storage.leftovers import Leftover, Leftovers
 from serving.storage.valkey import Valkey
 
 SCRUB_TIMEOUTS = 4
@@ -83,7 +84,10 @@ class Ways:
         """
         signer = Signer.load_or_create(key_file(settings))
         rules = CheckpointRules(signer, file=settings.ledger.checkpoint_file)
-        ledger = EgressLedger(database, secret.get_secret_value().encode(), rules)
+        leftovers = Leftovers.of(settings.home, "egress", what="entries of the egress ledger")
+        ledger = EgressLedger(
+            database, secret.get_secret_value().encode(), rules, leftovers=leftovers
+        )
         notary = SigningNotary(Receipts(signer)) if settings.ledger.receipts else None
         limits = {one.name: ProviderLimits.of(one) for one in settings.overflow.providers}
         gatekeeper = Gatekeeper(valkey, limits, prefix=f"{prefix}egress:")
@@ -109,16 +113,16 @@ class Ways:
     def start(self) -> None:
         """Begin what runs beside requests: the watch, leases, the signing of the ledger's head."""
         self.engines.start()
+        self.ledger.start()
         if self.overflow is not None:
             self.gatekeeper.start()
-            self.ledger.start()
 
-    async def close(self) -> None:
-        """End that."""
+    async def close(self) -> tuple[list[Leftover], bool]:
+        """End that; what could not be written, and whether the ledger's head is signed."""
         await asyncio.gather(*(one.aclose() for one in self.providers))
         await self.engines.close()
         await self.gatekeeper.close()
-        await self.ledger.close()
+        return await self.ledger.close()
 
 
 def operator_rules(settings: PrivacySettings) -> OperatorRules:

@@ -76,6 +76,10 @@ class Shelves:
         """Begin what runs beside requests."""
         self.drift.start()
 
+    async def close(self) -> None:
+        """End that."""
+        await self.drift.close()
+
 
 def _library(
     settings: Settings,

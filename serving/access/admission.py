@@ -43,6 +43,8 @@ from serving.errors import (
     DeadlineExceeded,
     Overloaded,
     RateLimited,
+    RingfenceError,
+    ServerStopping,
     TooManyTokens,
 )
 from serving.quota import Quota
@@ -110,11 +112,11 @@ class Permit:
     def __post_init__(self) -> None:
         self.deadline = asyncio.timeout_at(self.ends_at)
 
-    def revoke(self) -> None:
-        """End the scope as soon as the loop can, unless it is ending already."""
+    def end(self, error: RingfenceError) -> None:
+        """End the scope with `error` as soon as the loop can, unless it is ending already."""
         if self.ended is not None or self.deadline.expired():
             return
-        self.ended = _revoked()
+        self.ended = error
         self.deadline.reschedule(asyncio.get_running_loop().time())
 
     @property
@@ -155,6 +157,7 @@ class Admission:
             that run or wait, every second and when a change is announced.
         max_request_s: the longest that a request may take.
         unchecked: requests let in while Valkey was away.
+        stopping: whether `stop` was called.
     """
 
     policies: Policies
@@ -164,6 +167,7 @@ class Admission:
     still_works: StillWorks
     max_request_s: float
     unchecked: int = 0
+    stopping: bool = False
     _running: dict[str, set[Permit]] = field(default_factory=lambda: defaultdict(set))
     _watching: asyncio.Task[None] | None = None
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -177,6 +181,13 @@ class Admission:
         """Look at once whether keys of requests that run or wait were revoked."""
         self._changed.set()
 
+    def stop(self) -> None:
+        """End every request that runs or waits for its turn, and let none in any more."""
+        self.stopping = True
+        for permits in self._running.values():
+            for permit in permits:
+                permit.end(ServerStopping())
+
     async def close(self) -> None:
         """Send what is left to settle."""
         if self._watching is not None:
@@ -189,9 +200,12 @@ class Admission:
 
         Raises:
             AdmissionError: it is not let in, or not let go on.
+            ServerStopping: the server is stopping.
             InvalidKey: its key was revoked meanwhile.
             StoreUnavailable: which limits apply cannot be looked up.
         """
+        if self.stopping:
+            raise ServerStopping
         ends_at = _now() + self._longest_s(ask)
         if not await self.still_works(ask.principal.key_id):  # Its body may have taken long.
             raise _revoked()
@@ -273,7 +287,7 @@ class Admission:
                 with suppress(StoreUnavailable):  # Nobody was revoked that we know of.
                     if not await self.still_works(key_id):
                         for permit in list(self._running.get(key_id, ())):
-                            permit.revoke()
+                            permit.end(_revoked())
 
     def _longest_s(self, ask: Ask) -> float:
         return min(self.max_request_s, ask.timeout_s or self.max_request_s)

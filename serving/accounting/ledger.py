@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from datetime import UTC, date, datetime, timedelta
@@ -22,6 +22,7 @@ from serving.accounting.attempt import LOST
 from serving.accounting.usage import AttemptRecord, Dimension, UsageRow
 from serving.storage.database import Database, Dialect
 from serving.storage.errors import DatabaseUnavailable, ValkeyUnavailable
+from serving.storage.leftovers import NOWHERE, Leftover, Leftovers, lines_of
 from serving.storage.schema import UsageAttempt
 from serving.storage.upsert import insert
 from serving.storage.valkey import Valkey
@@ -29,8 +30,8 @@ from serving.storage.valkey import Valkey
 logger = logging.getLogger("ringfence.accounting")
 
 BATCH = 500
-CLOSE_WAIT_S = 5.0
-"""For what moves rows to end; a stop does not wait for it any longer."""
+CLOSE_WAIT_S = 3.0
+"""For the last rows to be moved, at a stop."""
 
 DRAIN_S = 1.0
 """How often rows are moved. A report moves them first, so it is never behind."""
@@ -60,6 +61,7 @@ class Ledger:
         database: holds the rows for good.
         valkey: where gateways settle.
         prefix: of the stream's key.
+        leftovers: keeps what a stop cannot write.
         unsettled: rows that this gateway could not settle while Valkey is away.
     """
 
@@ -69,6 +71,7 @@ class Ledger:
         valkey: Valkey,
         *,
         prefix: str,
+        leftovers: Leftovers = NOWHERE,
         unsettled: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         self._database = database
@@ -76,6 +79,8 @@ class Ledger:
         self._valkey = valkey
         self._outbox = prefix + _OUTBOX
         self._drainer = prefix + _DRAINER
+        self._leftovers = leftovers
+        self._resumed = False
         self._unsettled = unsettled
         self._name = uuid4().hex
         self._draining: asyncio.Task[None] | None = None
@@ -84,13 +89,33 @@ class Ledger:
         """Begin to move rows."""
         self._draining = asyncio.create_task(self._drain_for_ever())
 
-    async def close(self) -> None:
-        """Stop moving rows; those in Valkey are moved by whoever starts next."""
+    async def close(self) -> list[Leftover]:
+        """Move the last rows, and write those that nobody will settle any more.
+
+        Rows that stay in Valkey are moved by another gateway, or by `empty`.
+
+        Returns:
+            What could not be written.
+        """
         if self._draining is not None:
             self._draining.cancel()
             await asyncio.wait({self._draining}, timeout=CLOSE_WAIT_S)
-        with suppress(DatabaseUnavailable):
-            await self._write(self._unsettled())  # Nobody is there to settle them any more.
+        with suppress(ValkeyUnavailable, DatabaseUnavailable, TimeoutError):
+            async with asyncio.timeout(CLOSE_WAIT_S):
+                await self.drain()
+        return await self._write_or_keep(self._unsettled())
+
+    async def empty(self) -> list[Leftover]:
+        """Leave no row in Valkey, which may be stopped next; what could not be written.
+
+        Raises:
+            ValkeyUnavailable: what it has is not known.
+        """
+        with suppress(DatabaseUnavailable, TimeoutError):
+            async with asyncio.timeout(CLOSE_WAIT_S):
+                await self.drain()
+                return []
+        return await self._write_or_keep([row async for row in self._waiting()])
 
     async def drain(self) -> int:
         """Move every row that Valkey has by now; how many.
@@ -99,6 +124,7 @@ class Ledger:
             ValkeyUnavailable, DatabaseUnavailable: some may be left; nothing is lost.
         """
         moved = 0
+        await self._resume()
         newest = await self._valkey.command("XREVRANGE", self._outbox, "+", "-", "COUNT", 1)
         last = newest[0][0] if newest else None
         while last is not None:
@@ -173,6 +199,34 @@ class Ledger:
             for row in rows
             if row[width]  # Without a group there is a row of sums over nothing.
         ]
+
+    async def _waiting(self) -> AsyncGenerator[bytes, None]:
+        """Every row that waits in Valkey."""
+        after = "-"
+        while entries := await self._valkey.command(
+            "XRANGE", self._outbox, after, "+", "COUNT", BATCH
+        ):
+            for _, content in entries:
+                for row in content.values():
+                    yield row
+            after = f"({entries[-1][0].decode()}"
+
+    async def _resume(self) -> None:
+        """Write what an earlier stop could not."""
+        if self._resumed:
+            return
+        for file in await asyncio.to_thread(self._leftovers.files):
+            await self._write(await asyncio.to_thread(lines_of, file))
+            file.unlink(missing_ok=True)
+        self._resumed = True
+
+    async def _write_or_keep(self, rows: Sequence[bytes | str]) -> list[Leftover]:
+        with suppress(DatabaseUnavailable, TimeoutError):
+            async with asyncio.timeout(CLOSE_WAIT_S):
+                await self._write(rows)
+                return []
+        lines = [row if isinstance(row, str) else row.decode() for row in rows]
+        return await asyncio.to_thread(self._leftovers.keep, lines)
 
     async def _drain_for_ever(self) -> None:
         while True:

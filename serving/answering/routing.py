@@ -27,7 +27,7 @@ from serving.answering.continuation import Attempt, Break, Continuation, Next, r
 from serving.answering.resuming import Seam, resumed
 from serving.answering.ways import Detour, Generation, GenerationCall, Notary, Overflow, Way
 from serving.attempts import Attempts, Forecast
-from serving.errors import AccessError, DeadlineExceeded, Overloaded, RingfenceError
+from serving.errors import AccessError, DeadlineExceeded, Overloaded, RingfenceError, ServerStopping
 from serving.origin import Origin
 from serving.telemetry.meter import Record
 
@@ -35,7 +35,7 @@ __all__ = ["Generation", "GenerationCall", "Routing", "Way"]
 
 Begun = TypeVar("Begun")
 
-_FINAL = (AccessError, DeadlineExceeded)
+_FINAL = (AccessError, DeadlineExceeded, ServerStopping)
 """After these nobody else is asked."""
 
 
@@ -178,7 +178,7 @@ class Routing:
         """Who goes on with an answer: the model here, before the others unless they went first.
 
         Raises:
-            AccessError, DeadlineExceeded: it may not go on.
+            AccessError, DeadlineExceeded, ServerStopping: it may not go on.
         """
         asked = _with_time_left(asked, _now() - began)
         away_first = asked.detour is not None and asked.detour.goes_first

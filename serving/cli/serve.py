@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -22,7 +20,8 @@ from serving import cluster, config
 from serving.cli.first_key import first_key
 from serving.cli.mismatches import tell_mismatches
 from serving.cli.options import ConfigOption
-from serving.cli.progress import Phases, console
+from serving.cli.progress import Phases
+from serving.cli.stopping import listen_for_signals, say, stop
 from serving.config import Settings
 from serving.local_models import CannotRun, check_files
 from serving.storage.embedded_valkey import EmbeddedValkey
@@ -51,10 +50,10 @@ def serve(
     if port is not None:
         config.export_environment({"RINGFENCE_PORT": str(port)})
     settings = config.parse(raw)
-    _listen_for_signals()
+    listen_for_signals()
     valkey = EmbeddedValkey(settings.home)
     running = cluster.Cluster(settings, spared=lambda: valkey.pid)
-    phases = Phases()
+    phases, failed = Phases(), False
     try:
         if own_valkey := settings.storage.valkey is None and settings.ray.address is None:
             valkey.ensure()
@@ -62,19 +61,20 @@ def serve(
             settings = config.parse(raw)
         _ = settings.valkey_url  # Without one the gateways would not start.
         _start(settings, raw, running, phases)
-        _listen_for_signals()  # Ray has installed its own.
+        listen_for_signals()  # Ray has installed its own.
         _watch(valkey if own_valkey else None)
     except KeyboardInterrupt:
-        console.print("Stopping.")
+        say("Stopping.")
     except (
         StartFailed, CannotRun, PreparationFailed, cluster.ApplicationFailed, ValkeyStartFailed
     ) as error:  # fmt: skip
         for line in str(error).splitlines():
             typer.echo(f"ringfence: {line}", err=True)
-        raise typer.Exit(1) from None
+        failed = True
     finally:
-        _stop(running)
-        valkey.stop()
+        whole = stop(settings, running, valkey)
+    if failed or not whole:
+        raise typer.Exit(1)
 
 
 def _watch(valkey: EmbeddedValkey | None) -> NoReturn:
@@ -197,18 +197,3 @@ def _greet(settings: Settings, key: str | None, phases: Phases) -> None:
     )
     if any(spec.simulated for spec in settings.models):
         typer.echo("A simulated model is served: its answers are made up.", err=True)
-
-
-def _listen_for_signals() -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
-
-
-def _stop(running: cluster.Cluster) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # One Ctrl-C is enough; a second must not cut in.
-    running.stop(lambda phase: console.print(f"... {phase}"))

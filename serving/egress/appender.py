@@ -47,6 +47,7 @@ class Appender:
         self._store = store
         self._file = rules.file
         self._queue: list[_Pending] = []
+        self._sent: list[_Pending] = []
         self._writing: asyncio.Task[None] | None = None
         self._failing = False
 
@@ -77,17 +78,23 @@ class Appender:
         """
         await self._hand_out(await self._store.sign())
 
-    async def close(self, *, timeout_s: float) -> None:
-        """Write what is left and sign the head, as far as the time allows."""
+    async def close(self, *, timeout_s: float) -> tuple[list[Draft], bool]:
+        """Write what is left and sign the head, as far as the time allows.
+
+        Returns:
+            What had to be written and may not be, and whether the head is signed.
+        """
         with suppress(TimeoutError, DatabaseUnavailable, LedgerTruncated):
             async with asyncio.timeout(timeout_s):
                 if self._writing is not None:
                     await asyncio.wait([self._writing])
                 await self.checkpoint()
+                return [], True
         if self._writing is not None and not self._writing.done():
-            logger.error("the last entries of the egress ledger could not be written")
             self._writing.cancel()
             await asyncio.wait([self._writing])
+        left = [one.draft for one in (*self._sent, *self._queue) if one.keep]
+        return left, False
 
     def _wake(self) -> None:
         if self._writing is None or self._writing.done():
@@ -97,12 +104,14 @@ class Appender:
         """One transaction after the other, until nothing is left."""
         while self._queue:
             batch, self._queue = self._queue, []
+            self._sent = batch
             try:
                 entries, made = await self._store.extend([pending.draft for pending in batch])
             except (DatabaseUnavailable, IntegrityError, LedgerTruncated) as error:
+                self._sent = []
                 await self._put_back(batch, error)
                 continue
-            self._failing = False
+            self._failing, self._sent = False, []
             for pending, entry in zip(batch, entries, strict=True):
                 if not pending.written.done():
                     pending.written.set_result(entry)

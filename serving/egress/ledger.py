@@ -10,9 +10,10 @@ import asyncio
 import hmac
 import logging
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+
+import orjson
 
 from serving.egress.appender import Appender
 from serving.egress.chain import Draft, Entry, facts_json
@@ -22,6 +23,7 @@ from serving.egress.ledger_reading import Crossing, crossings_of
 from serving.privacy_class import PrivacyClass
 from serving.storage.database import Database
 from serving.storage.errors import DatabaseUnavailable
+from serving.storage.leftovers import NOWHERE, Leftover, Leftovers, lines_of
 
 logger = logging.getLogger("ringfence.egress")
 
@@ -86,6 +88,7 @@ class EgressLedger:
         database: holds it.
         secret: the server secret; bodies are known by an HMAC under a key derived from it.
         rules: when its head is signed, and by whom.
+        leftovers: keeps the ends of attempts that a stop cannot write.
         write_timeout_s: how long an entry may take; after it nothing leaves.
         now: the wall clock.
     """
@@ -96,6 +99,7 @@ class EgressLedger:
         secret: bytes,
         rules: CheckpointRules,
         *,
+        leftovers: Leftovers = NOWHERE,
         write_timeout_s: float = 2.0,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
@@ -106,19 +110,29 @@ class EgressLedger:
         self._now = now
         store = ChainStore(database, rules, now=now)
         self._appender = Appender(store, rules)
-        self._signing: asyncio.Task[None] | None = None
+        self._leftovers = leftovers
+        self._running: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
         """Begin to sign the head of a ledger that nobody appends to."""
-        self._signing = asyncio.create_task(self._sign_for_ever())
+        self._running = {
+            asyncio.create_task(self._sign_for_ever()),
+            asyncio.create_task(self._resume()),
+        }
 
-    async def close(self) -> None:
-        """Write what is left, sign the head, and stop. Takes a few seconds at most."""
-        if self._signing is not None:
-            self._signing.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._signing
-        await self._appender.close(timeout_s=self._write_timeout_s)
+    async def close(self) -> tuple[list[Leftover], bool]:
+        """Write what is left, sign the head, and stop. Takes a few seconds at most.
+
+        Returns:
+            What could not be written, and whether the head is signed.
+        """
+        for task in self._running:
+            task.cancel()
+        if self._running:
+            await asyncio.wait(self._running)
+        left, signed = await self._appender.close(timeout_s=self._write_timeout_s)
+        lines = [orjson.dumps(asdict(draft)).decode() for draft in left]
+        return await asyncio.to_thread(self._leftovers.keep, lines), signed
 
     def body_hmac(self, body: bytes) -> str:
         """HMAC-SHA256 in hex: whoever has the secret can say whether these bytes left."""
@@ -189,6 +203,14 @@ class EgressLedger:
             arrival = self._arrival(written.result(), ArrivalFacts(NOT_SENT))
             self._appender.append(arrival, keep=True)
 
+    async def _resume(self) -> None:
+        """Append what an earlier stop could not."""
+        for file in await asyncio.to_thread(self._leftovers.files):
+            drafts = filter(None, map(_draft, await asyncio.to_thread(lines_of, file)))
+            if written := [self._appender.append(draft, keep=True) for draft in drafts]:
+                await asyncio.wait(written)
+            file.unlink(missing_ok=True)
+
     async def _sign_for_ever(self) -> None:
         while True:
             await asyncio.sleep(self._every_s)
@@ -196,3 +218,12 @@ class EgressLedger:
                 await self._appender.checkpoint()
             except (DatabaseUnavailable, LedgerTruncated) as error:
                 logger.warning("the egress ledger cannot be signed now: %s", error)
+
+
+def _draft(line: str) -> Draft | None:
+    """An entry that a stop has kept; None if it is none: it must not keep the others out."""
+    try:
+        return Draft(**orjson.loads(line))
+    except (orjson.JSONDecodeError, TypeError):
+        logger.error("an entry of the egress ledger that was kept cannot be read")  # noqa: TRY400
+        return None

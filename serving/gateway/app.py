@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
 from fastapi import APIRouter, FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -17,6 +20,7 @@ from serving.gateway.admin.administration import Administration
 from serving.gateway.boundary import Boundary
 from serving.gateway.health import Readiness
 from serving.gateway.idempotency import Idempotency
+from serving.gateway.open_requests import OpenRequests
 from serving.gateway.responses import error_response
 from serving.pipeline import Pipeline
 from serving.telemetry.meter import Meter
@@ -26,6 +30,8 @@ def build_app(
     pipeline: Pipeline,
     idempotency: Idempotency,
     *,
+    requests: OpenRequests,
+    stop: Callable[[], Awaitable[object]] | None = None,
     readiness: Readiness,
     meter: Meter,
     server: ServerSettings,
@@ -34,13 +40,23 @@ def build_app(
     administration: Administration | None = None,
     library: APIRouter | None = None,
 ) -> ASGIApp:
-    """The HTTP edge over a pipeline. No path of it imports torch, vllm or chromadb."""
-    app = FastAPI(openapi_url=None, redirect_slashes=False)
+    """The HTTP edge over a pipeline. No path of it imports torch, vllm or chromadb.
+
+    `stop` is called when whoever runs the application ends it.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        if stop is not None:
+            await stop()
+
+    app = FastAPI(openapi_url=None, redirect_slashes=False, lifespan=lifespan)
     app.include_router(generation.router(pipeline, idempotency, server=server, limits=limits))
     app.include_router(embeddings.router(pipeline, idempotency, server=server, limits=limits))
     app.include_router(tokens.router(pipeline, idempotency, server=server, limits=limits))
     app.include_router(model_list.router(pipeline))
-    app.include_router(health.router(readiness, meter))
+    app.include_router(health.router(readiness, meter, requests))
     for routes_of in (explained, library):
         if routes_of is not None:
             app.include_router(routes_of)
@@ -50,7 +66,7 @@ def build_app(
     app.add_exception_handler(EngineError, _told)
     app.add_exception_handler(HTTPException, _framework)
     app.add_exception_handler(Exception, _unexpected)
-    return Boundary(app)
+    return Boundary(app, requests)
 
 
 async def _told(_: Request, error: Exception) -> Response:

@@ -11,19 +11,29 @@ from uuid import uuid4
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.errors import Unexpected, envelope
+from serving.errors import RingfenceError, ServerStopping, Unexpected, envelope
+from serving.gateway.open_requests import OpenRequests
 from serving.gateway.responses import error_response
 
 logger = logging.getLogger("ringfence.gateway")
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
+_PROBES = frozenset({"/health", "/ready", "/metrics"})
+"""Paths that are answered while the server stops."""
+
 
 class Boundary:
-    """Wraps the application. Sets `scope["request_id"]`."""
+    """Wraps the application. Sets `scope["request_id"]`.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Args:
+        app: what is wrapped.
+        requests: counts the requests that are open, and may refuse and end them.
+    """
+
+    def __init__(self, app: ASGIApp, requests: OpenRequests) -> None:
         self._app = app
+        self._requests = requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; an unknown error becomes a 500 and a log line without its text."""
@@ -46,17 +56,24 @@ class Boundary:
                 streaming = False
             await send(message)
 
-        try:
-            await self._app(scope, receive, send_with_headers)
-        except Exception as error:  # noqa: BLE001  The one boundary; its text may hold a prompt.
-            place = "".join(traceback.format_tb(error.__traceback__))
-            name = type(error).__name__
-            logger.error("request %s: %s\n%s", request_id, name, place)  # noqa: TRY400  No text.
+        async def fail(error: RingfenceError) -> None:
             if not answered:
-                await error_response(Unexpected())(scope, receive, send_with_headers)
+                await error_response(error)(scope, receive, send_with_headers)
             elif streaming:
-                event = b"data: " + envelope(Unexpected()) + b"\n\n"
+                event = b"data: " + envelope(error) + b"\n\n"
                 await send({"type": "http.response.body", "body": event, "more_body": False})
+
+        with self._requests.counted(request_id):
+            try:
+                async with self._requests.work(refusable=scope["path"] not in _PROBES):
+                    await self._app(scope, receive, send_with_headers)
+            except ServerStopping as error:
+                await fail(error)
+            except Exception as error:  # noqa: BLE001  The one boundary; its text may hold a prompt.
+                place = "".join(traceback.format_tb(error.__traceback__))
+                name = type(error).__name__
+                logger.error("request %s: %s\n%s", request_id, name, place)  # noqa: TRY400  No text.
+                await fail(Unexpected())
 
 
 def _request_id(scope: Scope) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 from fastapi import APIRouter
 from starlette.responses import Response
 
+from serving.gateway.open_requests import OpenRequests
 from serving.gateway.responses import json_response
 from serving.telemetry.meter import Meter
 
@@ -33,8 +34,8 @@ RETRIEVAL = "(retrieval)"
 """The state of what searches vector stores, among those of models. No model is called that."""
 
 
-def router(readiness: Readiness, meter: Meter) -> APIRouter:
-    """Routes over the readiness and the meter."""
+def router(readiness: Readiness, meter: Meter, requests: OpenRequests) -> APIRouter:
+    """Routes over the readiness and the meter. While requests are refused it is not ready."""
     routes = APIRouter()
 
     @routes.get("/health")
@@ -45,14 +46,17 @@ def router(readiness: Readiness, meter: Meter) -> APIRouter:
     async def ready() -> Response:
         states = await readiness()
         all_ready = all(state.state == "ready" for state in states.values())
+        status = "ready" if all_ready else "not ready"
+        if requests.refusing:
+            status = "stopping"
         told = {
             name: {"state": state.state, "reason": state.reason} for name, state in states.items()
         }
-        answer: dict[str, Any] = {"status": "ready" if all_ready else "not ready"}
+        answer: dict[str, Any] = {"status": status}
         if RETRIEVAL in told:
             answer["retrieval"] = told.pop(RETRIEVAL)
         answer["models"] = told
-        return json_response(answer, status=200 if all_ready else 503)
+        return json_response(answer, status=200 if status == "ready" else 503)
 
     @routes.get("/metrics")
     async def metrics() -> Response:

@@ -24,6 +24,7 @@ from serving.access.principal import Principal
 from serving.errors import IdempotencyUnavailable, InvalidRequest, RingfenceError, envelope
 from serving.gateway.boundary import Boundary
 from serving.gateway.headers import ON_FAILURE, PRIVACY
+from serving.gateway.open_requests import OpenRequests
 from serving.gateway.recorded_messages import (
     Messages,
     body_message,
@@ -55,6 +56,7 @@ class Idempotency:
 
     Args:
         store: the records of answers, shared by every gateway.
+        requests: counts the work too, which may outlast its client.
         run_deadline_s: for the work of one request.
         send_deadline_s: for a client to take what is sent.
     """
@@ -63,10 +65,12 @@ class Idempotency:
         self,
         store: IdempotencyStore,
         *,
+        requests: OpenRequests,
         run_deadline_s: float = RUN_DEADLINE_S,
         send_deadline_s: float = SEND_DEADLINE_S,
     ) -> None:
         self._store = store
+        self._requests = requests
         self._run_deadline_s = run_deadline_s
         self._send_deadline_s = send_deadline_s
         self._tasks: set[asyncio.Task[None]] = set()
@@ -121,7 +125,8 @@ class Idempotency:
         tee = _Tee(recorder, inbox)
         try:
             async with recorder:
-                await Boundary(self._app(asked.make))(asked.scope(), _never, tee)
+                work = Boundary(self._app(asked.make), self._requests)
+                await work(asked.scope(), _never, tee)
                 if tee.complete:
                     await recorder.finish(keep=tee.status == 200)
         finally:

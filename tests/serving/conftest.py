@@ -21,6 +21,7 @@ from serving.config import LimitSettings, ServerSettings
 from serving.gateway.app import build_app
 from serving.gateway.health import ModelState
 from serving.gateway.idempotency import Idempotency
+from serving.gateway.open_requests import OpenRequests
 from serving.storage.database import Database
 from serving.storage.migrate import upgrade
 from serving.telemetry.meter import Meter
@@ -78,6 +79,7 @@ class Backend:
     meter: Meter
     client: httpx.AsyncClient
     books: Books
+    requests: OpenRequests
 
     async def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
         raw = body if isinstance(body, bytes) else orjson.dumps(body)
@@ -177,9 +179,11 @@ async def make(wire: Wire) -> AsyncIterator[Make]:
             engines["chat"] = engine
         embedders = {"embed": embedder or FakeEmbedder()}
         pipeline, books, meter = wire(specs, engines, embedders, **settings)
+        requests = OpenRequests()
         app = build_app(
             pipeline,
-            Idempotency(IdempotencyStore(books.valkey, SECRET)),
+            Idempotency(IdempotencyStore(books.valkey, SECRET), requests=requests),
+            requests=requests,
             readiness=FixedReadiness(states or {}),
             meter=meter,
             server=ServerSettings.model_validate(server or {}),
@@ -191,7 +195,7 @@ async def make(wire: Wire) -> AsyncIterator[Make]:
             headers={"Authorization": f"Bearer {FIXED_KEY}"},
         )
         clients.append(client)
-        return Backend(app, meter, client, books)
+        return Backend(app, meter, client, books, requests)
 
     yield build
     for client in clients:

@@ -27,6 +27,7 @@ from serving.config import LimitSettings, ServerSettings
 from serving.gateway.admin.administration import Administration
 from serving.gateway.app import build_app
 from serving.gateway.idempotency import Idempotency
+from serving.gateway.open_requests import OpenRequests
 from serving.pipeline import Pipeline
 from serving.privacy.operator_rules import OperatorRules
 from serving.privacy.policy import PrivacyPolicy
@@ -196,9 +197,11 @@ async def managed(
         models=frozenset({"chat", "org/large"}),
         currency="USD",
     )
+    requests = OpenRequests()
     app = build_app(
         cast("Pipeline", None),  # Nothing here runs a model.
-        Idempotency(IdempotencyStore(valkey, SECRET, prefix=valkey_prefix)),
+        Idempotency(IdempotencyStore(valkey, SECRET, prefix=valkey_prefix), requests=requests),
+        requests=requests,
         readiness=FixedReadiness({}),
         meter=Meter(),
         server=ServerSettings(body_timeout_s=0.2),

@@ -450,13 +450,14 @@ async def test_scope_that_is_being_left_may_be_revoked(make: Make, first: str) -
 
     async def run() -> None:
         asked = ask()
+        revoked = InvalidKey("The API key was revoked.")
         async with gate.admission.enter(asked, Closing(asked)) as permit:
             if first == "revoked":
-                permit.revoke()
+                permit.end(revoked)
             try:
                 await asyncio.sleep(10)
             finally:
-                permit.revoke()  # As after the next second, while the engine is stopped.
+                permit.end(revoked)  # As after the next second, while the engine is stopped.
 
     with pytest.raises((InvalidKey, DeadlineExceeded)):
         await run()

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp
 from serving.access.principal import Principal
 from serving.errors import InvalidKey, RingfenceError
 from serving.gateway.boundary import Boundary
+from serving.gateway.open_requests import OpenRequests
 from serving.gateway.responses import error_response
 from serving.retrieval.errors import errors_told
 from serving.search_call import Found, SearchCall
@@ -54,7 +55,7 @@ def served(*routers: APIRouter) -> ASGIApp:
     for router in routers:
         app.include_router(router)
     app.add_exception_handler(RingfenceError, _told)
-    return Boundary(app)
+    return Boundary(app, OpenRequests())
 
 
 async def _told(_: Request, error: Exception) -> Response:

@@ -14,6 +14,7 @@ from starlette.types import Message, Scope
 
 from models.engine import EngineFailed, EngineOverloaded, EngineUnavailable, RequestRejected
 from serving.gateway.boundary import Boundary
+from serving.gateway.open_requests import OpenRequests
 from serving.storage.errors import DatabaseUnavailable
 from tests.serving.conftest import FIXED_KEY, Backend, Keys, Make
 from tests.serving.fakes import HELLO, ROLE, WHOLE, FakeEmbedder, ScriptedEngine
@@ -169,7 +170,7 @@ async def test_bug_in_the_application_itself_is_caught_too() -> None:
         return {"type": "http.disconnect"}
 
     scope: Scope = {"type": "http", "headers": [], "method": "GET", "path": "/"}
-    await Boundary(broken)(scope, receive, send)
+    await Boundary(broken, OpenRequests())(scope, receive, send)
     assert sent[0]["status"] == 500
     assert orjson.loads(sent[1]["body"])["error"]["code"] == "internal_error"
 
@@ -180,7 +181,7 @@ async def test_other_protocols_pass_through() -> None:
     async def app(scope: Scope, *_: Any) -> None:
         seen.append(scope)
 
-    await Boundary(app)({"type": "lifespan"}, None, None)  # type: ignore[arg-type]
+    await Boundary(app, OpenRequests())({"type": "lifespan"}, None, None)  # type: ignore[arg-type]
     assert seen == [{"type": "lifespan"}]
 
 

@@ -28,6 +28,7 @@ from serving.books import Books
 from serving.config import LimitSettings, ServerSettings
 from serving.gateway.app import build_app
 from serving.gateway.idempotency import Idempotency
+from serving.gateway.open_requests import OpenRequests
 from serving.pipeline import Pipeline
 from serving.retrieval.grounding import Grounding
 from serving.retrieval.knowledge import Knowledge
@@ -111,9 +112,11 @@ async def place(wire: Wire, database: Database) -> AsyncIterator[Open]:
         pipeline = _pipeline(
             books, engines, embedder, stores, index, database=database, overflow=overflow
         )
+        requests = OpenRequests()
         app = build_app(
             pipeline,
-            Idempotency(IdempotencyStore(books.valkey, SECRET)),
+            Idempotency(IdempotencyStore(books.valkey, SECRET), requests=requests),
+            requests=requests,
             readiness=FixedReadiness({}),
             meter=meter,
             server=ServerSettings(),
@@ -121,7 +124,9 @@ async def place(wire: Wire, database: Database) -> AsyncIterator[Open]:
         )
         client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://ringfence")
         clients.append(client)
-        return Place(Backend(app, meter, client, books), pipeline, engine, stores, index, embedder)
+        return Place(
+            Backend(app, meter, client, books, requests), pipeline, engine, stores, index, embedder
+        )
 
     yield build
     for client in clients:

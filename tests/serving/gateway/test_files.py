@@ -18,6 +18,7 @@ from serving.config import LimitSettings, ServerSettings
 from serving.gateway import files
 from serving.gateway.idempotency import Idempotency
 from serving.gateway.library import Edge, Library
+from serving.gateway.open_requests import OpenRequests
 from serving.retrieval_settings import FileSettings
 from serving.storage.errors import DatabaseUnavailable
 from tests.serving.gateway.libraries import ScriptedGate, served
@@ -171,7 +172,10 @@ async def place() -> AsyncIterator[Place]:
         store_files=anything, batches=anything, wake=lambda: woken.append(True),
     )  # fmt: skip
     edge = Edge(
-        ScriptedGate(), Idempotency(anything), server=ServerSettings(), limits=LimitSettings()
+        ScriptedGate(),
+        Idempotency(anything, requests=OpenRequests()),
+        server=ServerSettings(),
+        limits=LimitSettings(),
     )  # No request here has an idempotency key.
     settings = FileSettings.model_construct(
         max_bytes=MAX_BYTES, upload_timeout_s=5.0, idle_timeout_s=1.0

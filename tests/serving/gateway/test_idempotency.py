@@ -22,6 +22,7 @@ from serving.access.idempotency import IdempotencyStore
 from serving.errors import InvalidRequest, RingfenceError, envelope
 from serving.gateway.boundary import Boundary
 from serving.gateway.idempotency import Idempotency
+from serving.gateway.open_requests import OpenRequests
 from serving.gateway.responses import DONE, Deferred, error_response, send_json
 from serving.storage.valkey import Valkey
 from tests.serving.fakes import ScriptedEngine, Step
@@ -96,11 +97,13 @@ class Replica:
     """A gateway with routes that do some work under idempotency keys."""
 
     def __init__(self, store: IdempotencyStore, work: Work, **settings: Any) -> None:
-        self.idempotency = Idempotency(store, **settings)
+        requests = OpenRequests()
+        self.idempotency = Idempotency(store, requests=requests, **settings)
         self._work = work
         routes = [Route(path, self._answer, methods=["POST"]) for path in ("/one", "/two")]
         handlers: Any = {RingfenceError: _told, EngineError: _told}
-        self.app: ASGIApp = Boundary(Starlette(routes=routes, exception_handlers=handlers))
+        app = Starlette(routes=routes, exception_handlers=handlers)
+        self.app: ASGIApp = Boundary(app, requests)
         self.client = httpx.AsyncClient(
             transport=httpx.ASGITransport(self.app), base_url="http://ringfence"
         )

@@ -13,6 +13,7 @@ from serving.answering.explanations import Considered, Decision, Explanations
 from serving.config import LimitSettings, ServerSettings
 from serving.gateway.app import build_app
 from serving.gateway.idempotency import Idempotency
+from serving.gateway.open_requests import OpenRequests
 from serving.gateway.requests import router
 from tests.serving.conftest import FIXED_KEY, SECRET, SPECS, FixedReadiness, Keys
 from tests.serving.fakes import WHOLE, FakeEmbedder, ScriptedEngine
@@ -48,9 +49,11 @@ async def desk(wire: Wire) -> AsyncIterator[Desk]:
     engines = {"chat": ScriptedEngine(*WHOLE), "other": ScriptedEngine()}
     pipeline, books, meter = wire(SPECS, engines, {"embed": FakeEmbedder()})
     explanations = Explanations(books.valkey, books.ledger, prefix=f"{secrets.token_hex(6)}:")
+    requests = OpenRequests()
     app = build_app(
         pipeline,
-        Idempotency(IdempotencyStore(books.valkey, SECRET)),
+        Idempotency(IdempotencyStore(books.valkey, SECRET), requests=requests),
+        requests=requests,
         readiness=FixedReadiness({}),
         meter=meter,
         server=ServerSettings(),

@@ -19,6 +19,7 @@ from serving.config import LimitSettings, ServerSettings
 from serving.gateway import vector_store_files, vector_stores
 from serving.gateway.idempotency import Idempotency
 from serving.gateway.library import Edge, Library
+from serving.gateway.open_requests import OpenRequests
 from serving.search_call import Found, Ranking
 from serving.storage.errors import DatabaseUnavailable
 from tests.serving.gateway.libraries import ScriptedGate, served
@@ -98,7 +99,10 @@ async def place() -> AsyncIterator[Place]:
         store_files=cast("Any", made.files), batches=cast("Any", made.batches), wake=made.wake,
     )  # fmt: skip
     edge = Edge(
-        made.gate, Idempotency(anything), server=ServerSettings(), limits=LimitSettings()
+        made.gate,
+        Idempotency(anything, requests=OpenRequests()),
+        server=ServerSettings(),
+        limits=LimitSettings(),
     )  # No request here has an idempotency key.
     made.app = served(vector_stores.router(edge, library), vector_store_files.router(edge, library))
     async with httpx.AsyncClient(

@@ -43,6 +43,7 @@ from serving.gateway import library_routes
 from serving.gateway.app import build_app
 from serving.gateway.boundary import Boundary
 from serving.gateway.idempotency import Idempotency
+from serving.gateway.open_requests import OpenRequests
 from serving.knowledge.remote import RemoteKnowledge
 from serving.knowledge.service import KnowledgeService
 from serving.pipeline import Pipeline
@@ -197,9 +198,10 @@ async def opened(settings: Settings) -> AsyncIterator[Backend]:
     shelves = _shelves(
         settings, service, database=database, models=models, books=books, meter=meter
     )
-    idempotency = Idempotency(IdempotencyStore(books.valkey, SECRET))
+    requests = OpenRequests()
+    idempotency = Idempotency(IdempotencyStore(books.valkey, SECRET), requests=requests)
     pipeline = _pipeline(settings, authenticator, books, models, shelves)
-    app = _app(settings, pipeline, idempotency, shelves, meter)
+    app = _app(settings, pipeline, idempotency, shelves, requests=requests, meter=meter)
     client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://ringfence")
     books.start()
     service.start()
@@ -272,11 +274,14 @@ def _app(
     pipeline: Pipeline,
     idempotency: Idempotency,
     shelves: Shelves,
+    *,
+    requests: OpenRequests,
     meter: Meter,
 ) -> ASGIApp:
     return build_app(
         pipeline,
         idempotency,
+        requests=requests,
         readiness=FixedReadiness({}),
         meter=meter,
         server=settings.server,

@@ -1,0 +1,124 @@
+"""The stop of `ringfence serve`: gateways, Ray, what waits in Valkey; and what was not written."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from types import FrameType
+from typing import Any, NoReturn
+
+from serving.access.reservations import PREFIX
+from serving.accounting.ledger import Ledger
+from serving.books import usage_leftovers
+from serving.cli.progress import console
+from serving.cluster import ApplicationFailed, Cluster
+from serving.config import Settings
+from serving.stopping import CLOSE_S, StopReport
+from serving.storage.database import Database
+from serving.storage.embedded_valkey import EmbeddedValkey
+from serving.storage.errors import DatabaseError, ValkeyError
+from serving.storage.leftovers import Leftover
+from serving.storage.valkey import Valkey
+
+ANSWER_S = 5.0
+"""For a gateway's report to arrive, beyond what its stop may take."""
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def listen_for_signals() -> None:
+    """Have Ctrl-C, SIGTERM or the end of the terminal raise KeyboardInterrupt, once."""
+    for number in _SIGNALS:
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # As of nohup.
+            signal.signal(number, _interrupt)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    _ignore_signals()
+    raise KeyboardInterrupt
+
+
+def _ignore_signals() -> None:
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def say(line: str) -> None:
+    """Tell the operator, whose terminal may be gone."""
+    with suppress(OSError):
+        console.print(line)
+
+
+def stop(settings: Settings, running: Cluster, valkey: EmbeddedValkey) -> bool:
+    """Stop everything, gateways first; whether all that was accepted is written."""
+    _ignore_signals()
+    served = running.has_gateways()
+    problems = list(_gateways_stopped(settings, running)) if served else []
+    running.stop(lambda phase: say(f"... {phase}"))
+    if served:
+        problems += _rows_moved(settings, valkey)
+    valkey.stop()
+    for problem in problems:
+        say(f"ringfence: {problem}")
+    return not problems
+
+
+def _gateways_stopped(settings: Settings, running: Cluster) -> Iterator[str]:
+    """Have the gateways stop; what of that went wrong."""
+    try:
+        reports = asyncio.run(_reports(running, settings.server.drain_s))
+    except ApplicationFailed as error:
+        yield f"{error}; requests may have been cut, and what they used not written"
+        return
+    ended = 0
+    for report in reports:
+        if not isinstance(report, StopReport):
+            yield f"a gateway did not stop in order ({type(report).__name__})"
+            continue
+        ended += report.ended
+        yield from map(_told, report.written.left)
+        if not report.written.signed:
+            yield "the head of the egress ledger is not signed; the next start signs it"
+    if ended:
+        say(f"... {ended} open requests were ended with an error")
+
+
+async def _reports(running: Cluster, drain_s: float) -> Sequence[Any]:
+    """What the gateways say of their stop, whose time to drain a second Ctrl-C ends."""
+    say(f"... Waiting up to {drain_s:g} s for open requests; Ctrl-C ends them now")
+    loop, hurry = asyncio.get_running_loop(), asyncio.Event()
+    signal.signal(signal.SIGINT, lambda *_: loop.call_soon_threadsafe(hurry.set))
+    try:
+        return await running.stop_gateways(drain_s, timeout_s=CLOSE_S + ANSWER_S, hurry=hurry)
+    finally:
+        _ignore_signals()
+
+
+def _rows_moved(settings: Settings, valkey: EmbeddedValkey) -> Iterator[str]:
+    """Move the rows that wait in Valkey into SQL; what of that went wrong."""
+    try:
+        if settings.valkey_url == valkey.url:
+            valkey.ensure()
+        yield from map(_told, asyncio.run(_emptied(settings)))
+    except (DatabaseError, ValkeyError) as error:
+        yield f"usage rows may wait in Valkey, for the next start to write: {error}"
+
+
+async def _emptied(settings: Settings) -> list[Leftover]:
+    database = Database.open(settings.access.database_url)
+    valkey = Valkey.open(settings.valkey_url)
+    ledger = Ledger(database, valkey, prefix=PREFIX, leftovers=usage_leftovers(settings))
+    try:
+        return await ledger.empty()
+    finally:
+        await valkey.close()
+        await database.close()
+
+
+def _told(left: Leftover) -> str:
+    told = f"{left.count} {left.what} could not be written to the database"
+    if left.file is None:
+        return f"{told}, nor to any file: they are lost"
+    return f"{told}; they are in {left.file}, and the next start writes them"

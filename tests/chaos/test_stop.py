@@ -1,0 +1,192 @@
+"""A planned stop: whoever was let in gets a whole answer or an error, and everything is written.
+
+The whole application by its public command in a session of its own, as on a terminal, where a
+signal reaches each process of the foreground group.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from benchmarks.running.ports import free_port
+from serving.access.reservations import PREFIX
+from serving.storage.embedded_valkey import EmbeddedValkey
+from serving.storage.valkey import Valkey
+from tests.end_to_end.backend import RINGFENCE, Backend, environment, wait_until_ready
+
+DRAIN_S = 4
+CONFIGURATION = f"""
+models:
+  - id: simulated
+    max_ongoing_requests: 100
+    simulation: {{step_base_ms: 50}}
+server:
+  gateway_replicas: 2
+  drain_s: {DRAIN_S}
+"""
+STOP_DEADLINE_S = 60
+SHORT, LONG = 30, 900
+"""Tokens of an answer that ends while the server drains, and of one that does not."""
+
+
+@contextmanager
+def on_a_terminal(home: Path, configuration: str = CONFIGURATION) -> Iterator[Backend]:
+    """A backend that leads a process group of its own, as a shell starts it."""
+    file, log, port = home / "ringfence.yaml", home / "serve.log", free_port()
+    file.write_text(configuration)
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [*RINGFENCE, "serve", "-c", str(file), "--port", str(port)],
+            env=environment(home),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        wait_until_ready(process, url, log)
+        yield Backend(url, (home / "first-key").read_text().strip(), home, process, log)
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            process.wait(STOP_DEADLINE_S)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one client got, to the end of a body that was not cut."""
+
+    request_id: str
+    status: int
+    usage: dict[str, int] | None
+    error: str | None
+    ended: bool
+
+
+async def ask(client: httpx.AsyncClient, tokens: int, *, stream: bool) -> Answer:
+    body: dict[str, Any] = {
+        "model": "simulated",
+        "max_tokens": tokens,
+        "ignore_eos": True,
+        "messages": [{"role": "user", "content": "Hi"}],
+    }
+    if not stream:
+        answer = await client.post("/v1/chat/completions", json=body)
+        return told(answer, [answer.json()], ended=True)
+    body |= {"stream": True, "stream_options": {"include_usage": True}}
+    async with client.stream("POST", "/v1/chat/completions", json=body) as answer:
+        lines: list[str] = []
+        async for line in answer.aiter_lines():
+            lines += [line.removeprefix("data: ")] if line.startswith("data: ") else []
+    events = [json.loads(line) for line in lines if line != "[DONE]"]
+    return told(answer, events, ended=lines[-1] == "[DONE]")
+
+
+async def held(backend: Backend, requests: int) -> None:
+    """Return when Valkey knows of so many running requests."""
+    valkey = Valkey.open(EmbeddedValkey(backend.home).url, timeout_s=5)
+    try:
+        async with asyncio.timeout(20):
+            while True:
+                gateways = await valkey.command("KEYS", f"{PREFIX}held:*")
+                if sum([await valkey.command("HLEN", one) for one in gateways]) == requests:
+                    return
+                await asyncio.sleep(0.05)
+    finally:
+        await valkey.close()
+
+
+def told(answer: httpx.Response, events: list[dict[str, Any]], *, ended: bool) -> Answer:
+    usage = next((event["usage"] for event in events if event.get("usage")), None)
+    error = next((event["error"]["code"] for event in events if event.get("error")), None)
+    return Answer(answer.headers["x-request-id"], answer.status_code, usage, error, ended)
+
+
+def rows_of(home: Path) -> dict[str, list[tuple[str, int, int]]]:
+    """Outcome, prompt and completion tokens of every attempt, by its request."""
+    found: dict[str, list[tuple[str, int, int]]] = {}
+    with contextlib.closing(sqlite3.connect(home / "ringfence.db")) as opened:
+        for request_id, *row in opened.execute(
+            "SELECT request_id, outcome, prompt_tokens, completion_tokens FROM usage_attempts"
+        ):
+            found.setdefault(request_id, []).append(tuple(row))  # type: ignore[arg-type]
+    return found
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGINT,
+        pytest.param(signal.SIGTERM, marks=pytest.mark.full),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.full),
+    ],
+)
+async def test_stop_gives_every_request_its_end_and_a_row(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    with on_a_terminal(tmp_path) as backend:
+        started = psutil.Process(backend.process.pid).children(recursive=True)
+        kinds = [(SHORT, True), (LONG, True), (SHORT, False), (LONG, False)]
+        limits = httpx.Limits(max_connections=100)
+        async with httpx.AsyncClient(
+            base_url=backend.url, headers=backend.headers, timeout=60, limits=limits
+        ) as client:
+            asking = [
+                asyncio.create_task(ask(client, tokens, stream=stream))
+                for tokens, stream in kinds
+                for _ in range(10)
+            ]
+            await held(backend, len(asking))
+            os.killpg(backend.process.pid, number)
+            late = await refused_late(client)
+            answers = await asyncio.gather(*asking)
+        assert await asyncio.to_thread(backend.process.wait, STOP_DEADLINE_S) == 0
+    _, alive = psutil.wait_procs(started, timeout=5)
+    assert alive == []
+    assert late.headers["retry-after"] == "5"
+    for (tokens, stream), at in zip(kinds, range(0, 40, 10), strict=True):
+        for answer in answers[at : at + 10]:
+            assert answer.error == (None if tokens == SHORT else "server_stopping")
+            assert answer.status == (503 if tokens == LONG and not stream else 200)
+            assert answer.ended == (tokens == SHORT or not stream)
+    rows = rows_of(tmp_path)
+    for answer in answers:
+        [(outcome, prompt, completion)] = rows[answer.request_id]
+        assert outcome == (answer.error or "ok")
+        assert completion > 0
+        if answer.usage is not None:
+            assert (prompt, completion) == (
+                answer.usage["prompt_tokens"],
+                answer.usage["completion_tokens"],
+            )
+
+
+async def refused_late(client: httpx.AsyncClient) -> httpx.Response:
+    """The refusal of a request that comes while the server drains."""
+    deadline = time.monotonic() + DRAIN_S
+    while time.monotonic() < deadline:
+        answer = await client.get("/v1/models")
+        if answer.status_code == 503:
+            assert answer.json()["error"]["code"] == "server_stopping"
+            assert (await client.get("/ready")).json()["status"] == "stopping"
+            assert (await client.get("/health")).status_code == 200
+            return answer
+        await asyncio.sleep(0.05)
+    raise AssertionError("it went on to take requests")
