@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -48,7 +49,7 @@ SHORT, LONG = 30, 900
 @contextmanager
 def on_a_terminal(home: Path, configuration: str = CONFIGURATION) -> Iterator[Backend]:
     """A backend that leads a process group of its own, as a shell starts it."""
-    file, log, port = home / "ringfence.yaml", home / "serve.log", free_port()
+    file, log, port = home / "ringfence.yaml", home.parent / "serve.log", free_port()
     file.write_text(configuration)
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -141,7 +142,9 @@ def rows_of(home: Path) -> dict[str, list[tuple[str, int, int]]]:
 async def test_stop_gives_every_request_its_end_and_a_row(
     tmp_path: Path, number: signal.Signals
 ) -> None:
-    with on_a_terminal(tmp_path) as backend:
+    home = tmp_path / "home"
+    home.mkdir()
+    with on_a_terminal(home) as backend:
         started = psutil.Process(backend.process.pid).children(recursive=True)
         kinds = [(SHORT, True), (LONG, True), (SHORT, False), (LONG, False)]
         limits = httpx.Limits(max_connections=100)
@@ -166,7 +169,7 @@ async def test_stop_gives_every_request_its_end_and_a_row(
             assert answer.error == (None if tokens == SHORT else "server_stopping")
             assert answer.status == (503 if tokens == LONG and not stream else 200)
             assert answer.ended == (tokens == SHORT or not stream)
-    rows = rows_of(tmp_path)
+    rows = rows_of(home)
     for answer in answers:
         [(outcome, prompt, completion)] = rows[answer.request_id]
         assert outcome == (answer.error or "ok")
@@ -190,3 +193,55 @@ async def refused_late(client: httpx.AsyncClient) -> httpx.Response:
             return answer
         await asyncio.sleep(0.05)
     raise AssertionError("it went on to take requests")
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[Path]:
+    """A file system of its own that is filled up in a moment."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=32m,mode=700", "tmpfs", str(folder)]
+    if subprocess.run(command, capture_output=True, check=False).returncode != 0:
+        pytest.skip("needs the right to mount a file system")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def fill(folder: Path) -> Path:
+    """Take all room that is left; the file that has it."""
+    ballast = folder / "ballast"
+    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    return ballast
+
+
+@pytest.mark.full
+async def test_stop_on_a_full_disk_tells_what_it_keeps_for_the_next_start(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "home") as home:
+        with on_a_terminal(home) as backend:
+            async with httpx.AsyncClient(
+                base_url=backend.url, headers=backend.headers, timeout=60
+            ) as client:
+                ballast = fill(home)
+                answers = await asyncio.gather(
+                    *(ask(client, 5, stream=bool(number % 2)) for number in range(50))
+                )
+            assert {answer.error for answer in answers} == {None}
+            os.killpg(backend.process.pid, signal.SIGINT)
+            assert await asyncio.to_thread(backend.process.wait, STOP_DEADLINE_S) == 1
+        shown = (tmp_path / "serve.log").read_text()
+        counts = re.findall(r"(\d+) usage rows could not be written to the database", shown)
+        ballast.unlink()
+        before = rows_of(home)
+        missing = [answer for answer in answers if answer.request_id not in before]
+        assert missing
+        assert sum(map(int, counts)) >= len(missing)
+        with on_a_terminal(home):
+            pass
+        rows = rows_of(home)
+    for answer in answers:
+        assert answer.usage is not None
+        expected = ("ok", answer.usage["prompt_tokens"], answer.usage["completion_tokens"])
+        assert rows[answer.request_id] == [expected]

@@ -21,6 +21,7 @@ from serving.cluster import APPLICATION, SERVE_FLAGS
 from serving.config import QUIET_ENVIRONMENT
 from serving.knowledge.server import ONE_THREAD
 from serving.serve_config import serve_config
+from serving.stopping import CLOSE_S
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -242,9 +243,9 @@ def test_every_models_queue_is_finite(graph: dict[str, Any]) -> None:
     assert graph["Gateway"]["max_ongoing_requests"] == 1024
 
 
-def test_every_deployment_drains_as_long_as_the_gateway(graph: dict[str, Any]) -> None:
+def test_every_deployment_drains_as_long_and_a_gateway_then_closes(graph: dict[str, Any]) -> None:
     drains = {name: d["graceful_shutdown_timeout_s"] for name, d in graph.items()}
-    assert drains == dict.fromkeys(graph, 300.0)
+    assert drains == dict.fromkeys(graph, 300.0) | {"Gateway": 300.0 + CLOSE_S}
 
 
 def test_engine_reserves_the_cards_it_runs_on(graph: dict[str, Any]) -> None:
@@ -308,14 +309,14 @@ def test_streams_may_end_before_anything_is_stopped() -> None:
     drain_s = settings.server.drain_s
     longest_stream_s = 8192 / 30
     assert drain_s >= settings.admission.max_request_s > longest_stream_s
-    assert service()["rayClusterDeletionDelaySeconds"] > drain_s
+    assert service()["rayClusterDeletionDelaySeconds"] > drain_s + CLOSE_S
     for container in containers():
         assert float(environment(container)["RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S"]) >= drain_s
     for pod in pod_specs()[1:]:
         (container,) = pod["containers"]
         command = container["lifecycle"]["preStop"]["exec"]["command"][-1]
-        assert command.endswith(f"sleep {drain_s:g}")
-        assert pod["terminationGracePeriodSeconds"] > drain_s
+        assert command.endswith(f"sleep {drain_s + CLOSE_S:g}")
+        assert pod["terminationGracePeriodSeconds"] > drain_s + CLOSE_S
 
 
 def test_a_pod_takes_traffic_when_a_gateway_answers_through_it() -> None:
