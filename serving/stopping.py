@@ -78,8 +78,7 @@ class Stopping:
     async def _stop(self) -> StopReport:
         await self._drain()
         ended = len(self._requests)
-        if ended:
-            await self._end_requests()
+        await self._end_requests()
         async with asyncio.timeout(CLOSE_S):
             return StopReport(ended, await self._close())
 
@@ -95,7 +94,7 @@ class Stopping:
 
     async def _end_requests(self) -> None:
         """End what is open: what can be repeated first, then attempts, then everything else."""
-        await self._idempotency.close(grace_s=0)
+        await self._idempotency.close()
         self._admission.stop()
         if not await self._requests.none_within(END_WAIT_S):
             self._requests.end()

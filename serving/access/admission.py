@@ -267,9 +267,11 @@ class Admission:
 
     @contextmanager
     def _watched(self, key_id: str, permit: Permit) -> Iterator[None]:
-        """Ended when the key is revoked."""
+        """Ended when the key is revoked, or the server stops."""
         running = self._running[key_id]
         running.add(permit)
+        if self.stopping:  # Since it was let in.
+            permit.end(ServerStopping())
         try:
             yield
         finally:

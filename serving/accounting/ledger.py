@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from datetime import UTC, date, datetime, timedelta
@@ -77,6 +77,7 @@ class Ledger:
         self._database = database
         self._insert = _into(database.dialect)
         self._valkey = valkey
+        self._prefix = prefix
         self._outbox = prefix + _OUTBOX
         self._drainer = prefix + _DRAINER
         self._leftovers = leftovers
@@ -115,7 +116,8 @@ class Ledger:
             async with asyncio.timeout(CLOSE_WAIT_S):
                 await self.drain()
                 return []
-        return await self._write_or_keep([row async for row in self._waiting()])
+        rows = await waiting_rows(self._valkey, self._prefix)
+        return await asyncio.to_thread(self._leftovers.keep, rows)
 
     async def drain(self) -> int:
         """Move every row that Valkey has by now; how many.
@@ -200,17 +202,6 @@ class Ledger:
             if row[width]  # Without a group there is a row of sums over nothing.
         ]
 
-    async def _waiting(self) -> AsyncGenerator[bytes, None]:
-        """Every row that waits in Valkey."""
-        after = "-"
-        while entries := await self._valkey.command(
-            "XRANGE", self._outbox, after, "+", "COUNT", BATCH
-        ):
-            for _, content in entries:
-                for row in content.values():
-                    yield row
-            after = f"({entries[-1][0].decode()}"
-
     async def _resume(self) -> None:
         """Write what an earlier stop could not."""
         if self._resumed:
@@ -256,6 +247,20 @@ class Ledger:
             if values:
                 async with self._database.transaction() as session:
                     await session.execute(self._insert, list(values.values()))
+
+
+async def waiting_rows(valkey: Valkey, prefix: str) -> list[str]:
+    """Every row that waits in Valkey to be moved.
+
+    Raises:
+        ValkeyUnavailable: they cannot be read now.
+    """
+    rows: list[str] = []
+    after = "-"
+    while entries := await valkey.command("XRANGE", prefix + _OUTBOX, after, "+", "COUNT", BATCH):
+        rows += [row.decode() for _, content in entries for row in content.values()]
+        after = f"({entries[-1][0].decode()}"
+    return rows
 
 
 def _into(dialect: Dialect) -> Executable:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from types import FrameType
 from typing import Any, NoReturn
 
 from serving.access.reservations import PREFIX
-from serving.accounting.ledger import Ledger
+from serving.accounting.ledger import Ledger, waiting_rows
 from serving.books import usage_leftovers
 from serving.cli.progress import console
 from serving.cluster import ApplicationFailed, Cluster
@@ -18,7 +18,7 @@ from serving.config import Settings
 from serving.stopping import CLOSE_S, StopReport
 from serving.storage.database import Database
 from serving.storage.embedded_valkey import EmbeddedValkey
-from serving.storage.errors import DatabaseError, ValkeyError
+from serving.storage.errors import DatabaseUnavailable, ValkeyError
 from serving.storage.leftovers import Leftover
 from serving.storage.valkey import Valkey
 
@@ -48,7 +48,7 @@ def _ignore_signals() -> None:
 def say(line: str) -> None:
     """Tell the operator, whose terminal may be gone."""
     with suppress(OSError):
-        console.print(line)
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def stop(settings: Settings, running: Cluster, valkey: EmbeddedValkey) -> bool:
@@ -60,7 +60,7 @@ def stop(settings: Settings, running: Cluster, valkey: EmbeddedValkey) -> bool:
     if served:
         problems += _rows_moved(settings, valkey)
     valkey.stop()
-    for problem in problems:
+    for problem in dict.fromkeys(problems):
         say(f"ringfence: {problem}")
     return not problems
 
@@ -80,7 +80,7 @@ def _gateways_stopped(settings: Settings, running: Cluster) -> Iterator[str]:
         ended += report.ended
         yield from map(_told, report.written.left)
         if not report.written.signed:
-            yield "the head of the egress ledger is not signed; the next start signs it"
+            yield "the head of the egress ledger could not be signed; the next start signs it"
     if ended:
         say(f"... {ended} open requests were ended with an error")
 
@@ -102,19 +102,20 @@ def _rows_moved(settings: Settings, valkey: EmbeddedValkey) -> Iterator[str]:
         if settings.valkey_url == valkey.url:
             valkey.ensure()
         yield from map(_told, asyncio.run(_emptied(settings)))
-    except (DatabaseError, ValkeyError) as error:
+    except ValkeyError as error:
         yield f"usage rows may wait in Valkey, for the next start to write: {error}"
 
 
 async def _emptied(settings: Settings) -> list[Leftover]:
-    database = Database.open(settings.access.database_url)
-    valkey = Valkey.open(settings.valkey_url)
-    ledger = Ledger(database, valkey, prefix=PREFIX, leftovers=usage_leftovers(settings))
-    try:
-        return await ledger.empty()
-    finally:
-        await valkey.close()
-        await database.close()
+    valkey, leftovers = Valkey.open(settings.valkey_url), usage_leftovers(settings)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(valkey.close)
+        try:
+            database = Database.open(settings.access.database_url)
+        except DatabaseUnavailable:  # A full disk may not even let it be opened.
+            return leftovers.keep(await waiting_rows(valkey, PREFIX))
+        stack.push_async_callback(database.close)
+        return await Ledger(database, valkey, prefix=PREFIX, leftovers=leftovers).empty()
 
 
 def _told(left: Leftover) -> str:

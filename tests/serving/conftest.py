@@ -80,6 +80,7 @@ class Backend:
     client: httpx.AsyncClient
     books: Books
     requests: OpenRequests
+    idempotency: Idempotency
 
     async def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
         raw = body if isinstance(body, bytes) else orjson.dumps(body)
@@ -180,9 +181,10 @@ async def make(wire: Wire) -> AsyncIterator[Make]:
         embedders = {"embed": embedder or FakeEmbedder()}
         pipeline, books, meter = wire(specs, engines, embedders, **settings)
         requests = OpenRequests()
+        idempotency = Idempotency(IdempotencyStore(books.valkey, SECRET), requests=requests)
         app = build_app(
             pipeline,
-            Idempotency(IdempotencyStore(books.valkey, SECRET), requests=requests),
+            idempotency,
             requests=requests,
             readiness=FixedReadiness(states or {}),
             meter=meter,
@@ -195,7 +197,7 @@ async def make(wire: Wire) -> AsyncIterator[Make]:
             headers={"Authorization": f"Bearer {FIXED_KEY}"},
         )
         clients.append(client)
-        return Backend(app, meter, client, books, requests)
+        return Backend(app, meter, client, books, requests, idempotency)
 
     yield build
     for client in clients:

@@ -31,6 +31,7 @@ from serving.storage import sqlite
 from serving.storage.database import Database
 from serving.storage.embedded_valkey import EmbeddedValkey
 from serving.storage.errors import DatabaseUnavailable, ValkeyUnavailable
+from serving.storage.leftovers import Leftover, Leftovers
 from serving.storage.migrate import upgrade
 from serving.storage.schema import UsageAttempt
 from serving.storage.valkey import Valkey
@@ -633,3 +634,65 @@ async def test_stop_does_not_wait_for_ever_for_what_moves_rows(
     let_go.set()
     await closing_down
     assert done
+
+
+async def test_rows_that_no_stop_can_write_are_kept_for_the_next_start(
+    impatient: Database, tmp_path: Path, near: Valkey, valkey_prefix: str
+) -> None:
+    settled, unsettled = attempt(), attempt()
+    leftovers = Leftovers((tmp_path / "kept",), "usage", what="usage rows")
+    await put(near, valkey_prefix, *[ended(settled)] * 2)
+    with held_for_writing(tmp_path / "ringfence.db"):
+        ledger = Ledger(
+            impatient,
+            near,
+            prefix=valkey_prefix,
+            leftovers=leftovers,
+            unsettled=lambda: [ended(unsettled)],
+        )
+        ledger.start()
+        left = [*await ledger.close(), *await ledger.empty()]
+    assert [one.count for one in left] == [1, 2]
+    assert [str(file) for file in leftovers.files()] == sorted(str(one.file) for one in left)
+    await near.command("DEL", f"{valkey_prefix}outbox")  # As a Valkey whose disk was full too.
+    following = Ledger(impatient, near, prefix=valkey_prefix, leftovers=leftovers)
+    await following.drain()
+    assert await written(impatient) == sorted((one.id, "ok", 7) for one in (settled, unsettled))
+    assert leftovers.files() == []
+
+
+async def test_rows_that_can_be_kept_nowhere_are_counted(
+    impatient: Database, tmp_path: Path, near: Valkey, valkey_prefix: str
+) -> None:
+    rows = [ended(attempt()) for _ in range(3)]
+    ledger = Ledger(impatient, near, prefix=valkey_prefix, unsettled=lambda: rows)
+    with held_for_writing(tmp_path / "ringfence.db"):
+        assert await ledger.close() == [Leftover(3, "rows", None)]
+
+
+async def test_every_row_in_valkey_is_moved_when_the_last_one_stops(
+    database: Database, near: Valkey, valkey_prefix: str
+) -> None:
+    rows = [attempt() for _ in range(BATCH + 1)]
+    await put(near, valkey_prefix, *map(ended, rows))
+    assert await Ledger(database, near, prefix=valkey_prefix).empty() == []
+    assert len(await written(database)) == BATCH + 1
+    assert await left(near, valkey_prefix) == 0
+
+
+async def test_more_rows_than_a_batch_are_kept(
+    impatient: Database, tmp_path: Path, near: Valkey, valkey_prefix: str
+) -> None:
+    await put(near, valkey_prefix, *(ended(attempt()) for _ in range(BATCH + 1)))
+    leftovers = Leftovers((tmp_path / "kept",), "usage", what="usage rows")
+    ledger = Ledger(impatient, near, prefix=valkey_prefix, leftovers=leftovers)
+    with held_for_writing(tmp_path / "ringfence.db"):
+        [told] = await ledger.empty()
+    assert told.count == BATCH + 1
+
+
+async def test_moving_when_valkey_is_away_says_so(database: Database, valkey_prefix: str) -> None:
+    valkey = Valkey.open(UNREACHABLE)
+    with pytest.raises(ValkeyUnavailable):
+        await Ledger(database, valkey, prefix=valkey_prefix).empty()
+    await valkey.close()

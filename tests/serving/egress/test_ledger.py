@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from sqlalchemy import text
 
@@ -25,6 +26,7 @@ from serving.egress.ledger_errors import LedgerTruncated, LedgerUnavailable
 from serving.egress.ledger_reading import all_checkpoints, verify_database
 from serving.egress.verification import Report
 from serving.storage.database import Database
+from serving.storage.leftovers import Leftovers
 from tests.serving.egress.ledgers import (
     NOON,
     SECRET,
@@ -447,3 +449,44 @@ async def test_ledger_can_be_verified_while_it_is_written(
         reports.append(await verified(database))
     await writing
     assert {report.fault for report in reports} == {None}
+
+
+async def test_end_that_no_stop_can_write_is_written_at_the_next_start(
+    migrated_url: str, database: Database, tmp_path: Path
+) -> None:
+    leftovers = Leftovers((tmp_path / "kept",), "egress", what="entries")
+    ledger = EgressLedger(database, SECRET, rules(), leftovers=leftovers, write_timeout_s=0.2)
+    departures = [await ledger.depart(facts(attempt_id=one), BODY) for one in ("a1", "a2")]
+    async with held(migrated_url):
+        for departure in departures:
+            await ledger.arrive(departure, OK)
+        left, signed = await ledger.close()
+    assert ([one.count for one in left], signed) == ([2], False)
+    following = EgressLedger(database, SECRET, rules(), leftovers=leftovers)
+    following.start()
+    assert await kinds_become(database, "departure", "departure", "ok", "ok")
+    assert await following.close() == ([], True)
+    assert leftovers.files() == []
+
+
+async def test_end_that_was_written_after_all_is_not_written_again(
+    database: Database, tmp_path: Path
+) -> None:
+    leftovers = Leftovers((tmp_path / "kept",), "egress", what="entries")
+    ledger = EgressLedger(database, SECRET, rules(), leftovers=leftovers)
+    departure = await ledger.depart(facts(), BODY)
+    await ledger.arrive(departure, OK)
+    leftovers.keep([orjson.dumps(asdict(ledger._arrival(departure, OK))).decode(), "no entry"])
+    ledger.start()
+    async with asyncio.timeout(5):
+        while leftovers.files():  # noqa: ASYNC110  It has no event.
+            await asyncio.sleep(0.01)
+    assert await kinds_become(database, "departure", "ok")
+    await ledger.close()
+
+
+async def test_closing_signs_the_head(database: Database) -> None:
+    ledger = EgressLedger(database, SECRET, rules())
+    await ledger.depart(facts(), BODY)
+    assert await ledger.close() == ([], True)
+    assert (await signed_in(database))[-1] == 1

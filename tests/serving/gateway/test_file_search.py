@@ -113,9 +113,10 @@ async def place(wire: Wire, database: Database) -> AsyncIterator[Open]:
             books, engines, embedder, stores, index, database=database, overflow=overflow
         )
         requests = OpenRequests()
+        idempotency = Idempotency(IdempotencyStore(books.valkey, SECRET), requests=requests)
         app = build_app(
             pipeline,
-            Idempotency(IdempotencyStore(books.valkey, SECRET), requests=requests),
+            idempotency,
             requests=requests,
             readiness=FixedReadiness({}),
             meter=meter,
@@ -125,7 +126,12 @@ async def place(wire: Wire, database: Database) -> AsyncIterator[Open]:
         client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://ringfence")
         clients.append(client)
         return Place(
-            Backend(app, meter, client, books, requests), pipeline, engine, stores, index, embedder
+            Backend(app, meter, client, books, requests, idempotency),
+            pipeline,
+            engine,
+            stores,
+            index,
+            embedder,
         )
 
     yield build
