@@ -69,11 +69,18 @@ class Stopping:
 
         Called again it waits for the same stop, whose time to drain it may shorten.
         """
+        return await asyncio.shield(self._begin(drain_s))
+
+    def stop_later(self, seconds: float) -> None:
+        """Stop after so long, unless it has stopped by then. Requests are let in meanwhile."""
+        asyncio.get_running_loop().call_later(seconds, self._begin, 0.0)
+
+    def _begin(self, drain_s: float) -> asyncio.Task[StopReport]:
         asyncio.get_running_loop().call_later(drain_s, self._drained.set)
         if self._stopped is None:
             self._requests.refusing = True
             self._stopped = asyncio.create_task(self._stop())
-        return await asyncio.shield(self._stopped)
+        return self._stopped
 
     async def _stop(self) -> StopReport:
         await self._drain()

@@ -9,10 +9,11 @@ from contextlib import AsyncExitStack, suppress
 from types import FrameType
 from typing import Any, NoReturn
 
+import typer
+
 from serving.access.reservations import PREFIX
 from serving.accounting.ledger import Ledger, waiting_rows
 from serving.books import usage_leftovers
-from serving.cli.progress import console
 from serving.cluster import ApplicationFailed, Cluster
 from serving.config import Settings
 from serving.stopping import CLOSE_S, StopReport
@@ -48,7 +49,7 @@ def _ignore_signals() -> None:
 def say(line: str) -> None:
     """Tell the operator, whose terminal may be gone."""
     with suppress(OSError):
-        console.print(line, markup=False, soft_wrap=True)
+        typer.echo(line, err=True)
 
 
 def stop(settings: Settings, running: Cluster, valkey: EmbeddedValkey) -> bool:

@@ -72,6 +72,10 @@ class KnowledgeServer:
         )
         self._service.start(curates=curates)
 
+    async def __del__(self) -> None:
+        """Called by Ray Serve when every request has ended."""
+        await self._service.close()
+
     async def lexical(self, request: LexicalRequest) -> Told[list[LexicalHits]]:
         """See `KnowledgeService.lexical`."""
         return await told(self._service.lexical(request))

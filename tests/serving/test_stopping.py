@@ -228,6 +228,18 @@ async def test_second_call_shortens_the_drain_of_the_one_stop(make: Make) -> Non
     assert stop.open_at_close == [0]
 
 
+async def test_replica_that_ray_drains_takes_requests_until_its_time_is_over(make: Make) -> None:
+    backend = make(ScriptedEngine(never()))
+    stop = Stop(backend)
+    [answering] = await asking(backend, chat)
+    stop.stopping.stop_later(LONG_S)
+    assert (await backend.client.get("/v1/models")).status_code == 200
+    stop.stopping.stop_later(0)
+    assert (await answering).status_code == 503
+    assert (await stop(LONG_S)).ended == 1
+    assert stop.open_at_close == [0]
+
+
 async def test_stop_goes_on_when_the_one_who_asked_for_it_is_gone(make: Make) -> None:
     stop = Stop(make())
     asked = asyncio.create_task(stop(LONG_S))
