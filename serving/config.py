@@ -63,7 +63,9 @@ class ServerSettings(Group):
     first_delta_timeout_s: float = Field(300.0, gt=0, description="Queueing and prefill.")
     stall_timeout_s: float = Field(120.0, gt=0, description="Between two deltas.")
     keep_alive_s: float = Field(15.0, gt=0, description="Silence before a comment is sent.")
-    drain_s: float = Field(30.0, gt=0, description="For open streams to end at shutdown.")
+    drain_s: float = Field(
+        30.0, gt=0, description="For open requests to end at a stop; those left get an error."
+    )
 
     @property
     def local_url(self) -> str:
