@@ -60,7 +60,7 @@ from serving.pipeline import Pipeline
 from serving.privacy.detector_server import DetectorOptions, build_detector
 from serving.privacy.remote_detector import RemoteDetector
 from serving.readiness import ServeReadiness
-from serving.replica_stop import when_stopped
+from serving.replica_stop import let_in_at_once, when_stopped
 from serving.shelves import Shelves
 from serving.stopping import CLOSE_S, Stopping, StopReport, Written
 from serving.storage import migrate
@@ -200,6 +200,7 @@ class Gateway:
         )
         parts.start()
         loop, drain_s = asyncio.get_running_loop(), settings.server.drain_s
+        let_in_at_once(self.stop.__name__)
         when_stopped(lambda: loop.call_soon_threadsafe(self._stopping.stop_later, drain_s))
         explained = request_routes.router(
             pipeline, explanations, currency=settings.accounting.currency

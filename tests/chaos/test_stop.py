@@ -184,6 +184,24 @@ async def test_stop_gives_every_request_its_end_and_a_row(
             )
 
 
+@pytest.mark.full
+async def test_full_gateways_stop_too_and_refuse_whoever_waits(tmp_path: Path) -> None:
+    home, places = tmp_path / "home", 4
+    home.mkdir()
+    few = CONFIGURATION + f"  max_ongoing_requests: {places}\n"
+    with on_a_terminal(home, few.replace(f"drain_s: {DRAIN_S}", "drain_s: 1")) as backend:
+        async with httpx.AsyncClient(
+            base_url=backend.url, headers=backend.headers, timeout=60
+        ) as client:
+            asking = [asyncio.create_task(ask(client, LONG, stream=True)) for _ in range(40)]
+            await held(backend, 2 * places)
+            os.killpg(backend.process.pid, signal.SIGINT)
+            answers = await asyncio.gather(*asking)
+        assert await asyncio.to_thread(backend.process.wait, STOP_DEADLINE_S) == 0
+    assert {answer.error for answer in answers} == {"server_stopping"}
+    assert [answer.status for answer in answers].count(200) == 2 * places
+
+
 async def refused_late(client: httpx.AsyncClient) -> httpx.Response:
     """The refusal of a request that comes while the server drains."""
     deadline = time.monotonic() + DRAIN_S
