@@ -20,7 +20,7 @@ from serving import cluster, config
 from serving.cli.first_key import first_key
 from serving.cli.mismatches import tell_mismatches
 from serving.cli.options import ConfigOption
-from serving.cli.progress import Phases
+from serving.cli.progress import Phases, console
 from serving.cli.stopping import listen_for_signals, say, stop
 from serving.config import Settings
 from serving.local_models import CannotRun, check_files

@@ -130,7 +130,7 @@ def rows_of(home: Path) -> dict[str, list[tuple[str, int, int]]]:
         for request_id, *row in opened.execute(
             "SELECT request_id, outcome, prompt_tokens, completion_tokens FROM usage_attempts"
         ):
-            found.setdefault(request_id, []).append(tuple(row))  # type: ignore[arg-type]
+            found.setdefault(request_id, []).append(tuple(row))
     return found
 
 

@@ -85,7 +85,7 @@ async def asking(
     backend: Backend, ask: Ask, *, count: int = 1
 ) -> list[asyncio.Task[httpx.Response]]:
     """Requests that are open."""
-    tasks = [asyncio.create_task(ask(backend)) for _ in range(count)]
+    tasks = [asyncio.ensure_future(ask(backend)) for _ in range(count)]
     assert await within(5, lambda: len(backend.requests) == count)
     return tasks
 

@@ -22,6 +22,7 @@ from serving.egress.receipts import Receipt, verify
 from serving.egress.signing import Signer
 from serving.gateway.app import build_app
 from serving.gateway.idempotency import Idempotency
+from serving.gateway.open_requests import OpenRequests
 from serving.gateway.requests import router
 from serving.storage.database import Database
 from tests.serving.answering.test_continuation import BROKEN, REST, Replicas
@@ -92,9 +93,11 @@ async def place(wire: Wire, database: Database, tmp_path: Path) -> AsyncIterator
             overflow={"providers": [near], "max_share": 1.0},
         )
         explanations = Explanations(books.valkey, books.ledger, prefix=f"{secrets.token_hex(6)}:")
+        requests = OpenRequests()
         app = build_app(
             pipeline,
-            Idempotency(IdempotencyStore(books.valkey, SECRET)),
+            Idempotency(IdempotencyStore(books.valkey, SECRET), requests=requests),
+            requests=requests,
             readiness=FixedReadiness({}),
             meter=meter,
             server=ServerSettings(),
