@@ -47,6 +47,7 @@ models:
     dtype: float32
     context_tokens: 1024
     kv_cache_gib: 1
+    tool_call_parser: hermes
   - {EMBEDDER}
   - simulated
 server:

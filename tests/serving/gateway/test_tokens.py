@@ -40,7 +40,8 @@ async def test_prompt_reaches_the_engine(make: Make) -> None:
 
 
 async def test_messages_and_tools_reach_the_engine(make: Make) -> None:
-    tool = {"type": "function", "function": {"name": "f"}}
+    function = {"name": "f", "parameters": {"type": "object"}}
+    tool = {"type": "function", "function": function}
     request = await asked(make, messages=[USER], tools=[tool], add_generation_prompt=False)
     assert request == TokenizeRequest(messages=[USER], tools=[tool], add_generation_prompt=False)
 
