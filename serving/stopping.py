@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,8 @@ from serving.access.admission import Admission
 from serving.gateway.idempotency import Idempotency
 from serving.gateway.open_requests import OpenRequests
 from serving.storage.leftovers import Leftover
+
+logger = logging.getLogger("ringfence.stopping")
 
 END_WAIT_S = 3.0
 """For requests that were ended to settle and to tell their clients."""
@@ -87,7 +90,12 @@ class Stopping:
         ended = len(self._requests)
         await self._end_requests()
         async with asyncio.timeout(CLOSE_S):
-            return StopReport(ended, await self._close())
+            written = await self._close()
+        for left in written.left:
+            logger.error("%s", left)
+        if not written.signed:
+            logger.error("the head of the egress ledger could not be signed")
+        return StopReport(ended, written)
 
     async def _drain(self) -> None:
         """Wait until no request is open, or until the time to drain is over."""

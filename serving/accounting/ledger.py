@@ -31,7 +31,10 @@ logger = logging.getLogger("ringfence.accounting")
 
 BATCH = 500
 CLOSE_WAIT_S = 3.0
-"""For the last rows to be moved, at a stop."""
+"""For a gateway that stops to move rows."""
+
+EMPTY_WAIT_S = 20.0
+"""For the last rows to be moved when every gateway has stopped."""
 
 DRAIN_S = 1.0
 """How often rows are moved. A report moves them first, so it is never behind."""
@@ -113,7 +116,7 @@ class Ledger:
             ValkeyUnavailable: what it has is not known.
         """
         with suppress(DatabaseUnavailable, TimeoutError):
-            async with asyncio.timeout(CLOSE_WAIT_S):
+            async with asyncio.timeout(EMPTY_WAIT_S):
                 await self.drain()
                 return []
         rows = await waiting_rows(self._valkey, self._prefix)
@@ -207,17 +210,19 @@ class Ledger:
         if self._resumed:
             return
         for file in await asyncio.to_thread(self._leftovers.files):
-            await self._write(await asyncio.to_thread(lines_of, file))
-            file.unlink(missing_ok=True)
+            try:
+                await self._write(await asyncio.to_thread(lines_of, file))
+                file.unlink(missing_ok=True)
+            except OSError as error:
+                logger.error("kept rows cannot be read: %s", error.strerror)  # noqa: TRY400
         self._resumed = True
 
-    async def _write_or_keep(self, rows: Sequence[bytes | str]) -> list[Leftover]:
+    async def _write_or_keep(self, rows: Sequence[str]) -> list[Leftover]:
         with suppress(DatabaseUnavailable, TimeoutError):
             async with asyncio.timeout(CLOSE_WAIT_S):
                 await self._write(rows)
                 return []
-        lines = [row if isinstance(row, str) else row.decode() for row in rows]
-        return await asyncio.to_thread(self._leftovers.keep, lines)
+        return await asyncio.to_thread(self._leftovers.keep, rows)
 
     async def _drain_for_ever(self) -> None:
         while True:

@@ -79,7 +79,7 @@ def _gateways_stopped(settings: Settings, running: Cluster) -> Iterator[str]:
             yield f"a gateway did not stop in order ({type(report).__name__})"
             continue
         ended += report.ended
-        yield from map(_told, report.written.left)
+        yield from map(str, report.written.left)
         if not report.written.signed:
             yield "the head of the egress ledger could not be signed; the next start signs it"
     if ended:
@@ -102,7 +102,7 @@ def _rows_moved(settings: Settings, valkey: EmbeddedValkey) -> Iterator[str]:
     try:
         if settings.valkey_url == valkey.url:
             valkey.ensure()
-        yield from map(_told, asyncio.run(_emptied(settings)))
+        yield from map(str, asyncio.run(_emptied(settings)))
     except ValkeyError as error:
         yield f"usage rows may wait in Valkey, for the next start to write: {error}"
 
@@ -117,10 +117,3 @@ async def _emptied(settings: Settings) -> list[Leftover]:
             return leftovers.keep(await waiting_rows(valkey, PREFIX))
         stack.push_async_callback(database.close)
         return await Ledger(database, valkey, prefix=PREFIX, leftovers=leftovers).empty()
-
-
-def _told(left: Leftover) -> str:
-    told = f"{left.count} {left.what} could not be written to the database"
-    if left.file is None:
-        return f"{told}, nor to any file: they are lost"
-    return f"{told}; they are in {left.file}, and the next start writes them"

@@ -206,10 +206,13 @@ class EgressLedger:
     async def _resume(self) -> None:
         """Append what an earlier stop could not."""
         for file in await asyncio.to_thread(self._leftovers.files):
-            drafts = filter(None, map(_draft, await asyncio.to_thread(lines_of, file)))
-            if written := [self._appender.append(draft, keep=True) for draft in drafts]:
-                await asyncio.wait(written)
-            file.unlink(missing_ok=True)
+            try:
+                drafts = filter(None, map(_draft, await asyncio.to_thread(lines_of, file)))
+                if written := [self._appender.append(draft, keep=True) for draft in drafts]:
+                    await asyncio.wait(written)
+                file.unlink(missing_ok=True)
+            except OSError as error:
+                logger.error("kept entries cannot be read: %s", error.strerror)  # noqa: TRY400
 
     async def _sign_for_ever(self) -> None:
         while True:

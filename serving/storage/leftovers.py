@@ -25,6 +25,12 @@ class Leftover:
     what: str
     file: str | None
 
+    def __str__(self) -> str:
+        told = f"{self.count} {self.what} could not be written to the database"
+        if self.file is None:
+            return f"{told}, nor to any file: they are lost"
+        return f"{told}; they are in {self.file}, and the next start writes them"
+
 
 class Leftovers:
     """The files of one kind of lines.
@@ -69,9 +75,13 @@ NOWHERE = Leftovers((), "", what="rows")
 
 
 def lines_of(file: Path) -> list[str]:
-    """The lines of a file; none if another gateway has written them to SQL meanwhile. Blocks."""
+    """The lines of a file; none if another gateway has written them to SQL meanwhile. Blocks.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     try:
-        return file.read_text("utf-8").splitlines()
+        return [line for line in file.read_text("utf-8", "replace").split("\n") if line]
     except FileNotFoundError:
         return []
 

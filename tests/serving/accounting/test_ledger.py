@@ -696,3 +696,14 @@ async def test_moving_when_valkey_is_away_says_so(database: Database, valkey_pre
     with pytest.raises(ValkeyUnavailable):
         await Ledger(database, valkey, prefix=valkey_prefix).empty()
     await valkey.close()
+
+
+async def test_kept_file_that_cannot_be_read_does_not_keep_rows_from_sql(
+    database: Database, tmp_path: Path, near: Valkey, valkey_prefix: str
+) -> None:
+    leftovers, one = Leftovers((tmp_path / "kept",), "usage", what="usage rows"), attempt()
+    leftovers.keep(["no row"])
+    (tmp_path / "kept" / "usage-a.lines").mkdir()
+    await put(near, valkey_prefix, ended(one))
+    assert await Ledger(database, near, prefix=valkey_prefix, leftovers=leftovers).drain() == 1
+    assert [row[0] for row in await written(database)] == [one.id]

@@ -8,7 +8,7 @@ import pytest
 
 from serving.storage.leftovers import Leftover, Leftovers, lines_of
 
-LINES = ["first", "zweite: ä"]
+LINES = ["first", "zweite: ä\u2028, and still the second"]
 
 
 def leftovers(*folders: Path) -> Leftovers:
