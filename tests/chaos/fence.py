@@ -19,11 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 
 from benchmarks.running.ports import free_port
 from tests.chaos.packet_recorder import PacketRecorder
-from tests.end_to_end.backend import RINGFENCE, environment, stop, wait_until_ready
+from tests.end_to_end.backend import (
+    RINGFENCE,
+    environment,
+    processes_of,
+    stop,
+    wait_until_ready,
+)
 
 DEVICE = "outside"
 OUTSIDE, OUTSIDE_6 = "192.0.2.1", "2001:db8::1"
@@ -196,9 +201,8 @@ class Inside:
 
     def kill_engine(self) -> None:
         """Every process of the chat model's engine, at once."""
-        for process in psutil.process_iter(["cmdline"]):
-            if "Engine:simulated" in " ".join(process.info["cmdline"] or ()):
-                process.kill()
+        for process in processes_of(self.process, "Engine:simulated"):
+            process.kill()
 
 
 def chat(tokens: int = 4, **more: Any) -> dict[str, Any]:

@@ -25,7 +25,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.end_to_end.backend import Backend, served, stop, wait_until_ready
+from tests.end_to_end.backend import Backend, processes_of, served, stop, wait_until_ready
 
 CONFIGURATION = """
 models:
@@ -157,15 +157,6 @@ async def load(backend: Backend, key: str, requests: int, *, at_once: int = 24) 
     return told
 
 
-def processes(backend: Backend, word: str) -> list[psutil.Process]:
-    found = []
-    for process in psutil.Process(backend.process.pid).children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            if word in " ".join(process.cmdline()):
-                found.append(process)
-    return found
-
-
 def rows_of(backend: Backend, tenant: str) -> dict[str, list[tuple[int, int, str]]]:
     """Prompt tokens, completion tokens and outcome of every attempt, by its request."""
     found: dict[str, list[tuple[int, int, str]]] = {}
@@ -224,7 +215,7 @@ async def test_books_balance_after_a_gateway_was_killed(backend: Backend, admin:
     key = own_budget(admin, "killed")
     loading = asyncio.create_task(load(backend, key, 300))
     await asyncio.sleep(2)
-    gateways = processes(backend, "ServeReplica:ringfence:Gateway")
+    gateways = processes_of(backend.process, "ServeReplica:ringfence:Gateway")
     assert len(gateways) == 2
     gateways[0].kill()
     told = await loading
@@ -241,7 +232,7 @@ async def test_books_balance_after_valkey_was_killed_under_load(
     loading = asyncio.create_task(load(backend, key, 300))
     for _ in range(2):
         await asyncio.sleep(1.5)
-        (server,) = processes(backend, "valkey-server")
+        (server,) = processes_of(backend.process, "valkey-server")
         server.send_signal(signal.SIGKILL)
     told = await loading
     assert set(told.other) <= {"hung up"}  # It was back before anybody had to be refused.

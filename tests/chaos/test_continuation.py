@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from benchmarks.running.ports import free_port
-from tests.end_to_end.backend import Backend, stop, wait_until_ready
+from tests.end_to_end.backend import Backend, processes_of, stop, wait_until_ready
 
 CONFIGURATION = """
 models:
@@ -54,17 +54,7 @@ def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
 
 
 def replicas(backend: Backend) -> list[psutil.Process]:
-    """Those of this backend, whatever else runs on this machine."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        if "Engine:simulated" in " ".join(process.info["cmdline"] or ()):
-            try:
-                home = process.environ().get("RINGFENCE_HOME")
-            except psutil.Error:
-                continue
-            if home == str(backend.home):
-                found.append(process)
-    return found
+    return processes_of(backend.process, "Engine:simulated")
 
 
 @dataclass

@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 
-from tests.end_to_end.backend import RINGFENCE, Backend, environment, served
+from tests.end_to_end.backend import RINGFENCE, Backend, environment, processes_of, served
 from tests.serving.egress.standin import Behaviour, Received, StandIn, standing
 from tests.serving.egress.wire_format import Answer, refuses, sse, streams
 
@@ -141,16 +140,14 @@ async def surge(backend: Backend, key: str) -> list[tuple[str, str] | None]:
 
         asking = [asyncio.create_task(one(number)) for number in range(REQUESTS)]
         await asyncio.sleep(REQUESTS * 0.03 * 0.6)
-        kill_a_gateway()
+        kill_a_gateway(backend)
         return await asyncio.gather(*asking)
 
 
-def kill_a_gateway() -> None:
-    for process in psutil.process_iter(["cmdline"]):
-        if "ServeReplica:ringfence:Gateway" in " ".join(process.info["cmdline"] or ()):
-            process.kill()
-            return
-    pytest.fail("there is no gateway to kill")
+def kill_a_gateway(backend: Backend) -> None:
+    gateways = processes_of(backend.process, "ServeReplica:ringfence:Gateway")
+    assert gateways, "there is no gateway to kill"
+    gateways[0].kill()
 
 
 @pytest.fixture(scope="module")

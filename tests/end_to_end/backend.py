@@ -8,11 +8,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from benchmarks.running.ports import free_port
@@ -98,6 +99,16 @@ def environment(home: Path) -> dict[str, str]:
     """For our commands, on the backend that `served` has in that home."""
     own = {k: v for k, v in os.environ.items() if not k.startswith("RINGFENCE_")}
     return own | {"RINGFENCE_HOME": str(home), "RINGFENCE_CONFIG": str(home / "ringfence.yaml")}
+
+
+def processes_of(server: subprocess.Popen[bytes], title: str) -> list[psutil.Process]:
+    """Processes of a server with such a title, whatever else runs on this machine."""
+    found = []
+    for process in psutil.Process(server.pid).children(recursive=True):
+        with suppress(psutil.Error):
+            if title in " ".join(process.cmdline()):
+                found.append(process)
+    return found
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
