@@ -65,7 +65,7 @@ class ParsedChoice:
         self._parser = parser()
         self._steps = Steps(tokenizer, skip_special_tokens=request.skip_special_tokens)
         self._wants_calls = wants_calls(request)
-        self._forced = self._wants_calls and request.tool_choice != "auto"
+        self._forced = self._wants_calls and request.tool_choice not in ("auto", None)
         self._plain = self._plain_calls()
         self._read_whole = (
             self._wants_calls
@@ -96,7 +96,7 @@ class ParsedChoice:
         if not self._read_whole:
             closing = self._parse("", [], finished=True)
             if not by_model:
-                closing.pop("tool_calls", None)
+                closing.pop("tool_calls", None)  # The parser closed what the model had not.
             delta = self._told(closing)
         if self._wants_calls:
             rest = self._missed() if by_model else self._cut_off()
@@ -109,7 +109,7 @@ class ParsedChoice:
         return int(self._parser.count_reasoning_tokens(self.ids))
 
     def _plain_calls(self) -> NamedCall | RequiredCalls | None:
-        """The reader of forced calls that the model's own form is not used for."""
+        """The reader of forced calls that are plain JSON, and not in the model's own form."""
         tools = self._parser.tool_parser
         if not self._forced or tools is None or not tools.supports_required_and_named:
             return None
