@@ -67,16 +67,25 @@ def check_read(texts: Iterable[str], allowed: frozenset[str] = frozenset()) -> N
     """
     languages = READ | allowed
     plain = [revealed(LOOK_ALIKE.sub(" ", text)) for text in texts if text not in WORDS]
-    for script in set().union(*map(foreign_scripts, plain)) - _scripts(languages):
-        raise Unread(f"the {script_name(script)} script")
+    _check_scripts(plain, languages)
     for piece in _pieces("\n".join(plain)):  # A sentence may be cut into parts of a message.
         if (language := _other_language(piece, languages)) is not None:
             raise Unread(language)
 
 
+def check_scripts(texts: Iterable[str], allowed: frozenset[str] = frozenset()) -> None:
+    """The same, of scripts only. Raises `Unread`."""
+    _check_scripts(map(revealed, texts), READ | allowed)
+
+
 def load_identifier() -> None:
     """Load the identifier of languages, which takes half a second and 75 MB."""
     _identifier()
+
+
+def _check_scripts(texts: Iterable[str], languages: frozenset[str]) -> None:
+    for script in set().union(*map(foreign_scripts, texts)) - _scripts(languages):
+        raise Unread(f"the {script_name(script)} script")
 
 
 @lru_cache(maxsize=64)

@@ -17,7 +17,7 @@ from serving.privacy.marks import LOOKS_ALIKE, Found, Marked, marked, pieces, re
 from serving.privacy.policy import PrivacyPolicy
 from serving.privacy.positions import template
 from serving.privacy.pseudonyms import Pseudonyms
-from serving.privacy.reading import check_read
+from serving.privacy.reading import check_read, check_scripts
 from serving.privacy.spans import Detector, DetectorUnavailable, EntityType, Span
 from serving.privacy.templates import Position, Template
 
@@ -64,11 +64,19 @@ async def scrub(
     """
     try:
         async with asyncio.timeout(timeout_s):
-            form = await asyncio.to_thread(template, body)
-            found = await _detected(await asyncio.to_thread(readings, form), detector)
+            form, texts = await asyncio.to_thread(_read, body, policy)
+            found = await _detected(texts, detector)
             return await asyncio.to_thread(_replaced, form, found, policy, key)
     except TimeoutError:
         raise DetectorUnavailable("Personal data was not found in time.") from None
+
+
+def _read(body: Mapping[str, Any], policy: PrivacyPolicy) -> tuple[Template, list[str]]:
+    """The template of a body, and the texts for the detector, which knows their scripts."""
+    form = template(body)
+    texts = readings(form)
+    check_scripts(texts, policy.languages)
+    return form, texts
 
 
 async def _detected(texts: list[str], detector: Detector) -> Found:
@@ -93,6 +101,7 @@ def _replaced(form: Template, found: Found, policy: PrivacyPolicy, key: bytes) -
         _text(position, edits.get(at, ()), pseudonyms) for at, position in enumerate(form.positions)
     ]
     body = form.filled(texts)
+    # Only now, for a foreign name would make an English sentence foreign.
     check_read(texts_in(body), policy.languages)
     return Scrubbed(body, dict(counts), pseudonyms)
 

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from benchmarks.ports import free_port
+from benchmarks.running.ports import free_port
 from models.tiny import make_tiny
 from tests.end_to_end.backend import RINGFENCE, Backend, environment, served
 

@@ -499,10 +499,19 @@ async def test_scrub_refuses_what_nobody_reads(text: str) -> None:
         await scrubbed(chat(text))
 
 
-async def test_scrub_lets_foreign_text_leave_that_was_replaced() -> None:
-    result = await scrubbed(chat("Ask 李畅 now."), KnownWords({"李畅": "CUSTOM"}))
+async def test_scrub_asks_no_detector_about_a_script_that_it_does_not_know() -> None:
+    detector = KnownWords({"李畅": "PERSON"})
+    with pytest.raises(Unread):
+        await scrubbed(chat("Ask 李畅 now."), detector)
 
-    assert result.counts == {"CUSTOM": 1}
+    assert detector.calls == []
+
+
+async def test_scrub_tells_languages_without_the_names_in_them() -> None:
+    name = "María de los Ángeles Fernández de la Cruz"
+    result = await scrubbed(chat(f"Ask {name}."), KnownWords({name: "PERSON"}))
+
+    assert result.counts == {"PERSON": 1}
 
 
 async def test_scrub_lets_foreign_text_leave_that_the_policy_allows() -> None:
