@@ -234,13 +234,17 @@ class Cluster:
                 self._started[process.pid] = process
 
     def has_gateways(self) -> bool:
-        """Whether a gateway runs, also while models are still being loaded."""
+        """Whether a gateway runs, also while models are loaded; true where that is not known."""
         import ray  # noqa: PLC0415
         from ray import serve  # noqa: PLC0415
+        from ray.exceptions import RayError  # noqa: PLC0415
 
         if not ray.is_initialized():
             return False
-        application = serve.status().applications.get(APPLICATION)
+        try:
+            application = serve.status().applications.get(APPLICATION)
+        except RayError:
+            return True
         gateways = application and application.deployments.get(GATEWAY)
         return gateways is not None and gateways.replica_states.get("RUNNING", 0) > 0
 
@@ -293,12 +297,14 @@ class Cluster:
         """Stop Ray Serve, Ray, and what is left of the processes we started."""
         import ray  # noqa: PLC0415
         from ray import serve  # noqa: PLC0415
+        from ray.exceptions import RayError  # noqa: PLC0415
 
         self.note_processes()
         if ray.is_initialized():
             on_phase("Stopping Ray")
             self._finish_connections()
-            serve.shutdown()
+            with contextlib.suppress(TimeoutError, RayError):  # The processes are ended below.
+                serve.shutdown()
             ray.shutdown()
         _, alive = psutil.wait_procs(self._started.values(), timeout=STOP_DEADLINE_S / 2)
         for process in alive:

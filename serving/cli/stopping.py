@@ -61,7 +61,7 @@ def stop(settings: Settings, running: Cluster, valkey: EmbeddedValkey) -> bool:
     if served:
         problems += _rows_moved(settings, valkey)
     valkey.stop()
-    for problem in dict.fromkeys(problems):
+    for problem in problems:
         say(f"ringfence: {problem}")
     return not problems
 
@@ -73,15 +73,16 @@ def _gateways_stopped(settings: Settings, running: Cluster) -> Iterator[str]:
     except ApplicationFailed as error:
         yield f"{error}; requests may have been cut, and what they used not written"
         return
-    ended = 0
+    ended, signed = 0, True
     for report in reports:
         if not isinstance(report, StopReport):
             yield f"a gateway did not stop in order ({type(report).__name__})"
             continue
         ended += report.ended
         yield from map(str, report.written.left)
-        if not report.written.signed:
-            yield "the head of the egress ledger could not be signed; the next start signs it"
+        signed &= report.written.signed
+    if not signed:
+        yield "the head of the egress ledger could not be signed; the next start signs it"
     if ended:
         say(f"... {ended} open requests were ended with an error")
 

@@ -137,20 +137,21 @@ def test_rows_that_the_database_does_not_take_are_kept_and_counted(
     )
 
 
-def test_what_gateways_could_not_write_is_told_once_each(
+def test_what_each_gateway_could_not_write_is_told(
     place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lost = "3 usage rows could not be written to the database"
     left = Leftover(3, "usage rows", None)
     unsigned = StopReport(2, Written([left], signed=False))
-    running = FakeCluster((unsigned, StopReport(1, Written([], signed=False)), TimeoutError()))
+    running = FakeCluster((unsigned, unsigned, TimeoutError()))
     assert not place.stop(running)
     assert capsys.readouterr().err.splitlines()[1:] == [
-        "... 3 open requests were ended with an error",
+        "... 4 open requests were ended with an error",
         "... Stopping Ray",
         f"ringfence: {lost}, nor to any file: they are lost",
-        "ringfence: the head of the egress ledger could not be signed; the next start signs it",
+        f"ringfence: {lost}, nor to any file: they are lost",
         "ringfence: a gateway did not stop in order (TimeoutError)",
+        "ringfence: the head of the egress ledger could not be signed; the next start signs it",
     ]
 
 
