@@ -25,5 +25,5 @@ def test_full_replica_is_urged_and_hears_of_its_stop_before_its_requests_have_en
         check=False,
     )
     assert run.returncode == 0, run.stderr[-3000:]
-    assert run.stdout.strip() == "answered"
+    assert run.stdout.splitlines()[0] == "answered"  # Ray adds lines of its own.
     assert log.read_text().splitlines() == ["asked", "urged", "stopped by Ray Serve", "closed"]
