@@ -102,7 +102,7 @@ def greedy(directory: Path) -> str:
     return text
 
 
-@pytest.fixture(scope="module", params=GROUPS.values(), ids=GROUPS)
+@pytest.fixture(scope="module", params=GROUPS.values(), ids=list(GROUPS))
 def group(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Backend, dict[str, Path]]]:
