@@ -30,6 +30,11 @@ _WORDLESS = (AssertionError, AttributeError, LookupError, NameError, NotImplemen
 """Errors whose text says little without their type."""
 
 
+_kept: list[tempfile.TemporaryDirectory[str]] = []
+"""Of engines that run, until this process ends: a process that one starts later reads its logging
+configuration there."""
+
+
 class EngineStartFailed(Exception):
     """An engine did not start. The message is one sentence, for the operator."""
 
@@ -56,14 +61,16 @@ def explained_start() -> Iterator[None]:
     Raises:
         EngineStartFailed: with the reason of the process that failed first.
     """
-    with tempfile.TemporaryDirectory(prefix="ringfence-start-") as directory:
-        reasons = Path(directory) / "reasons"
-        with _logging_config(Path(directory) / "logging.json", reasons):
-            try:
-                yield
-            except Exception as error:
-                told = reasons.read_text("utf-8").splitlines() if reasons.exists() else []
-                raise EngineStartFailed((told or [reason(error)])[0]) from error
+    place = tempfile.TemporaryDirectory(prefix="ringfence-start-")
+    reasons = Path(place.name) / "reasons"
+    with _logging_config(Path(place.name) / "logging.json", reasons):
+        try:
+            yield
+        except Exception as error:
+            told = reasons.read_text("utf-8").splitlines() if reasons.exists() else []
+            place.cleanup()
+            raise EngineStartFailed((told or [reason(error)])[0]) from error
+    _kept.append(place)
 
 
 @contextmanager

@@ -143,6 +143,12 @@ def test_logging_of_later_processes_is_as_before(
     assert config["loggers"]["vllm"] == {"level": "DEBUG", "handlers": ["ringfence_start"]}
 
 
+def test_process_that_an_engine_starts_later_still_finds_its_configuration() -> None:
+    with explained_start():
+        inherited = dict(os.environ)
+    assert Path(inherited[VARIABLE]).exists()
+
+
 def test_process_whose_first_import_is_ours_sets_its_loggers_up() -> None:
     """As a process does that vLLM spawns from a script that imports this module."""
     with explained_start():
