@@ -29,6 +29,7 @@ from serving.storage.errors import ValkeyStartFailed
 
 READY_DEADLINE_S = 600.0
 DEPLOY_DEADLINE_S = 180.0
+LET_IN_DEADLINE_S = 30.0
 WATCH_S = 0.5
 
 
@@ -113,9 +114,23 @@ def _start(
         running.wait_until_running(
             READY_DEADLINE_S, lambda failure: console.print(f"    {failure} Trying again.")
         )
+        _wait_until_let_in(settings)
     running.note_processes()
     _greet(settings, key, phases)
     tell_mismatches(settings)
+
+
+def _wait_until_let_in(settings: Settings) -> None:
+    """Wait until a gateway knows that the models are there; Ray knows it a moment before."""
+    import httpx  # noqa: PLC0415  Not before there is something to wait for.
+
+    deadline = time.monotonic() + LET_IN_DEADLINE_S
+    while time.monotonic() < deadline:
+        with suppress(httpx.HTTPError):
+            url = f"{settings.server.local_url}/ready"
+            if httpx.get(url, timeout=5, trust_env=False).status_code == 200:
+                return
+        time.sleep(0.05)
 
 
 def _check_port(settings: Settings) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -16,7 +17,7 @@ import psutil
 import pytest
 
 from benchmarks.running.ports import free_port
-from tests.end_to_end.backend import Backend, stop, wait_until_ready
+from tests.end_to_end.backend import START_DEADLINE_S, Backend, stop
 
 CONFIGURATION = """
 models:
@@ -35,8 +36,15 @@ def command(home: Path, *arguments: str, **environment: str) -> subprocess.Popen
     )
 
 
+@dataclass(frozen=True)
+class Greeted(Backend):
+    """A backend, and the status of a chat that was sent as soon as it had said that it is ready."""
+
+    first_status: int
+
+
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Greeted]:
     """A backend with the simulated engine only, and no key from the environment."""
     home = tmp_path_factory.mktemp("small")
     file = home / "ringfence.yaml"
@@ -52,12 +60,19 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
         )
     url = f"http://127.0.0.1:{port}"
     try:
-        wait_until_ready(process, url, log)
-        deadline = time.monotonic() + 10
-        while "curl" not in log.read_text() and time.monotonic() < deadline:
-            time.sleep(0.1)
+        deadline = time.monotonic() + START_DEADLINE_S
+        while "curl" not in log.read_text() and process.poll() is None:
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.01)
         key = (home / "first-key").read_text().strip()
-        yield Backend(url, key, home, process, log)
+        body = {"model": "simulated", "messages": [{"role": "user", "content": "Hi"}]}
+        first = httpx.post(
+            f"{url}/v1/chat/completions",
+            json=body,
+            headers={"authorization": f"Bearer {key}"},
+            timeout=60,
+        )
+        yield Greeted(url, key, home, process, log, first.status_code)
     finally:
         if process.poll() is None:
             stop(process)
@@ -68,6 +83,10 @@ def test_serve_prints_url_key_and_a_curl_line(small: Backend) -> None:
     assert f"{small.url}/v1" in shown
     assert small.key in shown
     assert f"curl -N {small.url}/v1/chat/completions" in shown
+
+
+def test_first_request_after_the_greeting_is_answered(small: Greeted) -> None:
+    assert small.first_status == 200
 
 
 def test_serve_keeps_the_first_key_in_a_private_file(small: Backend) -> None:
