@@ -31,9 +31,6 @@ from serving.access.reservations import PREFIX
 from serving.storage.embedded_valkey import EmbeddedValkey
 from serving.storage.valkey import Valkey
 from tests.end_to_end.backend import RINGFENCE, Backend, environment, wait_until_ready
-from tests.serving.egress.standin import standing
-from tests.serving.egress.wire_format import Answer as Told
-from tests.serving.egress.wire_format import sse, streams
 
 DRAIN_S = 4
 CONFIGURATION = f"""
@@ -187,24 +184,6 @@ async def test_stop_gives_every_request_its_end_and_a_row(
             )
 
 
-@pytest.mark.full
-async def test_full_gateways_stop_too_and_refuse_whoever_waits(tmp_path: Path) -> None:
-    home, places = tmp_path / "home", 4
-    home.mkdir()
-    few = CONFIGURATION + f"  max_ongoing_requests: {places}\n"
-    with on_a_terminal(home, few.replace(f"drain_s: {DRAIN_S}", "drain_s: 1")) as backend:
-        async with httpx.AsyncClient(
-            base_url=backend.url, headers=backend.headers, timeout=60
-        ) as client:
-            asking = [asyncio.create_task(ask(client, LONG, stream=True)) for _ in range(40)]
-            await held(backend, 2 * places)
-            os.killpg(backend.process.pid, signal.SIGINT)
-            answers = await asyncio.gather(*asking)
-        assert await asyncio.to_thread(backend.process.wait, STOP_DEADLINE_S) == 0
-    assert {answer.error for answer in answers} == {"server_stopping"}
-    assert [answer.status for answer in answers].count(200) == 2 * places
-
-
 async def refused_late(client: httpx.AsyncClient) -> httpx.Response:
     """The refusal of a request that comes while the server drains."""
     deadline = time.monotonic() + DRAIN_S
@@ -271,55 +250,3 @@ async def test_stop_on_a_full_disk_tells_what_it_keeps_for_the_next_start(tmp_pa
         assert answer.usage is not None
         expected = ("ok", answer.usage["prompt_tokens"], answer.usage["completion_tokens"])
         assert rows[answer.request_id] == [expected]
-
-
-OVERFLOWING = """
-models:
-  - id: simulated
-    max_ongoing_requests: 1
-    simulation: {{step_base_ms: 50}}
-server: {{gateway_replicas: 2, drain_s: 1}}
-overflow:
-  max_wait_s: 0.1
-  max_share: 1
-  providers:
-    - name: near
-      kind: openai
-      base_url: {url}/v1
-      api_key: sk-theirs
-      models: [{{model: large, stands_in_for: [simulated], context_tokens: 100000}}]
-"""
-
-
-@pytest.mark.full
-async def test_stop_ends_and_signs_what_left_for_a_provider(tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    home.mkdir()
-    answer = sse(*Told(pieces=("word ",) * 1000).openai())
-    slowly = streams(answer, cuts=range(0, len(answer), 200), pause_s=0.1)
-    with (
-        standing(lambda _: slowly) as provider,
-        on_a_terminal(home, OVERFLOWING.format(url=provider.url)) as backend,
-    ):
-        key = (home / "admin-key").read_text().strip()
-        async with httpx.AsyncClient(
-            base_url=backend.url, headers={"authorization": f"Bearer {key}"}, timeout=60
-        ) as client:
-            made = await client.post(
-                "/admin/v1/keys", json={"tenant": "default", "name": "o", "privacy": "open"}
-            )
-            client.headers["authorization"] = f"Bearer {made.json()['key']}"
-            asking = [asyncio.create_task(ask(client, LONG, stream=True)) for _ in range(12)]
-            async with asyncio.timeout(30):
-                while len(provider.received) < 6:  # noqa: ASYNC110  It has no event.
-                    await asyncio.sleep(0.05)
-            os.killpg(backend.process.pid, signal.SIGINT)
-            answers = await asyncio.gather(*asking)
-        assert await asyncio.to_thread(backend.process.wait, STOP_DEADLINE_S) == 0
-    assert {answer.error for answer in answers} == {"server_stopping"}
-    with contextlib.closing(sqlite3.connect(home / "ringfence.db")) as opened:
-        kinds = dict(opened.execute("SELECT kind, COUNT(*) FROM egress_entries GROUP BY kind"))
-        [[last]] = opened.execute("SELECT MAX(sequence) FROM egress_entries")
-        [[signed]] = opened.execute("SELECT MAX(sequence) FROM egress_checkpoints")
-    assert kinds["departure"] == kinds["arrival"] == len(provider.received)
-    assert signed == last
