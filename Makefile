@@ -38,7 +38,7 @@ tree: $(VENV)/.installed
 	$(BIN)/python -m tests.documents
 
 vllm-names: $(VENV)/.installed
-	$(BIN)/python -m models.vllm_names
+	$(BIN)/python -m models.vllm.names
 
 # Short runs of both comparisons; bench-full is what figures are published from (hours).
 bench: $(VENV)/.installed .bench/litellm .bench/vllm-router

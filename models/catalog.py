@@ -60,7 +60,7 @@ CPU_BATCHED_TOKENS = 256
 slot whose client is gone, for longer than half a second on two cores."""
 
 VLLM_NAMES = Path(__file__).with_name("vllm_names.json")
-"""What vLLM has, by our field: written by `models.vllm_names`, as importing vLLM takes long."""
+"""What vLLM has, by our field: written by `models.vllm.names`, as importing vLLM takes long."""
 
 _FEW = 10
 """So many names are told in full where none is near."""
@@ -80,7 +80,7 @@ NO_ACCESS_LOG: Mapping[str, Any] = {"enable_access_log": False}
 HEALTH_CHECK_PERIOD_S = 2.0
 """Ray replaces a replica after three failed checks: at its default of 10 s, half a minute late."""
 
-PREFIX_ROUTER = "models.prefix_router:PrefixRouter"
+PREFIX_ROUTER = "models.vllm.prefix_router:PrefixRouter"
 """Import path, as Ray takes it, of what chooses among several replicas of an engine."""
 
 

@@ -25,12 +25,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from models import prepare
 from models.catalog import NO_ACCESS_LOG, ModelSpec
 from models.delivery.receiver import Receiver
-from models.machine import GIB
-from models.memory import is_sized
 from models.ray_binding import between_nodes, bind_to_node, node_address
-from models.remote_embedder import RemoteEmbedder
-from models.remote_engine import RemoteEngine
-from models.token_counter import TokenCounter, counter
+from models.remote.embedder import RemoteEmbedder
+from models.remote.engine import RemoteEngine
+from models.resources.machine import GIB
+from models.resources.memory import is_sized
+from models.tokens.token_counter import TokenCounter, counter
 from serving import config
 from serving.access.authenticator import Authenticator
 from serving.access.idempotency import IdempotencyStore
@@ -412,19 +412,19 @@ def _model_application(spec: ModelSpec, settings: Settings) -> Application:
     """The deployment of one model. Heavy modules are imported for the kinds that are used."""
     drain_s = settings.server.drain_s
     if spec.engine == "simulated":
-        from models import simulated_server  # noqa: PLC0415
+        from models.simulated import server as simulated_server  # noqa: PLC0415
 
         return simulated_server.build(spec, drain_s=drain_s)
     source = model_source(spec, settings)
     if spec.task == "rerank":
-        from models import reranker_server  # noqa: PLC0415
+        from models.embedding import reranker_server  # noqa: PLC0415
 
         return reranker_server.build_reranker(spec, source, drain_s=drain_s)
     if spec.task == "embed":
-        from models import embedder_server  # noqa: PLC0415
+        from models.embedding import embedder_server  # noqa: PLC0415
 
         return embedder_server.build_embedder(spec, source, drain_s=drain_s)
-    from models import vllm_engine  # noqa: PLC0415
+    from models.vllm import engine as vllm_engine  # noqa: PLC0415
 
     return vllm_engine.build(spec, source, environment=QUIET_ENVIRONMENT, drain_s=drain_s)
 

@@ -13,16 +13,16 @@ import sys
 import ray
 from ray import serve
 
-from models.machine import this_machine
+from models.resources.machine import this_machine
 from serving import config
 from serving.app import build
 from serving.cluster import APPLICATION
 from serving.local_models import CannotRun, check_contexts, local_engines
 
 _MODULES = {
-    "vllm": "models.vllm_engine",
-    "sentence-transformers": "models.embedder_server",
-    "simulated": "models.simulated_server",
+    "vllm": "models.vllm.engine",
+    "sentence-transformers": "models.embedding.embedder_server",
+    "simulated": "models.simulated.server",
 }
 """What building a model of each kind imports."""
 

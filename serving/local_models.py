@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models import prepare
-from models.architecture import architecture
 from models.catalog import ModelSpec, builtin
 from models.conversion import PreparationFailed
-from models.machine import GIB, Machine
-from models.memory import (
+from models.resources.architecture import architecture
+from models.resources.machine import GIB, Machine
+from models.resources.memory import (
     ENGINE_BYTES,
     MemoryTooSmall,
     configured_cache,
@@ -24,8 +24,8 @@ from models.memory import (
     is_sized,
     shares,
 )
-from models.precision import resolved_dtype
-from models.weights import check_weights
+from models.resources.precision import resolved_dtype
+from models.resources.weights import check_weights
 from serving.config import Settings
 
 SERVER_BYTES = int(1.5 * GIB)

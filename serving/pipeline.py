@@ -13,9 +13,9 @@ from uuid import uuid4
 from pydantic import SecretStr
 
 from models.catalog import ModelSpec
-from models.embedder import Embedder, Embeddings
+from models.embedding.embedder import Embedder, Embeddings
 from models.engine import Engine, GenerationRequest, TokenizeRequest, Tokens, Usage
-from models.token_counter import TokenCounter, upper_bound, upper_bound_of_texts
+from models.tokens.token_counter import TokenCounter, upper_bound, upper_bound_of_texts
 from serving.access.authenticator import Authenticator
 from serving.access.principal import Principal
 from serving.accounting.estimate import Shape

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from models.embedder import Embedder
+from models.embedding.embedder import Embedder
 from models.prepare import revision_of
-from models.token_counter import TokenCounter
+from models.tokens.token_counter import TokenCounter
 from rag.files.blobs import Blobs
 from rag.files.file_batches import FileBatches
 from rag.files.files import Files

@@ -71,7 +71,7 @@ class Arm:
 def bare_vllm(model_dir: Path) -> Arm:
     """The OpenAI server of vLLM itself, its engine in as many processes as Ringfence's.
 
-    On two cores that is one: see `models/vllm_engine.py`, whose settings these are.
+    On two cores that is one: see `models/vllm/engine.py`, whose settings these are.
     """
     if (psutil.cpu_count(logical=False) or 1) > MOST_CORES_OF_ONE_PROCESS:
         return _vllm(model_dir, "bare-vllm")

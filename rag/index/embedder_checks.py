@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from models.embedder import Embedder, Embeddings, Inputs
+from models.embedding.embedder import Embedder, Embeddings, Inputs
 from rag.errors import EmbedderMismatch
 from rag.index.embedder_versions import ServedEmbedder, mismatch
 from rag.index.protocols import Generation

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from models.embedder import Embedder
+from models.embedding.embedder import Embedder
 
 CANARIES = (
     "The pump must be primed before it is started for the first time.",

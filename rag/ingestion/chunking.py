@@ -18,7 +18,7 @@ from typing import cast
 from semchunk.semchunk import chunk
 from tokenizers import Tokenizer
 
-from models.tokenizer_files import SPECIAL_NAMES, load_tokenizer, text_of, tokenizer_config
+from models.tokens.tokenizer_files import SPECIAL_NAMES, load_tokenizer, text_of, tokenizer_config
 from rag.parsing.document import Document
 
 _BETWEEN_SECTIONS = "\n\n"

@@ -13,7 +13,7 @@ from typing import Protocol
 from sqlalchemy import CursorResult, delete
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from models.embedder import Embedder
+from models.embedding.embedder import Embedder
 from rag.database import Database
 from rag.errors import IndexUnavailable, Refused
 from rag.index.embedder_versions import pin

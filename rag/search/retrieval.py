@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from models.reranker import Reranker
+from models.embedding.reranker import Reranker
 from rag.database import Database
 from rag.errors import IndexUnavailable
 from rag.index.protocols import Generation, TextIndex, VectorHit, VectorIndex

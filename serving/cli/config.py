@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 import yaml
 
-from models.machine import this_machine
+from models.resources.machine import this_machine
 from serving import config
 from serving.cli.options import ConfigOption, JsonOption
 from serving.local_models import CannotRun, check_contexts, check_files

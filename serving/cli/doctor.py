@@ -18,7 +18,7 @@ import httpx
 import typer
 
 from models import prepare
-from models.machine import GIB, this_machine
+from models.resources.machine import GIB, this_machine
 from serving import config
 from serving.cli.options import ConfigOption, JsonOption
 from serving.config import Settings

@@ -15,7 +15,7 @@ import typer
 
 from models import prepare
 from models.conversion import PreparationFailed
-from models.machine import this_machine
+from models.resources.machine import this_machine
 from serving import cluster, config
 from serving.cli.first_key import first_key
 from serving.cli.mismatches import tell_mismatches

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Send
 
-from models.embedder import Embeddings
+from models.embedding.embedder import Embeddings
 from serving.access.principal import Principal
 from serving.config import LimitSettings, ServerSettings
 from serving.gateway import body

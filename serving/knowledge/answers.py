@@ -17,7 +17,7 @@ from models.engine import (
     EngineUnavailable,
     Failure,
 )
-from models.remote_engine import answer_of
+from models.remote.engine import answer_of
 from rag.errors import IndexUnavailable, RagError
 from serving.storage.errors import DatabaseUnavailable
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from models.catalog import HEALTH_CHECK_PERIOD_S, NO_ACCESS_LOG, ModelSpec
 from models.prepare import prepare, revision_of
-from models.remote_embedder import RemoteEmbedder
-from models.remote_reranker import RemoteReranker
-from models.token_counter import counter
+from models.remote.embedder import RemoteEmbedder
+from models.remote.reranker import RemoteReranker
+from models.tokens.token_counter import counter
 from rag.index.embedder_versions import ServedEmbedder
 from rag.index.protocols import Collection
 from rag.ingestion.chunking import embedder_tokenizer, windows

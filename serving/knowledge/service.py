@@ -10,8 +10,8 @@ from typing import Any
 
 from sqlalchemy import select
 
+from models.embedding.reranker import Reranker
 from models.engine import EngineError
-from models.reranker import Reranker
 from rag.drift.drift import Drift
 from rag.drift.query_sums import QuerySums
 from rag.drift.report import DriftReport, DriftThresholds

@@ -12,7 +12,7 @@ from itertools import pairwise
 from ray.serve.handle import DeploymentHandle
 
 from models.engine import EngineError
-from models.remote_engine import answer_of
+from models.remote.engine import answer_of
 from serving.privacy.spans import DetectorUnavailable, Span
 
 CALL_CHARACTERS = 1_000

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
-from models.token_counter import TokenCounter, upper_bound
+from models.tokens.token_counter import TokenCounter, upper_bound
 from rag.search.grounding import Grounded, Message, ground
 from rag.search.passages import Passage, citations
 from serving.accounting.estimate import UNKNOWN_CONTEXT_TOKENS

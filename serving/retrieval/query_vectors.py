@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from models.embedder import Embedder
+from models.embedding.embedder import Embedder
 from models.engine import Usage
-from models.token_counter import TokenCounter, upper_bound_of_texts
+from models.tokens.token_counter import TokenCounter, upper_bound_of_texts
 from serving.accounting.estimate import Shape
 from serving.attempts import Attempts, Call, Forecast
 from serving.quota import Quota

@@ -11,7 +11,7 @@ import pytest
 
 from models.catalog import builtin
 from models.prepare import prepare
-from models.token_counter import LocalCounter
+from models.tokens.token_counter import LocalCounter
 from serving.gateway.wire import ChatRequest, CompletionRequest
 from tests.end_to_end.backend import EMBEDDER, MODEL
 

@@ -97,7 +97,7 @@ def test_autoscaling_follows_running_requests() -> None:
 @pytest.mark.parametrize("fields", [{"replicas": 2}, {"max_replicas": 2}])
 def test_conversations_keep_their_replica_where_there_are_several(fields: dict[str, Any]) -> None:
     router = spec(**fields).scaling(drain_s=7)["request_router_config"]
-    assert router == {"request_router_class": "models.prefix_router:PrefixRouter"}
+    assert router == {"request_router_class": "models.vllm.prefix_router:PrefixRouter"}
 
 
 @pytest.mark.parametrize(

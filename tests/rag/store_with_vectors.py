@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import delete, func, insert, select
 
-from models.embedder import Embeddings, Inputs
+from models.embedding.embedder import Embeddings, Inputs
 from rag.index.embedder_versions import ServedEmbedder, pin
 from rag.index.protocols import Collection, FileFilter, VectorHit, VectorKey, chunk_key
 from rag.schema import Chunk, File, IndexGeneration, IndexIntent, StoreFile, VectorStore

@@ -11,9 +11,9 @@ import pytest
 from starlette.types import ASGIApp
 
 from models.catalog import ModelSpec, Simulation
-from models.embedder import Embedder
+from models.embedding.embedder import Embedder
 from models.engine import Engine
-from models.simulated_engine import SimulatedEngine
+from models.simulated.engine import SimulatedEngine
 from serving.access.idempotency import IdempotencyStore
 from serving.access.keys import KeyStore
 from serving.books import Books

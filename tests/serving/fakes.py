@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from models.embedder import Embeddings, Inputs
+from models.embedding.embedder import Embeddings, Inputs
 from models.engine import Delta, GenerationRequest, TokenizeRequest, Tokens, Usage
 
 DIMENSION = 8

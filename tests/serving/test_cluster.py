@@ -14,8 +14,8 @@ RuntimeError: Engine core initialization failed. See root cause above.
 
 The above exception was the direct cause of the following exception:
 
-  File "models/vllm_start.py", line 60, in explained_start
-models.vllm_start.EngineStartFailed: The weights are damaged."""
+  File "models/vllm/start.py", line 60, in explained_start
+models.vllm.start.EngineStartFailed: The weights are damaged."""
 
 EMBEDDER = """Traceback (most recent call last):
 ValueError: first

@@ -62,7 +62,7 @@ def modules_of_the_gateway() -> list[str]:
 
 
 def test_gateway_imports_its_parts() -> None:
-    assert {"serving.gateway.app", "serving.pipeline", "models.remote_engine"} <= set(
+    assert {"serving.gateway.app", "serving.pipeline", "models.remote.engine"} <= set(
         modules_of_the_gateway()
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from models.machine import GIB, FreeMemory, Machine
+from models.resources.machine import GIB, FreeMemory, Machine
 from models.tiny import make_tiny
 from serving.config import Settings, parse
 from serving.local_models import CannotRun, check_contexts, check_files, local_engines

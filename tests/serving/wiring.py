@@ -11,9 +11,9 @@ import pytest
 from pydantic import SecretStr
 
 from models.catalog import ModelSpec
-from models.embedder import Embedder
+from models.embedding.embedder import Embedder
 from models.engine import Engine, Kind
-from models.token_counter import TokenCounter, counter
+from models.tokens.token_counter import TokenCounter, counter
 from serving.access.authenticator import Authenticator
 from serving.access.invalidation import Invalidations
 from serving.access.keys import KeyStore

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from models.catalog import builtin
-from models.embedder import SentenceEmbedder
+from models.embedding.embedder import SentenceEmbedder
 from models.prepare import prepare
 from rag.drift.report import DriftReport, DriftThresholds, Observed, Staleness, report
 from rag.drift.sums import Baseline, Sums

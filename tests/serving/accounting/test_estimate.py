@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from models.catalog import ModelSpec, Price, Simulation
 from models.engine import EngineError, GenerationRequest, Kind, Usage
-from models.simulated_engine import SimulatedEngine
-from models.token_counter import SimulatedCounter, upper_bound
+from models.simulated.engine import SimulatedEngine
+from models.tokens.token_counter import SimulatedCounter, upper_bound
 from serving.accounting.estimate import (
     DEFAULT_COMPLETION_TOKENS,
     UNKNOWN_CONTEXT_TOKENS,

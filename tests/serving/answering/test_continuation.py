@@ -29,7 +29,7 @@ from models.engine import (
     Tokens,
     Usage,
 )
-from models.simulated_engine import SimulatedEngine
+from models.simulated.engine import SimulatedEngine
 from serving.answering.continuation import MAX_CONTINUATIONS
 from serving.answering.routing import GenerationCall
 from serving.attempts import Terms

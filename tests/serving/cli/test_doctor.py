@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from models.machine import this_machine
+from models.resources.machine import this_machine
 from models.tiny import make_tiny
 from tests.serving.cli.conftest import Run
 

@@ -15,8 +15,8 @@ from openai import AsyncOpenAI
 from pydantic import SecretStr
 
 from models.engine import Engine, EngineUnavailable
-from models.simulated_engine import SimulatedEngine
-from models.token_counter import TokenCounter, counter
+from models.simulated.engine import SimulatedEngine
+from models.tokens.token_counter import TokenCounter, counter
 from rag.stores.access_lists import Reader
 from serving.access.authenticator import Authenticator
 from serving.access.idempotency import IdempotencyStore

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.catalog import Simulation
-from models.embedder import Embedder
+from models.embedding.embedder import Embedder
 from models.engine import Engine, EngineError, EngineFailed, EngineTimeout
-from models.simulated_engine import SimulatedEngine
+from models.simulated.engine import SimulatedEngine
 from serving.answering.routing import Generation
 from serving.errors import Unexpected, envelope
 from serving.gateway.responses import DONE, KEEP_ALIVE, Deferred, collected, streamed

@@ -24,10 +24,10 @@ from sqlalchemy import func, select
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from models.embedder import Embedder
+from models.embedding.embedder import Embedder
 from models.engine import Delta, Engine, GenerationRequest, TokenizeRequest, Tokens, Usage
 from models.prepare import revision_of
-from models.token_counter import TokenCounter, counter
+from models.tokens.token_counter import TokenCounter, counter
 from rag.index.embedder_versions import ServedEmbedder
 from rag.ingestion.chunking import embedder_tokenizer, windows
 from rag.schema import StoreFile

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import select, update
 
 from models.catalog import ModelSpec
-from models.embedder import Embedder
+from models.embedding.embedder import Embedder
 from rag.errors import EmbedderMismatch, IndexUnavailable
 from rag.index.embedder_versions import ServedEmbedder
 from rag.schema import IndexIntent, StoreFile

@@ -1,0 +1,1 @@
+"""Embedders and rerankers, and the deployments that run them."""

@@ -1,0 +1,1 @@
+"""Engines, embedders and rerankers in other processes, reached through Ray Serve handles."""

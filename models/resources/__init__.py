@@ -1,0 +1,1 @@
+"""What a model takes and a machine has: memory, types of numbers, weights."""

@@ -1,0 +1,1 @@
+"""The simulated engine: vLLM's scheduling and streams without a model, for tests and studies."""

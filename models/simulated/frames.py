@@ -1,0 +1,55 @@
+"""Server-sent events as vLLM renders them, for answers that no vLLM made."""
+
+from __future__ import annotations
+
+import orjson
+
+from models.engine import Delta, GenerationRequest, Usage
+from models.simulated.text import Finish
+
+_FINISH = b',"logprobs":null,"finish_reason":'
+_END = b"}]}\n\n"
+
+
+class Frames:
+    """Renders the events of one request from a prefix that is serialised once.
+
+    Args:
+        request: names the answer's id and kind.
+        model: id to show.
+        created: Unix time, s.
+    """
+
+    def __init__(self, request: GenerationRequest, *, model: str, created: int) -> None:
+        chat = request.kind == "chat"
+        envelope = orjson.dumps(
+            {
+                "id": f"{'chatcmpl' if chat else 'cmpl'}-{request.request_id}",
+                "object": "chat.completion.chunk" if chat else "text_completion",
+                "created": created,
+                "model": model,
+            }
+        )
+        self._head = b"data: " + envelope[:-1]
+        self._open = b',"delta":{"content":' if chat else b',"text":'
+        self._close = b"}" + _FINISH if chat else _FINISH
+
+    def role(self, index: int) -> Delta:
+        """The event that opens a chat choice."""
+        delta = b',"delta":{"role":"assistant","content":""}' + _FINISH + b"null" + _END
+        return b'%b,"choices":[{"index":%d%b' % (self._head, index, delta)
+
+    def content(self, index: int, text: str, finish: Finish | None) -> Delta:
+        """The event that carries a choice's next text, and how it finished if this is its last."""
+        reason = b'"%b"' % finish.encode() if finish else b"null"
+        body = (self._head, index, self._open, orjson.dumps(text), self._close, reason, _END)
+        return b'%b,"choices":[{"index":%d%b%b%b%b%b' % body
+
+    def usage(self, usage: Usage) -> Delta:
+        """The event without choices that a client may ask for as the last one."""
+        record = {
+            "prompt_tokens": usage.prompt_tokens,
+            "total_tokens": usage.total_tokens,
+            "completion_tokens": usage.completion_tokens,
+        }
+        return b'%b,"choices":[],"usage":%b}\n\n' % (self._head, orjson.dumps(record))

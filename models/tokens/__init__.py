@@ -1,0 +1,1 @@
+"""Prompt tokens, counted before an engine is asked; chat templates without transformers."""
