@@ -18,6 +18,7 @@ from serving.gateway import embeddings, generation, health, model_list, tokens
 from serving.gateway.admin import routes
 from serving.gateway.admin.administration import Administration
 from serving.gateway.boundary import Boundary
+from serving.gateway.edge import Edge
 from serving.gateway.health import Readiness
 from serving.gateway.idempotency import Idempotency
 from serving.gateway.open_requests import OpenRequests
@@ -52,9 +53,10 @@ def build_app(
             await stop()
 
     app = FastAPI(openapi_url=None, redirect_slashes=False, lifespan=lifespan)
-    app.include_router(generation.router(pipeline, idempotency, server=server, limits=limits))
-    app.include_router(embeddings.router(pipeline, idempotency, server=server, limits=limits))
-    app.include_router(tokens.router(pipeline, idempotency, server=server, limits=limits))
+    edge = Edge(pipeline.authenticate, idempotency, server=server, limits=limits)
+    app.include_router(generation.router(pipeline, edge, server=server, limits=limits))
+    app.include_router(embeddings.router(pipeline, edge, limits=limits))
+    app.include_router(tokens.router(pipeline, edge, limits=limits))
     app.include_router(model_list.router(pipeline))
     app.include_router(health.router(readiness, meter, requests))
     for routes_of in (explained, library):

@@ -12,25 +12,12 @@ from jsonschema.exceptions import SchemaError
 from pydantic import ValidationError
 from starlette.requests import ClientDisconnect, Request
 
-from serving.config import LimitSettings, ServerSettings
+from serving.config import ServerSettings
 from serving.errors import BodyTimeout, BodyTooLarge, InvalidRequest
 from serving.gateway.conversation import Wire
 from serving.gateway.own_fields import refuse_look_alikes, settled
 
 Body = TypeVar("Body", bound=Wire)
-
-
-async def read(
-    request: Request, kind: type[Body], *, server: ServerSettings, limits: LimitSettings
-) -> Body:
-    """The body as a wire model.
-
-    Raises:
-        BodyTooLarge: more bytes than allowed, announced or sent.
-        BodyTimeout: not all of it came in time.
-        InvalidRequest: not JSON, nested too deeply, or not what `kind` takes.
-    """
-    return parse(await receive(request, server), kind, max_depth=limits.max_depth)
 
 
 async def receive(request: Request, server: ServerSettings) -> bytes:

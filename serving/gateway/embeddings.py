@@ -14,37 +14,28 @@ from starlette.types import Send
 
 from models.embedding.embedder import Embeddings
 from serving.access.principal import Principal
-from serving.config import LimitSettings, ServerSettings
-from serving.gateway import body
+from serving.config import LimitSettings
+from serving.gateway.edge import Edge, principal
 from serving.gateway.headers import answer_headers
-from serving.gateway.idempotency import Idempotency
 from serving.gateway.responses import Deferred, send_json
 from serving.gateway.terms import privacy, terms
 from serving.gateway.wire import EmbeddingRequest
 from serving.pipeline import EmbeddingCall, Pipeline
 
 
-def router(
-    pipeline: Pipeline,
-    idempotency: Idempotency,
-    *,
-    server: ServerSettings,
-    limits: LimitSettings,
-) -> APIRouter:
+def router(pipeline: Pipeline, edge: Edge, *, limits: LimitSettings) -> APIRouter:
     """Routes over a pipeline."""
     routes = APIRouter(prefix="/v1")
 
     @routes.post("/embeddings")
     async def create_embeddings(request: Request) -> Response:
-        principal = await pipeline.authenticate(request.headers.get("authorization"))
-        raw = await body.receive(request, server)
+        await edge.admit(request)
 
-        async def make() -> Response:
-            wire = body.parse(raw, EmbeddingRequest, max_depth=limits.max_depth)
+        async def make(wire: EmbeddingRequest) -> Response:
             wire.check(limits)
-            return _response(_call(request, principal, wire), wire)
+            return _response(_call(request, principal(request), wire), wire)
 
-        return await idempotency.respond(request, principal, raw, make)
+        return await edge.once(request, EmbeddingRequest, make)
 
     def _response(call: EmbeddingCall, wire: EmbeddingRequest) -> Response:
         async def produce(send: Send) -> None:
@@ -57,15 +48,15 @@ def router(
     return routes
 
 
-def _call(request: Request, principal: Principal, wire: EmbeddingRequest) -> EmbeddingCall:
+def _call(request: Request, caller: Principal, wire: EmbeddingRequest) -> EmbeddingCall:
     return EmbeddingCall(
         request_id=request.scope["request_id"],
-        principal=principal,
+        principal=caller,
         model=wire.model,
         inputs=wire.inputs(),
         dimensions=wire.dimensions,
         terms=terms(request),
-        privacy=privacy(request, principal, wire.privacy),
+        privacy=privacy(request, caller, wire.privacy),
     )
 
 

@@ -16,17 +16,17 @@ from rag.errors import RagError
 from rag.files.files import FileRecord
 from rag.parsing.media_types import media_type
 from serving.errors import RingfenceError, StateUnavailable
+from serving.gateway.edge import principal
 from serving.gateway.file_fields import FIELDS, FileFields, Purpose, attachment
 from serving.gateway.library import (
     Answer,
     Cursor,
-    Edge,
     Id,
     Library,
+    LibraryEdge,
     LibraryQuery,
     LibraryRoute,
     Order,
-    principal,
     reader,
 )
 from serving.gateway.library_objects import deleted, file_object, list_object
@@ -47,7 +47,7 @@ class FilesQuery(LibraryQuery):
     purpose: Purpose | None = None
 
 
-def router(edge: Edge, library: Library, *, settings: FileSettings) -> APIRouter:
+def router(edge: LibraryEdge, library: Library, *, settings: FileSettings) -> APIRouter:
     """Routes over the files of a library."""
     routes = APIRouter(
         prefix="/v1/files", route_class=LibraryRoute, dependencies=[Depends(edge.admit)]
@@ -57,7 +57,7 @@ def router(edge: Edge, library: Library, *, settings: FileSettings) -> APIRouter
     @routes.post("")
     async def upload_file(request: Request) -> Answer:
         upload = Upload(request, FIELDS, settings=settings)
-        return file_object(await _store(library, request, upload))
+        return file_object(await _store(edge, library, request, upload))
 
     @routes.get("")
     async def list_files(request: Request, query: Annotated[FilesQuery, Query()]) -> Answer:
@@ -83,7 +83,7 @@ def router(edge: Edge, library: Library, *, settings: FileSettings) -> APIRouter
                 await files.modify(who, file_id, access=wire.access, privacy=wire.privacy)
             )
 
-        return await edge.once(request, FileChange, change)
+        return await edge.answer(request, FileChange, change)
 
     @routes.delete("/{file_id}")
     async def delete_file(request: Request, file_id: Id) -> Answer:
@@ -99,7 +99,9 @@ def router(edge: Edge, library: Library, *, settings: FileSettings) -> APIRouter
     return routes
 
 
-async def _store(library: Library, request: Request, upload: Upload) -> FileRecord:
+async def _store(
+    edge: LibraryEdge, library: Library, request: Request, upload: Upload
+) -> FileRecord:
     """Put an upload into the library, whole or not at all."""
     tenant, file_id = principal(request).tenant, f"file-{uuid4().hex}"
     asked = header_privacy(request)
@@ -108,6 +110,7 @@ async def _store(library: Library, request: Request, upload: Upload) -> FileReco
     except OSError:  # A full disk; its text names a path of ours.
         raise StateUnavailable("The file cannot be stored now. Try again later.") from None
     try:
+        await edge.admit(request)  # The upload may have taken long.
         refuse_names(upload.ignored, FIELDS)
         fields = FileFields.read(upload.fields)
         return await library.files.create(

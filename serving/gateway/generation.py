@@ -13,7 +13,7 @@ from serving.access.principal import Principal
 from serving.answering.routing import GenerationCall
 from serving.config import LimitSettings, ServerSettings
 from serving.gateway import body
-from serving.gateway.idempotency import Idempotency
+from serving.gateway.edge import Edge, principal
 from serving.gateway.responses import collected, streamed
 from serving.gateway.terms import on_failure, privacy, terms
 from serving.gateway.wire import ChatRequest, CompletionRequest
@@ -22,11 +22,7 @@ from serving.search_call import FileSearch
 
 
 def router(
-    pipeline: Pipeline,
-    idempotency: Idempotency,
-    *,
-    server: ServerSettings,
-    limits: LimitSettings,
+    pipeline: Pipeline, edge: Edge, *, server: ServerSettings, limits: LimitSettings
 ) -> APIRouter:
     """Routes over a pipeline."""
     routes = APIRouter()
@@ -34,19 +30,18 @@ def router(
     async def answer(
         request: Request, kind: Kind, shape: type[ChatRequest | CompletionRequest]
     ) -> Response:
-        principal = await pipeline.authenticate(request.headers.get("authorization"))
-        raw = await body.receive(request, server)
+        await edge.admit(request)
 
-        async def make() -> Response:
-            wire = body.parse(raw, shape, max_depth=limits.max_depth)
+        async def make(wire: ChatRequest | CompletionRequest) -> Response:
             wire.check(limits)
             file_search = None
             if isinstance(wire, ChatRequest):
                 file_search = wire.grounding()
                 await _check_schemas(wire, limits)
-            return _response(_call(request, principal, kind, wire), file_search)
+            call = _call(request, principal(request), kind, wire)
+            return _response(call, file_search)
 
-        return await idempotency.respond(request, principal, raw, make)
+        return await edge.once(request, shape, make)
 
     def _response(call: GenerationCall, file_search: FileSearch | None) -> Response:
         generating = pipeline.generate(call, file_search)
@@ -67,17 +62,17 @@ def router(
 
 
 def _call(
-    request: Request, principal: Principal, kind: Kind, wire: ChatRequest | CompletionRequest
+    request: Request, caller: Principal, kind: Kind, wire: ChatRequest | CompletionRequest
 ) -> GenerationCall:
     call = GenerationCall(
         request_id=request.scope["request_id"],
-        principal=principal,
+        principal=caller,
         kind=kind,
         model=wire.model,
         body=wire.to_engine(),
         stream=bool(wire.stream),
         terms=terms(request),
-        privacy=privacy(request, principal, wire.privacy),
+        privacy=privacy(request, caller, wire.privacy),
         on_failure=on_failure(request, wire.on_failure),
     )
     if not call.stream:

@@ -26,7 +26,8 @@ from rag.stores.vector_stores import VectorStores
 from serving.access.principal import Principal
 from serving.config import LimitSettings, ServerSettings
 from serving.errors import InvalidRequest, NotFound, RingfenceError
-from serving.gateway import body
+from serving.gateway.body import Body
+from serving.gateway.edge import Edge, principal
 from serving.gateway.idempotency import Idempotency
 from serving.gateway.responses import json_response
 from serving.retrieval.errors import errors_told as retrieval_told
@@ -80,11 +81,11 @@ class PageQuery(LibraryQuery):
     before: Cursor = None
 
 
-class Edge:
-    """Reads requests of clients, and answers each POST once.
+class LibraryEdge(Edge):
+    """Reads requests to the library, whose errors are told as those of all others are.
 
     Args:
-        gate: says who calls.
+        gate: says who calls, and searches.
         idempotency: of POSTs with a JSON body.
         server: bounds of a body.
         limits: bounds of what is in it.
@@ -98,39 +99,23 @@ class Edge:
         server: ServerSettings,
         limits: LimitSettings,
     ) -> None:
+        super().__init__(gate.authenticate, idempotency, server=server, limits=limits)
         self.gate = gate
-        self._idempotency = idempotency
-        self._server = server
-        self._limits = limits
 
-    async def admit(self, request: Request) -> None:
-        """Find out who calls, before anything else. A dependency of whole routers."""
-        request.state.principal = await self.gate.authenticate(request.headers.get("authorization"))
-
-    async def once(
+    async def answer(
         self,
         request: Request,
-        kind: type[body.Body],
-        make: Callable[[body.Body], Awaitable[Answer | Response]],
+        kind: type[Body],
+        make: Callable[[Body], Awaitable[Answer | Response]],
     ) -> Response:
-        """What `make` makes of the body, once for each `Idempotency-Key`.
+        """What `make` makes of the body, once for each `Idempotency-Key`. Raises as `once` does."""
 
-        Raises as `body.receive`, `body.parse` and `Idempotency.respond` do.
-        """
-        raw = await body.receive(request, self._server)
-
-        async def respond() -> Response:
+        async def made(wire: Body) -> Response:
             with errors_told():
-                made = await make(body.parse(raw, kind, max_depth=self._limits.max_depth))
-            return made if isinstance(made, Response) else json_response(made)
+                answer = await make(wire)
+            return answer if isinstance(answer, Response) else json_response(answer)
 
-        return await self._idempotency.respond(request, principal(request), raw, respond)
-
-
-def principal(request: Request) -> Principal:
-    """Who calls; only after `Edge.admit`."""
-    known: Principal = request.state.principal
-    return known
+        return await self.once(request, kind, made)
 
 
 def reader(request: Request) -> Reader:

@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from serving.config import LimitSettings, ServerSettings
 from serving.gateway import files, vector_store_files, vector_stores
 from serving.gateway.idempotency import Idempotency
-from serving.gateway.library import Edge, Gate, Library
+from serving.gateway.library import Gate, Library, LibraryEdge
 from serving.retrieval_settings import FileSettings
 
 
@@ -21,7 +21,7 @@ def router(
     uploads: FileSettings,
 ) -> APIRouter:
     """Routes over a library, for whom the gate lets in."""
-    edge = Edge(gate, idempotency, server=server, limits=limits)
+    edge = LibraryEdge(gate, idempotency, server=server, limits=limits)
     routes = APIRouter()
     routes.include_router(files.router(edge, library, settings=uploads))
     routes.include_router(vector_stores.router(edge, library))

@@ -9,62 +9,50 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from models.engine import TokenizeRequest, Tokens
-from serving.access.principal import Principal
 from serving.attempts import Call
-from serving.config import LimitSettings, ServerSettings
-from serving.gateway import body
+from serving.config import LimitSettings
+from serving.gateway.edge import Edge, principal
 from serving.gateway.headers import quota_headers
-from serving.gateway.idempotency import Idempotency
 from serving.gateway.responses import json_response
 from serving.gateway.terms import terms
 from serving.gateway.wire import DetokenizeBody, TokenizeBody
 from serving.pipeline import Pipeline
 
 
-def router(
-    pipeline: Pipeline,
-    idempotency: Idempotency,
-    *,
-    server: ServerSettings,
-    limits: LimitSettings,
-) -> APIRouter:
+def router(pipeline: Pipeline, edge: Edge, *, limits: LimitSettings) -> APIRouter:
     """Routes over a pipeline."""
     routes = APIRouter()
 
     @routes.post("/tokenize")
     async def tokenize(request: Request) -> Response:
-        principal = await pipeline.authenticate(request.headers.get("authorization"))
-        raw = await body.receive(request, server)
+        await edge.admit(request)
 
-        async def make() -> Response:
-            wire = body.parse(raw, TokenizeBody, max_depth=limits.max_depth)
+        async def make(wire: TokenizeBody) -> Response:
             wire.check(limits)
-            call = _call(request, principal, wire.model)
+            call = _call(request, wire.model)
             tokens, quota = await pipeline.tokenize(call, _asked(wire))
             return json_response(_told(tokens), headers=quota_headers(quota))
 
-        return await idempotency.respond(request, principal, raw, make)
+        return await edge.once(request, TokenizeBody, make)
 
     @routes.post("/detokenize")
     async def detokenize(request: Request) -> Response:
-        principal = await pipeline.authenticate(request.headers.get("authorization"))
-        raw = await body.receive(request, server)
+        await edge.admit(request)
 
-        async def make() -> Response:
-            wire = body.parse(raw, DetokenizeBody, max_depth=limits.max_depth)
-            call = _call(request, principal, wire.model)
+        async def make(wire: DetokenizeBody) -> Response:
+            call = _call(request, wire.model)
             text, quota = await pipeline.detokenize(call, wire.tokens)
             return json_response({"prompt": text}, headers=quota_headers(quota))
 
-        return await idempotency.respond(request, principal, raw, make)
+        return await edge.once(request, DetokenizeBody, make)
 
     return routes
 
 
-def _call(request: Request, principal: Principal, model: str) -> Call:
+def _call(request: Request, model: str) -> Call:
     return Call(
         request_id=request.scope["request_id"],
-        principal=principal,
+        principal=principal(request),
         model=model,
         terms=terms(request),
     )

@@ -10,9 +10,9 @@ from starlette.responses import Response
 
 from serving.gateway.library import (
     Answer,
-    Edge,
     Id,
     Library,
+    LibraryEdge,
     LibraryQuery,
     LibraryRoute,
     PageQuery,
@@ -53,7 +53,7 @@ class DetachQuery(LibraryQuery):
 FilesPage = Annotated[StoreFilesQuery, Query()]
 
 
-def router(edge: Edge, library: Library) -> APIRouter:
+def router(edge: LibraryEdge, library: Library) -> APIRouter:
     """Routes over the files in the vector stores of a library."""
     routes = APIRouter(
         prefix="/v1/vector_stores/{store_id}",
@@ -65,7 +65,7 @@ def router(edge: Edge, library: Library) -> APIRouter:
     return routes
 
 
-def _add_files(routes: APIRouter, edge: Edge, library: Library) -> None:
+def _add_files(routes: APIRouter, edge: LibraryEdge, library: Library) -> None:
     files = library.store_files
 
     @routes.post("/files")
@@ -83,7 +83,7 @@ def _add_files(routes: APIRouter, edge: Edge, library: Library) -> None:
             library.wake()
             return store_file_object(file)
 
-        return await edge.once(request, FileAttachment, attach)
+        return await edge.answer(request, FileAttachment, attach)
 
     @routes.get("/files")
     async def list_files(request: Request, store_id: Id, query: FilesPage) -> Answer:
@@ -104,7 +104,7 @@ def _add_files(routes: APIRouter, edge: Edge, library: Library) -> None:
                 await files.set_attributes(who, store_id, file_id, attributes=attributes)
             )
 
-        return await edge.once(request, AttributesChange, change)
+        return await edge.answer(request, AttributesChange, change)
 
     @routes.delete("/files/{file_id}")
     async def detach_file(
@@ -119,7 +119,7 @@ def _add_files(routes: APIRouter, edge: Edge, library: Library) -> None:
         return content_page(await files.content(reader(request), store_id, file_id))
 
 
-def _add_batches(routes: APIRouter, edge: Edge, library: Library) -> None:
+def _add_batches(routes: APIRouter, edge: LibraryEdge, library: Library) -> None:
     batches = library.batches
 
     @routes.post("/file_batches")
@@ -135,7 +135,7 @@ def _add_batches(routes: APIRouter, edge: Edge, library: Library) -> None:
             library.wake()
             return batch_object(batch)
 
-        return await edge.once(request, BatchCreation, create)
+        return await edge.answer(request, BatchCreation, create)
 
     @routes.get("/file_batches/{batch_id}")
     async def get_batch(request: Request, store_id: Id, batch_id: Id) -> Answer:

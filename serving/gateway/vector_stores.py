@@ -9,15 +9,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Send
 
+from serving.gateway.edge import principal
 from serving.gateway.headers import PRIVACY
 from serving.gateway.library import (
     Answer,
-    Edge,
     Id,
     Library,
+    LibraryEdge,
     LibraryRoute,
     PageQuery,
-    principal,
     reader,
 )
 from serving.gateway.library_objects import deleted, list_object, results_page, store_object
@@ -27,7 +27,7 @@ from serving.gateway.vector_store_wire import StoreChange, StoreCreation, StoreS
 from serving.search_call import SearchCall
 
 
-def router(edge: Edge, library: Library) -> APIRouter:
+def router(edge: LibraryEdge, library: Library) -> APIRouter:
     """Routes over the vector stores of a library."""
     routes = APIRouter(
         prefix="/v1/vector_stores", route_class=LibraryRoute, dependencies=[Depends(edge.admit)]
@@ -37,7 +37,7 @@ def router(edge: Edge, library: Library) -> APIRouter:
     return routes
 
 
-def _add_stores(routes: APIRouter, edge: Edge, library: Library) -> None:
+def _add_stores(routes: APIRouter, edge: LibraryEdge, library: Library) -> None:
     stores = library.stores
 
     @routes.post("")
@@ -60,7 +60,7 @@ def _add_stores(routes: APIRouter, edge: Edge, library: Library) -> None:
             library.wake()
             return store_object(store)
 
-        return await edge.once(request, StoreCreation, create)
+        return await edge.answer(request, StoreCreation, create)
 
     @routes.get("")
     async def list_stores(request: Request, query: Annotated[PageQuery, Query()]) -> Answer:
@@ -77,7 +77,7 @@ def _add_stores(routes: APIRouter, edge: Edge, library: Library) -> None:
         async def change(wire: StoreChange) -> Answer:
             return store_object(await stores.modify(who, store_id, **wire.changes()))
 
-        return await edge.once(request, StoreChange, change)
+        return await edge.answer(request, StoreChange, change)
 
     @routes.delete("/{store_id}")
     async def delete_store(request: Request, store_id: Id) -> Answer:
@@ -86,13 +86,13 @@ def _add_stores(routes: APIRouter, edge: Edge, library: Library) -> None:
         return deleted("vector_store.deleted", store_id)
 
 
-def _add_search(routes: APIRouter, edge: Edge) -> None:
+def _add_search(routes: APIRouter, edge: LibraryEdge) -> None:
     @routes.post("/{store_id}/search")
     async def search_store(request: Request, store_id: Id) -> Response:
         async def search(wire: StoreSearch) -> Response:
             return _results(_call(request, store_id, wire))
 
-        return await edge.once(request, StoreSearch, search)
+        return await edge.answer(request, StoreSearch, search)
 
     def _results(call: SearchCall) -> Response:
         async def produce(send: Send) -> None:

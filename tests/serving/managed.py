@@ -199,7 +199,7 @@ async def managed(
     )
     requests = OpenRequests()
     app = build_app(
-        cast("Pipeline", None),  # Nothing here runs a model.
+        cast("Pipeline", administration),  # Only asked who calls; nothing here runs a model.
         Idempotency(IdempotencyStore(valkey, SECRET, prefix=valkey_prefix), requests=requests),
         requests=requests,
         readiness=FixedReadiness({}),

@@ -31,8 +31,9 @@ from serving.accounting.usage import Spending, UsageReport
 from serving.answering.outgoing import Scrubber
 from serving.config import LimitSettings, ServerSettings
 from serving.errors import Conflict, InvalidRequest, NotFound, RingfenceError, StateUnavailable
-from serving.gateway import body
 from serving.gateway.admin.objects import AdminObject
+from serving.gateway.body import Body
+from serving.gateway.edge import Edge
 from serving.gateway.idempotency import Idempotency
 from serving.knowledge.curation import Curator
 from serving.retrieval.errors import told
@@ -69,62 +70,48 @@ class Administration:
     curator: Curator | None = None
 
 
-class Bodies:
-    """Reads bodies within the operator's bounds.
+class AdminEdge(Edge):
+    """Reads requests of admin keys; others do not pass.
 
     Args:
+        administration: says who calls.
         idempotency: of POSTs.
         server: bounds of a body; here it has `MAX_BODY_BYTES` at most.
         limits: bounds of what is in it.
     """
 
     def __init__(
-        self, idempotency: Idempotency, *, server: ServerSettings, limits: LimitSettings
+        self,
+        administration: Administration,
+        idempotency: Idempotency,
+        *,
+        server: ServerSettings,
+        limits: LimitSettings,
     ) -> None:
+        async def authenticate(authorization: str | None) -> Principal:
+            caller = await administration.authenticate(authorization)
+            caller.require("admin")
+            return caller
+
         most = min(MAX_BODY_BYTES, server.max_body_bytes)
-        self._server = server.model_copy(update={"max_body_bytes": most})
-        self._limits = limits
-        self._idempotency = idempotency
+        bounded = server.model_copy(update={"max_body_bytes": most})
+        super().__init__(authenticate, idempotency, server=bounded, limits=limits)
 
-    async def read(self, request: Request, kind: type[body.Body]) -> body.Body:
-        """The body as a wire model; raises as `body.read` does."""
-        return await body.read(request, kind, server=self._server, limits=self._limits)
-
-    async def once(
+    async def answer(
         self,
         request: Request,
-        kind: type[body.Body],
-        make: Callable[[body.Body], Awaitable[AdminObject]],
+        kind: type[Body],
+        make: Callable[[Body], Awaitable[AdminObject]],
     ) -> Response:
-        """What `make` makes of the body, once for each `Idempotency-Key`.
+        """What `make` makes of the body, once for each `Idempotency-Key`. Raises as `once` does."""
 
-        Raises as `body.read` and `Idempotency.respond` do.
-        """
-        raw = await body.receive(request, self._server)
-
-        async def respond() -> Response:
+        async def made(wire: Body) -> Response:
             with _errors_told():
-                made = await make(body.parse(raw, kind, max_depth=self._limits.max_depth))
-            return Response(made.model_dump_json(), media_type="application/json", headers=_SECRET)
+                answer = await make(wire)
+            text = answer.model_dump_json()
+            return Response(text, media_type="application/json", headers=_SECRET)
 
-        return await self._idempotency.respond(request, admin(request), raw, respond)
-
-
-def guard(administration: Administration) -> Callable[[Request], Awaitable[None]]:
-    """Lets admin keys pass. A dependency of the whole router, so that no route can forget it."""
-
-    async def admins_only(request: Request) -> None:
-        principal = await administration.authenticate(request.headers.get("authorization"))
-        principal.require("admin")
-        request.state.admin = principal
-
-    return admins_only
-
-
-def admin(request: Request) -> Principal:
-    """Who calls; only after `guard`."""
-    principal: Principal = request.state.admin
-    return principal
+        return await self.once(request, kind, made)
 
 
 class AdminRoute(APIRoute):

@@ -11,12 +11,13 @@ from pydantic import Field
 from starlette.requests import Request
 
 from serving.access.limits import WINDOWS, Limit, Subject, WithoutStore, budget_measure
-from serving.gateway.admin.administration import Administration, AdminRoute, Bodies, admin
+from serving.gateway.admin.administration import AdminEdge, Administration, AdminRoute
 from serving.gateway.admin.objects import AdminObject, Deleted, Page
 from serving.gateway.admin.openapi import takes
 from serving.gateway.admin.queries import PageQuery
 from serving.gateway.admin.subjects import by_subject, check_known, subject_of
 from serving.gateway.admin.wire import BudgetKind, BudgetsChange, amount
+from serving.gateway.edge import principal
 from serving.quota import Spent
 from serving.storage.errors import DatabaseUnavailable, ValkeyUnavailable
 
@@ -79,7 +80,7 @@ class BudgetsPage(Page[BudgetsObject]):
     """Budgets by kind and name of what they are on."""
 
 
-def router(administration: Administration, bodies: Bodies) -> APIRouter:
+def router(administration: Administration, edge: AdminEdge) -> APIRouter:
     """Routes over the budgets."""
     routes = APIRouter(prefix="/budgets", tags=["Budgets"], route_class=AdminRoute)
     limits = administration.limits
@@ -116,8 +117,8 @@ def router(administration: Administration, bodies: Bodies) -> APIRouter:
         The key of RINGFENCE_API_KEY has the id `env`. It holds when this returns.
         """
         named = subject_of(kind, subject)
-        bounds = (await bodies.read(request, BudgetsChange)).bounds()
-        await limits.change(named, bounds, actor=admin(request).key_id)
+        bounds = (await edge.read(request, BudgetsChange)).bounds()
+        await limits.change(named, bounds, actor=principal(request).key_id)
         found = await budgets(named)
         try:
             return await shown(named, found)
@@ -129,7 +130,7 @@ def router(administration: Administration, bodies: Bodies) -> APIRouter:
         """Takes all budgets of a key or a tenant away; not its limits."""
         named = subject_of(kind, subject)
         measures = [budget_measure(window) for window in WINDOWS]
-        await limits.clear(named, measures, actor=admin(request).key_id)
+        await limits.clear(named, measures, actor=principal(request).key_id)
         return Deleted(id=str(named), object="budgets.deleted")
 
     return routes

@@ -14,11 +14,12 @@ from serving.access.clock import utc_now
 from serving.access.principal import Role
 from serving.access.records import IssuedKey, KeyRecord, Status
 from serving.access.tenants import DEFAULT_TENANT
-from serving.gateway.admin.administration import Administration, AdminRoute, Bodies, admin
+from serving.gateway.admin.administration import AdminEdge, Administration, AdminRoute
 from serving.gateway.admin.objects import AdminObject, Deleted, Page
 from serving.gateway.admin.openapi import takes_once
 from serving.gateway.admin.queries import KeysQuery
 from serving.gateway.admin.wire import KeyCreation, KeyRotation
+from serving.gateway.edge import principal
 from serving.privacy_class import PrivacyClass
 
 
@@ -82,7 +83,7 @@ def _shown(record: KeyRecord) -> dict[str, Any]:
     }
 
 
-def router(administration: Administration, bodies: Bodies) -> APIRouter:
+def router(administration: Administration, edge: AdminEdge) -> APIRouter:
     """Routes over the keys."""
     routes = APIRouter(prefix="/keys", tags=["Keys"], route_class=AdminRoute)
     keys = administration.keys
@@ -113,11 +114,11 @@ def router(administration: Administration, bodies: Bodies) -> APIRouter:
                 groups=wire.groups,
                 user=wire.user,
                 new_tenant=wire.tenant == DEFAULT_TENANT,
-                actor=admin(request).key_id,
+                actor=principal(request).key_id,
             )
             return NewKeyObject.issued(issued)
 
-        return await bodies.once(request, KeyCreation, create)
+        return await edge.answer(request, KeyCreation, create)
 
     @routes.get("/{key_id}", summary="Get a key")
     async def get_key(key_id: str) -> KeyObject:
@@ -128,7 +129,7 @@ def router(administration: Administration, bodies: Bodies) -> APIRouter:
     async def revoke_key(request: Request, key_id: str) -> Deleted:
         """Ends a key for good. It stays in the list; one that has ended stays as it is."""
         record = await keys.get(key_id)  # By its id only: a name could be another key's.
-        await keys.revoke(record.id, actor=admin(request).key_id)
+        await keys.revoke(record.id, actor=principal(request).key_id)
         return Deleted(id=record.id, object="key.deleted")
 
     @routes.post(
@@ -142,10 +143,10 @@ def router(administration: Administration, bodies: Bodies) -> APIRouter:
 
         async def rotate(wire: KeyRotation) -> NewKeyObject:
             record = await keys.get(key_id)
-            actor = admin(request).key_id
+            actor = principal(request).key_id
             issued = await keys.rotate(record.id, grace_s=wire.grace_s, actor=actor)
             return NewKeyObject.issued(issued)
 
-        return await bodies.once(request, KeyRotation, rotate)
+        return await edge.answer(request, KeyRotation, rotate)
 
     return routes

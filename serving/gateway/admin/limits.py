@@ -10,12 +10,13 @@ from fastapi import APIRouter, Query
 from starlette.requests import Request
 
 from serving.access.limits import RATES, Limit, Subject, SubjectKind, WithoutStore
-from serving.gateway.admin.administration import Administration, AdminRoute, Bodies, admin
+from serving.gateway.admin.administration import AdminEdge, Administration, AdminRoute
 from serving.gateway.admin.objects import AdminObject, Deleted, Page
 from serving.gateway.admin.openapi import takes
 from serving.gateway.admin.queries import PageQuery
 from serving.gateway.admin.subjects import by_subject, check_known, subject_of
 from serving.gateway.admin.wire import LimitsChange
+from serving.gateway.edge import principal
 
 
 class LimitObject(AdminObject):
@@ -56,7 +57,7 @@ class LimitsPage(Page[LimitsObject]):
     """Limits by kind and name of what they are on."""
 
 
-def router(administration: Administration, bodies: Bodies) -> APIRouter:
+def router(administration: Administration, edge: AdminEdge) -> APIRouter:
     """Routes over the limits."""
     routes = APIRouter(prefix="/limits", tags=["Limits"], route_class=AdminRoute)
     limits = administration.limits
@@ -91,16 +92,16 @@ def router(administration: Administration, bodies: Bodies) -> APIRouter:
         The key of RINGFENCE_API_KEY has the id `env`. It holds when this returns.
         """
         named = subject_of(kind, subject)
-        bounds = (await bodies.read(request, LimitsChange)).bounds()
+        bounds = (await edge.read(request, LimitsChange)).bounds()
         await check_known(administration, named)
-        await limits.change(named, bounds, actor=admin(request).key_id)
+        await limits.change(named, bounds, actor=principal(request).key_id)
         return LimitsObject.of(named, await rates(named))
 
     @routes.delete("/{kind}/{subject:path}", summary="Remove limits")
     async def remove_limits(request: Request, kind: SubjectKind, subject: str) -> Deleted:
         """Takes all limits of a key, a tenant or a model away; not its budgets."""
         named = subject_of(kind, subject)
-        await limits.clear(named, RATES, actor=admin(request).key_id)
+        await limits.clear(named, RATES, actor=principal(request).key_id)
         return Deleted(id=str(named), object="limits.deleted")
 
     return routes

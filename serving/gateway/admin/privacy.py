@@ -9,7 +9,7 @@ from pydantic import Field
 from starlette.requests import Request
 
 from serving.errors import Conflict, LeavingRefused
-from serving.gateway.admin.administration import Administration, AdminRoute, Bodies
+from serving.gateway.admin.administration import AdminEdge, Administration, AdminRoute
 from serving.gateway.admin.objects import AdminObject
 from serving.gateway.admin.openapi import takes
 from serving.gateway.admin.wire import PrivacyPreview
@@ -30,14 +30,14 @@ class PreviewObject(AdminObject):
     allowed_languages: list[str] = Field(description="Those that may leave though they are not.")
 
 
-def router(administration: Administration, bodies: Bodies) -> APIRouter:
+def router(administration: Administration, edge: AdminEdge) -> APIRouter:
     """The route over the scrubber. It keeps nothing of what it is sent."""
     routes = APIRouter(prefix="/privacy", tags=["Privacy"], route_class=AdminRoute)
 
     @routes.post("/preview", summary="Preview what leaves", openapi_extra=takes(PrivacyPreview))
     async def preview(request: Request) -> PreviewObject:
         """Scrubs a request of class `scrubbed` as it would be for a provider."""
-        wire = await bodies.read(request, PrivacyPreview)
+        wire = await edge.read(request, PrivacyPreview)
         scrubber = administration.scrubber
         if scrubber is None:
             raise Conflict("No provider is configured, so nothing leaves and nothing is scrubbed.")

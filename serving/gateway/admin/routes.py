@@ -11,7 +11,7 @@ from fastapi.routing import APIRoute
 from serving.config import LimitSettings, ServerSettings
 from serving.gateway.admin import audit, budgets, keys, privacy, tenants, usage, vector_stores
 from serving.gateway.admin import limits as limits_of
-from serving.gateway.admin.administration import Administration, AdminRoute, Bodies, guard
+from serving.gateway.admin.administration import AdminEdge, Administration, AdminRoute
 from serving.gateway.admin.openapi import ERRORS, document
 from serving.gateway.idempotency import Idempotency
 
@@ -26,18 +26,18 @@ def router(
     limits: LimitSettings,
 ) -> APIRouter:
     """All routes of the admin API."""
+    edge = AdminEdge(administration, idempotency, server=server, limits=limits)
     routes = APIRouter(
         prefix=PREFIX,
         route_class=AdminRoute,
-        dependencies=[Depends(guard(administration))],
+        dependencies=[Depends(edge.admit)],
         responses=ERRORS,
         generate_unique_id_function=_operation,
     )
-    bodies = Bodies(idempotency, server=server, limits=limits)
     for resource in (tenants, keys, limits_of, budgets, privacy):
-        routes.include_router(resource.router(administration, bodies))
+        routes.include_router(resource.router(administration, edge))
     if administration.curator is not None:
-        routes.include_router(vector_stores.router(administration.curator, bodies))
+        routes.include_router(vector_stores.router(administration.curator, edge))
     for report in (usage, audit):
         routes.include_router(report.router(administration))
 

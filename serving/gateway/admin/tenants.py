@@ -11,11 +11,12 @@ from starlette.responses import Response
 
 from serving.access.tenants import Tenant
 from serving.errors import Conflict
-from serving.gateway.admin.administration import Administration, AdminRoute, Bodies, admin
+from serving.gateway.admin.administration import AdminEdge, Administration, AdminRoute
 from serving.gateway.admin.objects import AdminObject, Deleted, Page
 from serving.gateway.admin.openapi import takes, takes_once
 from serving.gateway.admin.queries import PageQuery
 from serving.gateway.admin.wire import TenantChange, TenantCreation
+from serving.gateway.edge import principal
 
 
 class TenantObject(AdminObject):
@@ -36,7 +37,7 @@ class TenantPage(Page[TenantObject]):
     """Tenants by name."""
 
 
-def router(administration: Administration, bodies: Bodies) -> APIRouter:
+def router(administration: Administration, edge: AdminEdge) -> APIRouter:
     """Routes over the tenants."""
     routes = APIRouter(prefix="/tenants", tags=["Tenants"], route_class=AdminRoute)
     tenants = administration.tenants
@@ -57,10 +58,10 @@ def router(administration: Administration, bodies: Bodies) -> APIRouter:
         """Adds a tenant. Its name cannot be changed later."""
 
         async def create(wire: TenantCreation) -> TenantObject:
-            actor = admin(request).key_id
+            actor = principal(request).key_id
             return TenantObject.of(await tenants.create(wire.name, weight=wire.weight, actor=actor))
 
-        return await bodies.once(request, TenantCreation, create)
+        return await edge.answer(request, TenantCreation, create)
 
     @routes.get("/{name}", summary="Get a tenant")
     async def get_tenant(name: str) -> TenantObject:
@@ -70,14 +71,14 @@ def router(administration: Administration, bodies: Bodies) -> APIRouter:
     @routes.patch("/{name}", summary="Change a tenant", openapi_extra=takes(TenantChange))
     async def change_tenant(request: Request, name: str) -> TenantObject:
         """Sets the tenant's weight: its share of an engine that several tenants want at once."""
-        wire = await bodies.read(request, TenantChange)
-        actor = admin(request).key_id
+        wire = await edge.read(request, TenantChange)
+        actor = principal(request).key_id
         return TenantObject.of(await tenants.set_weight(name, wire.weight, actor=actor))
 
     @routes.delete("/{name}", summary="Delete a tenant")
     async def delete_tenant(request: Request, name: str) -> Deleted:
         """Deletes a tenant with its keys and the limits of both. Usage and audit stay."""
-        caller = admin(request)
+        caller = principal(request)
         if caller.tenant == name:
             raise Conflict("The key sent belongs to this tenant, so it would end with it.")
         await tenants.delete(name, actor=caller.key_id)

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serving.gateway.admin.administration import AdminRoute, Bodies
+from serving.gateway.admin.administration import AdminEdge, AdminRoute
 from serving.gateway.admin.objects import AdminObject
 from serving.gateway.admin.wire import ModelName
 from serving.gateway.conversation import Wire
@@ -82,7 +82,7 @@ class EmptyBody(Wire):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-def router(curator: Curator, bodies: Bodies) -> APIRouter:
+def router(curator: Curator, edge: AdminEdge) -> APIRouter:
     """The routes over whoever looks after the stores."""
     routes = APIRouter(prefix="/vector_stores", tags=["Vector stores"], route_class=AdminRoute)
 
@@ -120,7 +120,7 @@ def router(curator: Curator, bodies: Bodies) -> APIRouter:
             facts = await curator.reembed(store_id, wire.model, force=wire.force)
             return _shown(store_id, facts)
 
-        return await bodies.once(request, ReembedBody, begin)
+        return await edge.answer(request, ReembedBody, begin)
 
     @routes.post(
         "/{store_id}/rollback", summary="Go back to the vectors of before",
@@ -132,7 +132,7 @@ def router(curator: Curator, bodies: Bodies) -> APIRouter:
         async def begin(_: EmptyBody) -> ReembeddingObject:
             return _shown(store_id, await curator.rollback(store_id))
 
-        return await bodies.once(request, EmptyBody, begin)
+        return await edge.answer(request, EmptyBody, begin)
 
     @routes.get("/{store_id}/drift", summary="Report drift")
     async def report_drift(store_id: StoreId) -> DriftObject:

@@ -35,10 +35,11 @@ class ScriptedGate:
 
     found: Found | Exception = field(default_factory=lambda: Found([], []))
     asked: list[SearchCall] = field(default_factory=list)
+    revoked: set[str] = field(default_factory=set)
 
     async def authenticate(self, authorization: str | None) -> Principal:
         key = (authorization or "").removeprefix("Bearer ")
-        if key not in CALLERS:
+        if key not in CALLERS or key in self.revoked:
             raise InvalidKey("The API key is not valid.")
         return CALLERS[key]
 

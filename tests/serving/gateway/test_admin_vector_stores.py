@@ -15,7 +15,7 @@ from starlette.responses import Response
 from serving.config import LimitSettings
 from serving.gateway import body
 from serving.gateway.admin import vector_stores
-from serving.gateway.admin.administration import Bodies
+from serving.gateway.admin.administration import AdminEdge
 from serving.gateway.admin.objects import AdminObject
 from serving.knowledge.curation import ReembeddingFacts, StoreFacts
 
@@ -48,13 +48,13 @@ class FakeCurator:
         return ["vector v1:0:0 has no chunk"]
 
 
-class DirectBodies(Bodies):
+class DirectEdge(AdminEdge):
     """Without idempotency."""
 
     def __init__(self) -> None:
         """Nothing is needed."""
 
-    async def once(
+    async def answer(
         self,
         request: Request,
         kind: type[body.Body],
@@ -73,7 +73,7 @@ def curator() -> FakeCurator:
 @pytest.fixture
 async def client(curator: FakeCurator) -> AsyncIterator[httpx.AsyncClient]:
     app = FastAPI()
-    app.include_router(vector_stores.router(curator, DirectBodies()))
+    app.include_router(vector_stores.router(curator, DirectEdge()))
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://admin") as opened:
         yield opened

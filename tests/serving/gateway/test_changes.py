@@ -308,14 +308,15 @@ class State:
         self.closed = {one for one in self.closed if one[0] != "key"}
 
 
-async def test_key_that_was_revoked_while_its_body_arrives_is_refused(pair: Pair) -> None:
+async def asked_slowly(pair: Pair, meanwhile: Callable[[], Awaitable[object]]) -> int:
+    """The status of a request in whose body something happens."""
     await pair.warm()
-    revoked = asyncio.Event()
+    happened = asyncio.Event()
 
     async def slow_body() -> AsyncIterator[bytes]:
         yield b'{"model": "chat", "max_tokens": 1, '
-        await pair.keys.revoke(pair.issued.record.id)
-        revoked.set()
+        await meanwhile()
+        happened.set()
         yield b'"messages": [{"role": "user", "content": "Hi"}]}'
 
     answer = await pair.gateways[0].client.post(
@@ -323,8 +324,24 @@ async def test_key_that_was_revoked_while_its_body_arrives_is_refused(pair: Pair
         content=slow_body(),
         headers={"authorization": f"Bearer {pair.key}"},
     )
-    assert revoked.is_set()
-    assert answer.status_code == 401
+    assert happened.is_set()
+    return answer.status_code
+
+
+async def test_key_that_was_revoked_while_its_body_arrives_is_refused(pair: Pair) -> None:
+    assert await asked_slowly(pair, lambda: pair.keys.revoke(pair.issued.record.id)) == 401
+
+
+async def test_right_that_was_changed_while_the_body_arrives_holds(
+    pair: Pair, database: Database
+) -> None:
+    async def take_away() -> None:
+        async with database.transaction() as session:
+            row = await session.get_one(ApiKey, pair.issued.record.id)
+            row.allowed_models = ["other"]
+        await pair.announcer.announce(f"key:{pair.issued.record.id}")
+
+    assert await asked_slowly(pair, take_away) == 404
 
 
 async def test_change_holds_when_whoever_makes_it_cannot_reach_valkey(

@@ -17,7 +17,7 @@ from rag.stores.access_lists import Reader
 from serving.config import LimitSettings, ServerSettings
 from serving.gateway import files
 from serving.gateway.idempotency import Idempotency
-from serving.gateway.library import Edge, Library
+from serving.gateway.library import Library, LibraryEdge
 from serving.gateway.open_requests import OpenRequests
 from serving.retrieval_settings import FileSettings
 from serving.storage.errors import DatabaseUnavailable
@@ -142,6 +142,7 @@ class Place:
     blobs: MemoryBlobs
     woken: list[bool]
     client: httpx.AsyncClient
+    gate: ScriptedGate
 
     async def call(
         self, method: str, path: str, *, by: str = "acme", **request: Any
@@ -171,8 +172,9 @@ async def place() -> AsyncIterator[Place]:
         files=cast("Any", kept), blobs=cast("Any", blobs), stores=anything,
         store_files=anything, batches=anything, wake=lambda: woken.append(True),
     )  # fmt: skip
-    edge = Edge(
-        ScriptedGate(),
+    gate = ScriptedGate()
+    edge = LibraryEdge(
+        gate,
         Idempotency(anything, requests=OpenRequests()),
         server=ServerSettings(),
         limits=LimitSettings(),
@@ -184,7 +186,24 @@ async def place() -> AsyncIterator[Place]:
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app), base_url="http://ringfence"
     ) as client:
-        yield Place(app, kept, blobs, woken, client)
+        yield Place(app, kept, blobs, woken, client, gate)
+
+
+async def test_upload_whose_key_is_revoked_meanwhile_leaves_nothing(place: Place) -> None:
+    request = httpx.Request(
+        "POST", "http://x", data={"purpose": "user_data"}, files={"file": ("a.txt", b"text")}
+    )
+    form = request.read()
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield form[:-10]
+        place.gate.revoked.add("acme")
+        yield form[-10:]
+
+    answer = await place.call(
+        "POST", "", content=slowly(), headers={"content-type": request.headers["content-type"]}
+    )
+    assert (answer.status_code, place.empty) == (401, True)
 
 
 async def test_upload_answers_with_openai_s_fields_and_ours(place: Place) -> None:

@@ -18,7 +18,7 @@ from rag.stores.access_lists import Reader
 from serving.config import LimitSettings, ServerSettings
 from serving.gateway import vector_store_files, vector_stores
 from serving.gateway.idempotency import Idempotency
-from serving.gateway.library import Edge, Library
+from serving.gateway.library import Library, LibraryEdge
 from serving.gateway.open_requests import OpenRequests
 from serving.search_call import Found, Ranking
 from serving.storage.errors import DatabaseUnavailable
@@ -98,7 +98,7 @@ async def place() -> AsyncIterator[Place]:
         files=anything, blobs=anything, stores=cast("Any", made.stores),
         store_files=cast("Any", made.files), batches=cast("Any", made.batches), wake=made.wake,
     )  # fmt: skip
-    edge = Edge(
+    edge = LibraryEdge(
         made.gate,
         Idempotency(anything, requests=OpenRequests()),
         server=ServerSettings(),
