@@ -43,10 +43,19 @@ def test_architecture_names_only_files_that_exist() -> None:
     assert {name for name in named if not any((place / name).exists() for place in places)} == set()
 
 
+DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "deploy" / "README.md"]
+
+
+def test_documents_name_only_files_of_ours_that_exist() -> None:
+    text = "".join(path.read_text("utf-8") for path in DOCUMENTS)
+    named = set(re.findall(r"\b(?:tests|serving|rag|models|benchmarks)/[\w/]+\.(?:py|lua)\b", text))
+    assert named
+    assert {name for name in named if not (ROOT / name).exists()} == set()
+
+
 def test_links_in_documents_lead_to_files_that_exist() -> None:
     broken = set()
-    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "deploy" / "README.md"]
-    for path in documents:
+    for path in DOCUMENTS:
         links = re.findall(r"\]\(([^)#\s]+)", path.read_text("utf-8"))
         broken |= {(path.name, one) for one in links if not (path.parent / one).exists()}
     assert broken == set()
