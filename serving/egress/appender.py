@@ -81,6 +81,8 @@ class Appender:
     async def close(self, *, timeout_s: float) -> tuple[list[Draft], bool]:
         """Write what is left and sign the head, as far as the time allows.
 
+        A write that still runs then is cancelled and may succeed after all: see `ended`.
+
         Returns:
             What had to be written and may not be, and whether the head is signed.
         """
@@ -90,11 +92,15 @@ class Appender:
                     await asyncio.wait([self._writing])
                 await self.checkpoint()
                 return [], True
-        if self._writing is not None and not self._writing.done():
-            self._writing.cancel()
-            await asyncio.wait([self._writing])
         left = [one.draft for one in (*self._sent, *self._queue) if one.keep]
+        if self._writing is not None:
+            self._writing.cancel()
         return left, False
+
+    async def ended(self) -> None:
+        """Wait for a write that `close` cancelled. SQLite lets it wait for a lock, for 30 s."""
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
 
     def _wake(self) -> None:
         if self._writing is None or self._writing.done():

@@ -128,11 +128,13 @@ class EgressLedger:
         """
         for task in self._running:
             task.cancel()
-        if self._running:
-            await asyncio.wait(self._running)
         left, signed = await self._appender.close(timeout_s=self._write_timeout_s)
         lines = [orjson.dumps(asdict(draft)).decode() for draft in left]
-        return await asyncio.to_thread(self._leftovers.keep, lines), signed
+        kept = await asyncio.to_thread(self._leftovers.keep, lines)  # Before anything that waits.
+        await self._appender.ended()
+        if self._running:
+            await asyncio.wait(self._running)
+        return kept, signed
 
     def body_hmac(self, body: bytes) -> str:
         """HMAC-SHA256 in hex: whoever has the secret can say whether these bytes left."""

@@ -460,7 +460,11 @@ async def test_end_that_no_stop_can_write_is_written_at_the_next_start(
     async with held(migrated_url):
         for departure in departures:
             await ledger.arrive(departure, OK)
-        left, signed = await ledger.close()
+        closing = asyncio.create_task(ledger.close())
+        async with asyncio.timeout(10):  # SQLite waits for the lock for 30 s.
+            while not leftovers.files():  # noqa: ASYNC110  It has no event.
+                await asyncio.sleep(0.01)
+    left, signed = await closing
     assert ([one.count for one in left], signed) == ([2], False)
     following = EgressLedger(database, SECRET, rules(), leftovers=leftovers)
     following.start()
