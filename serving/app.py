@@ -33,41 +33,40 @@ from models.resources.memory import is_sized
 from models.tokens.token_counter import TokenCounter, counter
 from serving import config
 from serving.access.authenticator import Authenticator
-from serving.access.idempotency import IdempotencyStore
 from serving.access.invalidation import Invalidations
 from serving.access.keys import KeyStore
-from serving.access.limits import LimitStore
-from serving.access.reservations import PREFIX
 from serving.access.secret import server_secret
 from serving.access.tenants import TenantStore
+from serving.admission.limits import LimitStore
 from serving.answering.explanations import Explanations
 from serving.answering.routing import Routing
-from serving.books import Books
-from serving.cluster import APPLICATION, GATEWAY
 from serving.config import QUIET_ENVIRONMENT, IdempotencySettings, Settings
-from serving.engine_watch import EngineWatch
-from serving.exits import Ways, operator_rules
-from serving.gateway import library_routes
-from serving.gateway import requests as request_routes
+from serving.domain.model_state import RETRIEVAL
 from serving.gateway.admin.administration import Administration
 from serving.gateway.app import build_app
-from serving.gateway.health import RETRIEVAL
 from serving.gateway.idempotency import Idempotency
 from serving.gateway.open_requests import OpenRequests
+from serving.gateway.openai import library_routes
+from serving.gateway.openai import request_explanations as request_routes
+from serving.idempotency.store import IdempotencyStore
 from serving.knowledge.curation import KNOWLEDGE, Curator
 from serving.knowledge.remote import RemoteKnowledge
 from serving.pipeline import Pipeline
-from serving.privacy.detector_server import DetectorOptions, build_detector
-from serving.privacy.remote_detector import RemoteDetector
-from serving.readiness import ServeReadiness
-from serving.replica_stop import let_in_at_once, when_stopped
-from serving.shelves import Shelves
-from serving.stopping import CLOSE_S, Stopping, StopReport, Written
+from serving.privacy.detector.remote import RemoteDetector
+from serving.privacy.detector.server import DetectorOptions, build_detector
+from serving.ray_cluster.cluster import APPLICATION, GATEWAY
+from serving.ray_cluster.engine_watch import EngineWatch
+from serving.ray_cluster.readiness import ServeReadiness
+from serving.ray_cluster.replica_stop import let_in_at_once, when_stopped
 from serving.storage import migrate
 from serving.storage.database import Database
-from serving.storage.valkey import Valkey
+from serving.storage.valkey import PREFIX, Valkey
 from serving.telemetry.logs import configure_logs
 from serving.telemetry.meter import Meter
+from serving.wiring.admission import Books
+from serving.wiring.egress import Ways, operator_rules
+from serving.wiring.retrieval import Shelves
+from serving.wiring.stopping import CLOSE_S, Stopping, StopReport, Written
 
 GC_THRESHOLD = 10_000
 """Objects made before the youngest are looked through. At Python's 700 that was a fourteenth of

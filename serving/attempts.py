@@ -13,17 +13,15 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 from models.engine import EngineUnavailable, Usage
-from serving.access.admission import Admission, Ask, Most
-from serving.access.clock import utc_now
-from serving.access.fair_queue import Priority
-from serving.access.principal import Principal
-from serving.access.reservations import Settlement
 from serving.accounting.attempt import Attempt
 from serving.accounting.estimate import Shape
 from serving.accounting.pricing import Tariff
-from serving.origin import LOCAL_ROUTE
-from serving.privacy_class import PrivacyClass
-from serving.quota import Quota
+from serving.admission.admission import Admission, Ask, Most
+from serving.admission.reservations import Settlement
+from serving.domain.calls import Call
+from serving.domain.clock import utc_now
+from serving.domain.quota import Quota
+from serving.domain.route import LOCAL_ROUTE
 from serving.telemetry.meter import Meter, Record, told_outcome
 
 logger = logging.getLogger("ringfence.attempts")
@@ -32,25 +30,6 @@ COUNT_TIMEOUT_S = 1.0
 """For the prompt of an answer that was cut short to be counted."""
 
 NOTHING = Usage(prompt_tokens=0, completion_tokens=0)
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """What a client asks for beside the body: its turn, and when it stops waiting."""
-
-    priority: Priority = "interactive"
-    timeout_s: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """Who asks which model for something, and on which terms."""
-
-    request_id: str
-    principal: Principal
-    model: str
-    terms: Terms = Terms()
-    privacy: PrivacyClass = "local_only"
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,8 +170,8 @@ def _ask(call: Call, run: _Run, way_out: Exit | None, *, again: bool) -> Ask:
         facts=run.attempt.lost(),
         most=run.most,
         tokens=shape.completion_tokens(0) if shape.most else 1,
-        priority=call.terms.priority,
-        timeout_s=call.terms.timeout_s,
+        priority=call.options.priority,
+        timeout_s=call.options.timeout_s,
         placed=way_out is None,
         again=again or (way_out is not None and way_out.again),
     )

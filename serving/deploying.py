@@ -16,8 +16,8 @@ from ray import serve
 from models.resources.machine import this_machine
 from serving import config
 from serving.app import build
-from serving.cluster import APPLICATION
-from serving.local_models import CannotRun, check_contexts, local_engines
+from serving.ray_cluster.cluster import APPLICATION
+from serving.ray_cluster.local_models import CannotRun, check_contexts, local_engines
 
 _MODULES = {
     "vllm": "models.vllm.engine",

@@ -6,7 +6,7 @@ import hashlib
 import hmac
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from uuid import uuid4
 
@@ -17,28 +17,21 @@ from models.embedding.embedder import Embedder, Embeddings
 from models.engine import Engine, GenerationRequest, TokenizeRequest, Tokens, Usage
 from models.tokens.token_counter import TokenCounter, upper_bound, upper_bound_of_texts
 from serving.access.authenticator import Authenticator
-from serving.access.principal import Principal
 from serving.accounting.estimate import Shape
-from serving.answering.routing import Generation, GenerationCall, Routing
-from serving.answering.ways import Notary
-from serving.attempts import Attempts, Call, Forecast
-from serving.errors import InvalidRequest, NotPermitted, UnknownModel, Unsupported
-from serving.origin import LOCAL_ROUTE, Origin
-from serving.quota import Quota
+from serving.answering.routing import Generation, Routing
+from serving.answering.targets import Notary
+from serving.attempts import Attempts, Forecast
+from serving.domain.calls import Call, EmbeddingCall, GenerationCall
+from serving.domain.errors import InvalidRequest, NotPermitted, UnknownModel, Unsupported
+from serving.domain.principal import Principal
+from serving.domain.quota import Quota
+from serving.domain.route import LOCAL_ROUTE, Origin
+from serving.domain.search_call import FileSearch, Found, SearchCall
 from serving.retrieval.citing import cited
 from serving.retrieval.knowledge import Knowledge
-from serving.search_call import FileSearch, Found, SearchCall
 
 COLLECTED_STREAM_INTERVAL = 64
 """Tokens in a delta of an answer that is collected anyway, where no parser reads it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EmbeddingCall(Call):
-    """A validated embedding request: texts, or token ids of each text."""
-
-    inputs: list[str] | list[list[int]]
-    dimensions: int | None
 
 
 class Pipeline:

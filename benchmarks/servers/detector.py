@@ -19,8 +19,8 @@ Detect = Callable[[Sequence[str]], list[list[Any]]]
 
 def detectors() -> dict[str, Detect]:
     """What can be asked, by name."""
-    patterns = import_module("serving.privacy.patterns")
-    everything = import_module("serving.privacy.personal_data").PersonalData()
+    patterns = import_module("serving.privacy.patterns.patterns")
+    everything = import_module("serving.privacy.detector.personal_data").PersonalData()
     return {
         "all": everything.detect,
         "patterns": lambda texts: [patterns.find(text) for text in texts],

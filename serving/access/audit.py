@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from serving.access.clock import utc_now
+from serving.domain.clock import utc_now
 from serving.storage.database import Database
 from serving.storage.schema import AuditEvent as AuditRow
 

@@ -14,13 +14,13 @@ from datetime import datetime
 
 from pydantic import SecretStr
 
-from serving.access.clock import utc_now
-from serving.access.errors import InvalidKey, MissingKey
 from serving.access.fresh_cache import Cached, Changes, FreshCache, Unannounced
+from serving.access.key_records import StoredKey
 from serving.access.key_text import KeyMint, public_id
 from serving.access.keys import KeyStore
-from serving.access.principal import Principal
-from serving.access.records import StoredKey
+from serving.domain.clock import utc_now
+from serving.domain.errors import InvalidKey, MissingKey
+from serving.domain.principal import Principal
 
 MAX_HEADER_CHARS = 256
 

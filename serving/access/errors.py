@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from serving.errors import AccessError, InvalidKey, MissingKey, NotPermitted, StoreUnavailable
+from serving.domain.errors import (
+    AccessError,
+    InvalidKey,
+    MissingKey,
+    NotPermitted,
+    StoreUnavailable,
+)
 
 __all__ = [
     "AccessError",
@@ -29,7 +35,7 @@ __all__ = [
 class KeysError(Exception):
     """Managing keys failed, for a reason the manager can act on.
 
-    AccessError              in `serving.errors`, with the rest of what a client is told
+    AccessError              in `serving.domain.errors`, with the rest of what a client is told
     ├── MissingKey
     ├── InvalidKey           malformed, unknown, expired or revoked: the message is the same
     ├── NotPermitted

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Collection, Hashable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from serving.access.errors import StoreUnavailable
+from serving.domain.errors import StoreUnavailable
 from serving.storage.errors import DatabaseUnavailable
 
 K = TypeVar("K", bound=Hashable)

@@ -22,9 +22,8 @@ from uuid import uuid4
 import orjson
 
 from serving.access.fresh_cache import MAX_AGE_S, Forget
-from serving.access.reservations import PREFIX
 from serving.storage.errors import ValkeyUnavailable
-from serving.storage.valkey import Valkey, script
+from serving.storage.valkey import PREFIX, Valkey, script
 
 TRUST_S = 4.0
 """How long after it was last heard of a gateway may serve what it keeps."""

@@ -14,7 +14,7 @@ import string
 from pydantic import SecretStr
 
 from serving.access.errors import SecretUnsafe
-from serving.access.principal import Role
+from serving.domain.principal import Role
 
 MIN_SECRET_CHARS = 32
 

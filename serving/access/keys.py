@@ -15,7 +15,6 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from serving.access.audit import COMMAND, Actor, record
-from serving.access.clock import utc_now
 from serving.access.errors import (
     InvalidTime,
     KeyAmbiguous,
@@ -24,12 +23,13 @@ from serving.access.errors import (
     KeyNotFound,
 )
 from serving.access.invalidation import Announce, to_nobody
+from serving.access.key_records import IssuedKey, KeyRecord, StoredKey
 from serving.access.key_text import KeyMint, public_id
 from serving.access.names import check_model, check_name, is_name
-from serving.access.principal import Role
-from serving.access.records import IssuedKey, KeyRecord, StoredKey
 from serving.access.tenants import DEFAULT_WEIGHT, Tenant, add_tenant, hold_tenant
-from serving.privacy_class import PrivacyClass
+from serving.domain.clock import utc_now
+from serving.domain.principal import Role
+from serving.domain.privacy_class import PrivacyClass
 from serving.storage.database import Database
 from serving.storage.schema import ApiKey, Limit
 

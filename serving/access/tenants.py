@@ -14,10 +14,10 @@ from sqlalchemy import Select, and_, bindparam, delete, or_, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from serving.access.audit import COMMAND, Actor, record
-from serving.access.clock import utc_now
 from serving.access.errors import InvalidWeight, TenantExists, TenantNotFound
 from serving.access.invalidation import Announce, to_nobody
 from serving.access.names import check_name, is_name
+from serving.domain.clock import utc_now
 from serving.storage.database import Database
 from serving.storage.schema import ApiKey, UtcDateTime
 from serving.storage.schema import Limit as LimitRow

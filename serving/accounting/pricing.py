@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Self
 
 from models.catalog import ModelSpec, Price
@@ -60,3 +61,9 @@ class Tariff:
     def _nanos(self, picos: int, seconds: float) -> int:
         picos += math.ceil(self.nanos_per_second * seconds * 1000)
         return -(-picos // 1000)
+
+
+def amount(nanos: int) -> str:
+    """An amount in the currency, exact, from billionths of it."""
+    whole, _, decimals = format(Decimal(nanos).scaleb(-9), "f").partition(".")
+    return f"{whole}.{decimals}".rstrip("0").rstrip(".")

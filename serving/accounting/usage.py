@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Literal, Protocol
 
-from serving.quota import Spent
+from serving.domain.quota import Spent
 
 Dimension = Literal["day", "key", "tenant", "model"]
 """By what usage can be told apart. A day is one of UTC, a key its id."""

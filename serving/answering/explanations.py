@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 import orjson
 
 from serving.accounting.usage import AttemptHistory, AttemptRecord
-from serving.privacy_class import PrivacyClass
+from serving.domain.privacy_class import PrivacyClass
 from serving.storage.errors import ValkeyUnavailable
 from serving.storage.valkey import Valkey
 

@@ -27,15 +27,16 @@ from models.engine import (
     Usage,
 )
 from serving.accounting.pricing import Tariff
-from serving.answering.outgoing import Outgoing
-from serving.answering.ways import GenerationCall
-from serving.egress.breaker import Outcome
-from serving.egress.chain import Entry
-from serving.egress.gatekeeper import Attempt, Gatekeeper
-from serving.egress.ledger import ArrivalFacts, DepartureFacts, EgressLedger
-from serving.egress.ledger_errors import LedgerTruncated, LedgerUnavailable
-from serving.egress.pacing import Denied
-from serving.egress.provider import (
+from serving.answering.outbound import Outgoing
+from serving.domain.calls import GenerationCall
+from serving.domain.errors import LeavingRefused
+from serving.egress.ledger.chain import Entry
+from serving.egress.ledger.errors import LedgerTruncated, LedgerUnavailable
+from serving.egress.ledger.ledger import ArrivalFacts, DepartureFacts, EgressLedger
+from serving.egress.limits.breaker import Outcome
+from serving.egress.limits.gatekeeper import Attempt, Gatekeeper
+from serving.egress.limits.provider_limits import Denied
+from serving.egress.providers.provider import (
     Chunk,
     Deadlines,
     Departure,
@@ -48,7 +49,6 @@ from serving.egress.provider import (
     ProviderRequest,
     ProviderUnavailable,
 )
-from serving.errors import LeavingRefused
 from serving.telemetry.meter import told_outcome
 
 

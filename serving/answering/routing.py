@@ -22,13 +22,20 @@ from models.engine import (
     GenerationRequest,
     Usage,
 )
-from serving.answering.begun import BegunAnswer
-from serving.answering.continuation import Attempt, Break, Continuation, Next, rest_of
-from serving.answering.resuming import Seam, resumed
-from serving.answering.ways import Detour, Generation, GenerationCall, Notary, Overflow, Way
+from serving.answering.resume.continuation import Attempt, Break, Continuation, Next, rest_of
+from serving.answering.resume.partial_answer import BegunAnswer
+from serving.answering.resume.resume_points import Seam, resumed
+from serving.answering.targets import Detour, Generation, Notary, Overflow, Way
 from serving.attempts import Attempts, Forecast
-from serving.errors import AccessError, DeadlineExceeded, Overloaded, RingfenceError, ServerStopping
-from serving.origin import Origin
+from serving.domain.calls import GenerationCall
+from serving.domain.errors import (
+    AccessError,
+    DeadlineExceeded,
+    Overloaded,
+    RingfenceError,
+    ServerStopping,
+)
+from serving.domain.route import Origin
 from serving.telemetry.meter import Record
 
 __all__ = ["Generation", "GenerationCall", "Routing", "Way"]
@@ -51,7 +58,7 @@ class _Asked:
     @property
     def patience_s(self) -> float | None:
         """How long the model here may take to go on; None: as long as an engine may."""
-        left_s = self.call.terms.timeout_s
+        left_s = self.call.options.timeout_s
         if self.detour is None:
             return left_s
         return min(self.detour.patience_s, left_s or self.detour.patience_s)
@@ -274,13 +281,13 @@ async def _metered(
 
 def _with_time_left(asked: _Asked, spent_s: float) -> _Asked:
     """The same with what is left of the client's own time. Raises `DeadlineExceeded`."""
-    terms = asked.call.terms
-    if terms.timeout_s is None:
+    options = asked.call.options
+    if options.timeout_s is None:
         return asked
-    if spent_s >= terms.timeout_s:
+    if spent_s >= options.timeout_s:
         raise DeadlineExceeded("The request was not done in its time.")
-    left = replace(terms, timeout_s=terms.timeout_s - spent_s)
-    return replace(asked, call=replace(asked.call, terms=left))
+    left = replace(options, timeout_s=options.timeout_s - spent_s)
+    return replace(asked, call=replace(asked.call, options=left))
 
 
 def _now() -> float:

@@ -11,7 +11,7 @@ from typing import Any
 import typer
 
 from serving.cli import rows
-from serving.cli.admin_client import AdminClient, path_of
+from serving.cli.clients.admin import AdminClient, path_of
 
 Opened = AbstractContextManager[AdminClient]
 

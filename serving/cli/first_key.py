@@ -7,10 +7,10 @@ import os
 from pathlib import Path
 
 from serving.access.keys import KeyStore
-from serving.access.principal import Role
 from serving.access.secret import server_secret
 from serving.access.tenants import DEFAULT_TENANT
 from serving.config import Settings
+from serving.domain.principal import Role
 from serving.storage import migrate
 from serving.storage.database import Database
 

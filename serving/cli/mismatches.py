@@ -6,8 +6,8 @@ from contextlib import closing
 
 import typer
 
-from serving.cli.admin_client import AdminClient
-from serving.cli.api_client import CallFailed
+from serving.cli.clients.admin import AdminClient
+from serving.cli.clients.api import CallFailed
 from serving.config import Settings
 
 

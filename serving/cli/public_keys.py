@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from serving import config as configuration
-from serving.egress.ledger_errors import PublicKeyInvalid
-from serving.egress.signing import PublicKeys, Signer, key_file
+from serving.egress.ledger.errors import PublicKeyInvalid
+from serving.egress.ledger.signing import PublicKeys, Signer, key_file
 
 PublicKeyOption = Annotated[
     Path | None,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from serving.cli import (
+from serving.cli.commands import (
     bench,
     budgets,
     chat,

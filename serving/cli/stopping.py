@@ -11,17 +11,16 @@ from typing import Any, NoReturn
 
 import typer
 
-from serving.access.reservations import PREFIX
 from serving.accounting.ledger import Ledger, waiting_rows
-from serving.books import usage_leftovers
-from serving.cluster import ApplicationFailed, Cluster
 from serving.config import Settings
-from serving.stopping import CLOSE_S, StopReport
+from serving.ray_cluster.cluster import ApplicationFailed, Cluster
 from serving.storage.database import Database
 from serving.storage.embedded_valkey import EmbeddedValkey
 from serving.storage.errors import DatabaseUnavailable, ValkeyError
 from serving.storage.leftovers import Leftover
-from serving.storage.valkey import Valkey
+from serving.storage.valkey import PREFIX, Valkey
+from serving.wiring.admission import usage_leftovers
+from serving.wiring.stopping import CLOSE_S, StopReport
 
 ANSWER_S = 5.0
 """For a gateway's report to arrive, beyond what its stop may take."""

@@ -13,16 +13,23 @@ from starlette.types import ASGIApp
 
 from models.engine import EngineError
 from serving.config import LimitSettings, ServerSettings
-from serving.errors import InvalidRequest, RingfenceError, Unexpected, UnknownUrl, WrongMethod
-from serving.gateway import embeddings, generation, health, model_list, tokens
+from serving.domain.errors import (
+    InvalidRequest,
+    RingfenceError,
+    Unexpected,
+    UnknownUrl,
+    WrongMethod,
+)
+from serving.domain.model_state import Readiness
+from serving.gateway import health
 from serving.gateway.admin import routes
 from serving.gateway.admin.administration import Administration
 from serving.gateway.boundary import Boundary
 from serving.gateway.edge import Edge
-from serving.gateway.health import Readiness
 from serving.gateway.idempotency import Idempotency
 from serving.gateway.open_requests import OpenRequests
-from serving.gateway.responses import error_response
+from serving.gateway.openai import embeddings, generation, model_list, tokens
+from serving.gateway.streaming import error_response
 from serving.pipeline import Pipeline
 from serving.telemetry.meter import Meter
 

@@ -13,9 +13,9 @@ from pydantic import ValidationError
 from starlette.requests import ClientDisconnect, Request
 
 from serving.config import ServerSettings
-from serving.errors import BodyTimeout, BodyTooLarge, InvalidRequest
-from serving.gateway.conversation import Wire
-from serving.gateway.own_fields import refuse_look_alikes, settled
+from serving.domain.errors import BodyTimeout, BodyTooLarge, InvalidRequest
+from serving.gateway.wire.conversation import Wire
+from serving.gateway.wire.own_fields import refuse_look_alikes, settled
 
 Body = TypeVar("Body", bound=Wire)
 

@@ -11,9 +11,9 @@ from uuid import uuid4
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.errors import RingfenceError, ServerStopping, Unexpected, envelope
+from serving.domain.errors import RingfenceError, ServerStopping, Unexpected, envelope
 from serving.gateway.open_requests import OpenRequests
-from serving.gateway.responses import error_response
+from serving.gateway.streaming import error_response
 
 logger = logging.getLogger("ringfence.gateway")
 

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serving.access.principal import Principal
 from serving.config import LimitSettings, ServerSettings
+from serving.domain.principal import Principal
 from serving.gateway import body
 from serving.gateway.idempotency import Idempotency
 

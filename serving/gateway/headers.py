@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 
-from serving.origin import Origin
-from serving.quota import Headroom, Quota
+from serving.domain.quota import Headroom, Quota
+from serving.domain.route import Origin
+from serving.gateway.wire.options import PRIVACY
 
 Raw = list[tuple[bytes, bytes]]
 """Headers as ASGI takes them."""
 
 ROUTE = "x-ringfence-route"
-PRIVACY = "x-ringfence-privacy"
-ON_FAILURE = "x-ringfence-on-failure"
 RECEIPT = "x-ringfence-receipt"
 
 

@@ -2,36 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any
 
 from fastapi import APIRouter
 from starlette.responses import Response
 
+from serving.domain.model_state import RETRIEVAL, Readiness
 from serving.gateway.open_requests import OpenRequests
-from serving.gateway.responses import json_response
+from serving.gateway.streaming import json_response
 from serving.telemetry.meter import Meter
-
-
-@dataclass(frozen=True, slots=True)
-class ModelState:
-    """Whether a model can answer, and why not. One that is not `known` is a guess."""
-
-    state: Literal["loading", "ready", "failed"]
-    reason: str | None = None
-    known: bool = True
-
-
-class Readiness(Protocol):
-    """Knows the state of every served model."""
-
-    async def __call__(self) -> dict[str, ModelState]:
-        """States by model id."""
-        ...
-
-
-RETRIEVAL = "(retrieval)"
-"""The state of what searches vector stores, among those of models. No model is called that."""
 
 
 def router(readiness: Readiness, meter: Meter, requests: OpenRequests) -> APIRouter:

@@ -19,11 +19,9 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from models.engine import EngineError
-from serving.access.idempotency import IdempotencyStore, Recorder, Replay, RunLost
-from serving.access.principal import Principal
-from serving.errors import IdempotencyUnavailable, InvalidRequest, RingfenceError, envelope
+from serving.domain.errors import IdempotencyUnavailable, InvalidRequest, RingfenceError, envelope
+from serving.domain.principal import Principal
 from serving.gateway.boundary import Boundary
-from serving.gateway.headers import ON_FAILURE, PRIVACY
 from serving.gateway.open_requests import OpenRequests
 from serving.gateway.recorded_messages import (
     Messages,
@@ -33,7 +31,9 @@ from serving.gateway.recorded_messages import (
     is_last,
     replayed,
 )
-from serving.gateway.responses import Deferred, error_response
+from serving.gateway.streaming import Deferred, error_response
+from serving.gateway.wire.options import ON_FAILURE, PRIVACY
+from serving.idempotency.store import IdempotencyStore, Recorder, Replay, RunLost
 
 HEADER = "Idempotency-Key"
 RUN_DEADLINE_S = 3600.0

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 
-from serving.errors import ServerStopping
+from serving.domain.errors import ServerStopping
 
 
 class OpenRequests:

@@ -8,7 +8,7 @@ from contextlib import aclosing
 import orjson
 from starlette.types import Message
 
-from serving.access.idempotency import Replay
+from serving.idempotency.store import Replay
 
 Messages = AsyncGenerator[Message, None]
 

@@ -14,8 +14,8 @@ from rag.errors import RagError
 from rag.index.protocols import Collection
 from rag.search.passages import Passage
 from rag.search.search_request import LexicalHits, LexicalRequest, SearchRequest
-from serving.knowledge.answers import heard
 from serving.knowledge.curation import ReembeddingFacts, StoreFacts
+from serving.knowledge.error_values import heard
 
 SPARE_S = 5.0
 """For a call to be brought there and back, beside what it may take."""

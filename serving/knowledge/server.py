@@ -21,8 +21,8 @@ from rag.search.passages import Passage
 from rag.search.search_request import LexicalHits, LexicalRequest, SearchRequest
 from serving import config
 from serving.config import Settings
-from serving.knowledge.answers import Told, told
 from serving.knowledge.curation import CURATOR, KNOWLEDGE, ReembeddingFacts, StoreFacts
+from serving.knowledge.error_values import Told, told
 from serving.knowledge.service import KnowledgeService
 from serving.storage import migrate
 from serving.storage.database import Database

@@ -36,9 +36,9 @@ from rag.search.passages import Passage, merged
 from rag.search.retrieval import Query, Question, Retriever
 from rag.search.search_request import LexicalHits, LexicalRequest, SearchRequest
 from serving.config import Settings
+from serving.config.retrieval import DriftSettings, ParsingSettings
 from serving.knowledge.curation import ReembeddingFacts, StoreFacts
 from serving.knowledge.reembedding_jobs import ReembeddingJobs
-from serving.retrieval_settings import DriftSettings, ParsingSettings
 from serving.storage.database import Database
 from serving.storage.errors import DatabaseUnavailable
 

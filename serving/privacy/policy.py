@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Self, get_args
 
+from serving.domain.privacy_class import ENTITY_TYPES, Action, EntityType
 from serving.privacy.refusals import Blocked
-from serving.privacy_class import ENTITY_TYPES, Action, EntityType
 
 
 @dataclass(frozen=True, slots=True)

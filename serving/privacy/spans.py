@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from serving.privacy_class import ENTITY_TYPES, EntityType
+from serving.domain.privacy_class import ENTITY_TYPES, EntityType
 
 __all__ = ["ENTITY_TYPES", "Detector", "DetectorUnavailable", "EntityType", "Span", "merged"]
 

@@ -6,7 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rag.errors import Ambiguous, EmbedderMismatch, IndexUnavailable, NotThere, RagError
-from serving.errors import Conflict, InvalidRequest, NotFound, RingfenceError, StateUnavailable
+from serving.domain.errors import (
+    Conflict,
+    InvalidRequest,
+    NotFound,
+    RingfenceError,
+    StateUnavailable,
+)
 from serving.storage.errors import DatabaseUnavailable
 
 

@@ -14,10 +14,10 @@ from models.tokens.token_counter import TokenCounter, upper_bound
 from rag.search.grounding import Grounded, Message, ground
 from rag.search.passages import Passage, citations
 from serving.accounting.estimate import UNKNOWN_CONTEXT_TOKENS
-from serving.answering.ways import GenerationCall
-from serving.privacy_class import PrivacyClass, strictest
+from serving.domain.calls import GenerationCall
+from serving.domain.privacy_class import PrivacyClass, strictest
+from serving.domain.search_call import FileSearch, Found, SearchCall
 from serving.retrieval.time_left import TimeLeft
-from serving.search_call import FileSearch, Found, SearchCall
 
 ANSWER_SHARE = 4
 """The part of a model's context that is left to an answer without a limit of its own."""
@@ -63,7 +63,7 @@ class Grounding:
             RingfenceError: a store is not there, or the search is not let in, or cannot be run.
             EngineError: the embedder or the reranker failed.
         """
-        left = TimeLeft(call.terms)
+        left = TimeLeft(call.options)
         question = _question(call.body["messages"])
         found = Found([], [])
         if question:
@@ -74,7 +74,7 @@ class Grounding:
             call,
             body=call.body | {"messages": grounded.messages},
             privacy=strictest(call.privacy, *classes),
-            terms=left.terms(),
+            options=left.options(),
         )
         return GroundedCall(raised, _sources(found, grounded.used, asked))
 
@@ -104,7 +104,7 @@ def _search(call: GenerationCall, asked: FileSearch, question: str) -> SearchCal
         limit=asked.limit,
         filters=asked.filters,
         ranking=asked.ranking,
-        terms=call.terms,
+        options=call.options,
         privacy=call.privacy,
     )
 

@@ -15,8 +15,9 @@ from models.embedding.embedder import Embedder
 from models.engine import Usage
 from models.tokens.token_counter import TokenCounter, upper_bound_of_texts
 from serving.accounting.estimate import Shape
-from serving.attempts import Attempts, Call, Forecast
-from serving.quota import Quota
+from serving.attempts import Attempts, Forecast
+from serving.domain.calls import Call
+from serving.domain.quota import Quota
 
 MAX_PIECES = 16
 """Of one question. What comes after them is not looked for by meaning, only by its words."""

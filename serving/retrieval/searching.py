@@ -20,13 +20,13 @@ from rag.search.fusion import Weights
 from rag.search.passages import Passage
 from rag.search.search_request import LexicalHits, LexicalRequest, SearchRequest
 from rag.stores.access_lists import Reader
-from serving.access.principal import Principal
-from serving.attempts import Call, Terms
-from serving.errors import InvalidRequest
+from serving.domain.calls import Call, RequestOptions
+from serving.domain.errors import InvalidRequest
+from serving.domain.principal import Principal
+from serving.domain.search_call import Found, Ranking, SearchCall
 from serving.retrieval.errors import errors_told
 from serving.retrieval.query_vectors import QueryVectors
 from serving.retrieval.time_left import TimeLeft
-from serving.search_call import Found, Ranking, SearchCall
 
 T = TypeVar("T")
 
@@ -91,7 +91,7 @@ class Searching:
             EngineError: the embedder or the reranker failed.
         """
         with errors_told():
-            return Found(await self._passages(call, TimeLeft(call.terms)), call.queries)
+            return Found(await self._passages(call, TimeLeft(call.options)), call.queries)
 
     async def _passages(self, call: SearchCall, left: TimeLeft) -> Sequence[Passage]:
         """Found in the vectors of now; looked up once more where they are given up meanwhile."""
@@ -134,7 +134,7 @@ class Searching:
         self, generations: list[Generation], call: SearchCall, left: TimeLeft
     ) -> tuple[NDArray[np.float32], Sequence[LexicalHits]]:
         """The questions' vectors, and what full text finds for them meanwhile."""
-        embedding = _embedding(call, self._embedder(generations), left.terms())
+        embedding = _embedding(call, self._embedder(generations), left.options())
         let_in = asyncio.Event()
         async with _beside(self._lexical(generations, call, left, let_in)) as lexical:
             vectors, _ = await self._vectors.of(embedding, call.queries, let_in=let_in)
@@ -191,13 +191,13 @@ def _reader(principal: Principal) -> Reader:
     return Reader.of(principal.tenant, sorted(principal.groups), principal.user)
 
 
-def _embedding(call: SearchCall, model: str, terms: Terms) -> Call:
+def _embedding(call: SearchCall, model: str, options: RequestOptions) -> Call:
     """The embedding of a search's questions, as a call of its own."""
     return Call(
         request_id=call.request_id,
         principal=call.principal,
         model=model,
-        terms=terms,
+        options=options,
         privacy=call.privacy,
     )
 

@@ -7,38 +7,38 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
-from serving.attempts import Terms
-from serving.errors import DeadlineExceeded
+from serving.domain.calls import RequestOptions
+from serving.domain.errors import DeadlineExceeded
 
 
 class TimeLeft:
     """Counts from when it is made.
 
     Args:
-        terms: the client's. Where they have no time, there is always some left.
+        options: the client's. Where they have no time, there is always some left.
     """
 
-    def __init__(self, terms: Terms) -> None:
-        self._terms = terms
+    def __init__(self, options: RequestOptions) -> None:
+        self._options = options
         self._began = _now()
 
-    def terms(self) -> Terms:
-        """The terms of the next step: the same with what is left.
+    def options(self) -> RequestOptions:
+        """The options of the next step: the same with what is left.
 
         Raises:
             DeadlineExceeded: nothing is.
         """
-        if self._terms.timeout_s is None:
-            return self._terms
-        left_s = self._began + self._terms.timeout_s - _now()
+        if self._options.timeout_s is None:
+            return self._options
+        left_s = self._began + self._options.timeout_s - _now()
         if left_s <= 0:
             raise _too_late()
-        return replace(self._terms, timeout_s=left_s)
+        return replace(self._options, timeout_s=left_s)
 
     @asynccontextmanager
     async def limit(self) -> AsyncIterator[None]:
-        """The scope of a step that has no deadline of its own. Raises as `terms` does."""
-        left_s = self.terms().timeout_s
+        """The scope of a step that has no deadline of its own. Raises as `options` does."""
+        left_s = self.options().timeout_s
         try:
             async with asyncio.timeout(left_s) as limit:
                 yield

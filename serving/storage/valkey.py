@@ -18,6 +18,9 @@ from valkey.exceptions import ValkeyError
 
 from serving.storage.errors import ValkeyNotAsked, ValkeyUnavailable, ValkeyUrlInvalid
 
+PREFIX = "{ringfence}:"
+"""What the name of every key in Valkey begins with."""
+
 TIMEOUT_S = 0.5
 """Of one call. A gateway waits no longer for what Valkey knows."""
 

@@ -16,7 +16,7 @@ import orjson
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from models.engine import Delta, EngineError, Usage
-from serving.errors import RingfenceError, outcome
+from serving.domain.errors import RingfenceError, outcome
 
 logger = logging.getLogger("ringfence.requests")
 

@@ -27,9 +27,8 @@ import psutil
 import pytest
 
 from benchmarks.running.ports import free_port
-from serving.access.reservations import PREFIX
 from serving.storage.embedded_valkey import EmbeddedValkey
-from serving.storage.valkey import Valkey
+from serving.storage.valkey import PREFIX, Valkey
 from tests.end_to_end.backend import RINGFENCE, Backend, environment, wait_until_ready
 
 DRAIN_S = 4

@@ -17,11 +17,11 @@ from typer.testing import CliRunner
 from models.catalog import PREFIX_ROUTER, ModelSpec
 from serving import config
 from serving.cli.root import app as cli
-from serving.cluster import APPLICATION, SERVE_FLAGS
 from serving.config import QUIET_ENVIRONMENT
 from serving.knowledge.server import ONE_THREAD
-from serving.serve_config import serve_config
-from serving.stopping import CLOSE_S
+from serving.ray_cluster.cluster import APPLICATION, SERVE_FLAGS
+from serving.ray_cluster.serve_config import serve_config
+from serving.wiring.stopping import CLOSE_S
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"

@@ -12,7 +12,7 @@ import pytest
 from models.catalog import builtin
 from models.prepare import prepare
 from models.tokens.token_counter import LocalCounter
-from serving.gateway.wire import ChatRequest, CompletionRequest
+from serving.gateway.wire.chat import ChatRequest, CompletionRequest
 from tests.end_to_end.backend import EMBEDDER, MODEL
 
 pytestmark = pytest.mark.engine

@@ -13,9 +13,9 @@ import pytest
 
 from models.engine import EngineUnavailable
 from serving.access.keys import KeyStore
-from serving.privacy.patterns import find
+from serving.domain.privacy_class import CLASSES, PrivacyClass
+from serving.privacy.patterns.patterns import find
 from serving.privacy.spans import Span
-from serving.privacy_class import CLASSES, PrivacyClass
 from serving.storage.database import Database
 from tests.security.positions import Endpoint
 from tests.serving.conftest import (

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from serving.gateway.wire import ChatRequest, CompletionRequest
-from serving.privacy_class import PrivacyClass
+from serving.domain.privacy_class import PrivacyClass
+from serving.gateway.wire.chat import ChatRequest, CompletionRequest
 from serving.storage.valkey import Valkey
 from tests.security.conftest import Border, said
 from tests.security.positions import CANARIES, ROWS, TEXT, USER, Row, text_fields

@@ -14,17 +14,17 @@ from models.catalog import ModelSpec, Simulation
 from models.embedding.embedder import Embedder
 from models.engine import Engine
 from models.simulated.engine import SimulatedEngine
-from serving.access.idempotency import IdempotencyStore
 from serving.access.keys import KeyStore
-from serving.books import Books
 from serving.config import LimitSettings, ServerSettings
+from serving.domain.model_state import ModelState
 from serving.gateway.app import build_app
-from serving.gateway.health import ModelState
 from serving.gateway.idempotency import Idempotency
 from serving.gateway.open_requests import OpenRequests
+from serving.idempotency.store import IdempotencyStore
 from serving.storage.database import Database
 from serving.storage.migrate import upgrade
 from serving.telemetry.meter import Meter
+from serving.wiring.admission import Books
 from tests.serving.fakes import DIMENSION, FakeEmbedder
 from tests.serving.valkeys import (
     embedded_valkey_url,
@@ -33,7 +33,7 @@ from tests.serving.valkeys import (
     valkey_prefix,
     valkey_url,
 )
-from tests.serving.wiring import FIXED_KEY, SECRET, Wire, wire
+from tests.serving.wired import FIXED_KEY, SECRET, Wire, wire
 
 __all__ = [
     "FIXED_KEY",

@@ -16,22 +16,22 @@ from starlette.types import ASGIApp
 
 from serving.access import audit
 from serving.access.authenticator import Authenticator
-from serving.access.idempotency import IdempotencyStore
+from serving.access.key_records import IssuedKey
 from serving.access.keys import KeyStore
-from serving.access.limits import LimitStore
-from serving.access.records import IssuedKey
 from serving.access.tenants import TenantStore
 from serving.accounting.usage import Dimension, UsageRow
-from serving.answering.outgoing import Scrubber
+from serving.admission.limits import LimitStore
+from serving.answering.outbound import Scrubber
 from serving.config import LimitSettings, ServerSettings
+from serving.domain.quota import Spent
 from serving.gateway.admin.administration import Administration
 from serving.gateway.app import build_app
 from serving.gateway.idempotency import Idempotency
 from serving.gateway.open_requests import OpenRequests
+from serving.idempotency.store import IdempotencyStore
 from serving.pipeline import Pipeline
-from serving.privacy.operator_rules import OperatorRules
+from serving.privacy.patterns.operator_rules import OperatorRules
 from serving.privacy.policy import PrivacyPolicy
-from serving.quota import Spent
 from serving.storage.database import Database
 from serving.storage.migrate import upgrade
 from serving.storage.valkey import Valkey

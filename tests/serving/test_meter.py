@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from models.engine import ContextLengthExceeded, EngineFailed, RequestRejected, Usage
-from serving.errors import InvalidRequest
+from serving.domain.errors import InvalidRequest
 from serving.telemetry.meter import Meter, Record
 
 

@@ -10,10 +10,8 @@ import pytest
 
 from models.catalog import ModelSpec
 from models.engine import EngineFailed, EngineOverloaded, EngineUnavailable, TokenizeRequest
-from serving.access.principal import Principal
-from serving.answering.routing import GenerationCall
-from serving.attempts import Call
-from serving.errors import (
+from serving.domain.calls import Call, EmbeddingCall, GenerationCall
+from serving.domain.errors import (
     InvalidKey,
     InvalidRequest,
     MissingKey,
@@ -21,8 +19,9 @@ from serving.errors import (
     UnknownModel,
     Unsupported,
 )
-from serving.pipeline import COLLECTED_STREAM_INTERVAL, EmbeddingCall
-from serving.search_call import FileSearch, SearchCall
+from serving.domain.principal import Principal
+from serving.domain.search_call import FileSearch, SearchCall
+from serving.pipeline import COLLECTED_STREAM_INTERVAL
 from tests.serving.conftest import FIXED_KEY, SPECS, Keys
 from tests.serving.fakes import (
     DIMENSION,
@@ -34,7 +33,7 @@ from tests.serving.fakes import (
     ScriptedEngine,
     usage_frame,
 )
-from tests.serving.wiring import Wire
+from tests.serving.wired import Wire
 
 ANYONE = Principal("acme", "k1", "ci", "inference", None)
 LIMITED = Principal("acme", "k2", "ci", "inference", frozenset({"embed"}))

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import valkey as valkey_client
 
-from serving.access.reservations import NEVER_RAN, Budget, Demand, Reservations, Unseeded
+from serving.admission.reservations import NEVER_RAN, Budget, Demand, Reservations, Unseeded
 from serving.storage.embedded_valkey import EmbeddedValkey
 from serving.storage.valkey import Valkey
 

@@ -24,13 +24,19 @@ from serving.access.errors import (
     TenantNotFound,
 )
 from serving.access.keys import KeyStore
-from serving.access.limits import LimitStore
-from serving.access.principal import Principal
 from serving.access.tenants import TenantStore
 from serving.accounting.usage import Spending, UsageReport
-from serving.answering.outgoing import Scrubber
+from serving.admission.limits import LimitStore
+from serving.answering.outbound import Scrubber
 from serving.config import LimitSettings, ServerSettings
-from serving.errors import Conflict, InvalidRequest, NotFound, RingfenceError, StateUnavailable
+from serving.domain.errors import (
+    Conflict,
+    InvalidRequest,
+    NotFound,
+    RingfenceError,
+    StateUnavailable,
+)
+from serving.domain.principal import Principal
 from serving.gateway.admin.objects import AdminObject
 from serving.gateway.body import Body
 from serving.gateway.edge import Edge

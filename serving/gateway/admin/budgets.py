@@ -10,15 +10,16 @@ from fastapi import APIRouter, Query
 from pydantic import Field
 from starlette.requests import Request
 
-from serving.access.limits import WINDOWS, Limit, Subject, WithoutStore, budget_measure
+from serving.accounting.pricing import amount
+from serving.admission.limits import WINDOWS, Limit, Subject, WithoutStore, budget_measure
+from serving.domain.quota import Spent
 from serving.gateway.admin.administration import AdminEdge, Administration, AdminRoute
 from serving.gateway.admin.objects import AdminObject, Deleted, Page
 from serving.gateway.admin.openapi import takes
 from serving.gateway.admin.queries import PageQuery
 from serving.gateway.admin.subjects import by_subject, check_known, subject_of
-from serving.gateway.admin.wire import BudgetKind, BudgetsChange, amount
+from serving.gateway.admin.wire import BudgetKind, BudgetsChange
 from serving.gateway.edge import principal
-from serving.quota import Spent
 from serving.storage.errors import DatabaseUnavailable, ValkeyUnavailable
 
 

@@ -10,17 +10,17 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serving.access.clock import utc_now
-from serving.access.principal import Role
-from serving.access.records import IssuedKey, KeyRecord, Status
+from serving.access.key_records import IssuedKey, KeyRecord, Status
 from serving.access.tenants import DEFAULT_TENANT
+from serving.domain.clock import utc_now
+from serving.domain.principal import Role
+from serving.domain.privacy_class import PrivacyClass
 from serving.gateway.admin.administration import AdminEdge, Administration, AdminRoute
 from serving.gateway.admin.objects import AdminObject, Deleted, Page
 from serving.gateway.admin.openapi import takes_once
 from serving.gateway.admin.queries import KeysQuery
 from serving.gateway.admin.wire import KeyCreation, KeyRotation
 from serving.gateway.edge import principal
-from serving.privacy_class import PrivacyClass
 
 
 class KeyObject(AdminObject):

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from fastapi import APIRouter, Query
 from starlette.requests import Request
 
-from serving.access.limits import RATES, Limit, Subject, SubjectKind, WithoutStore
+from serving.admission.limits import RATES, Limit, Subject, SubjectKind, WithoutStore
 from serving.gateway.admin.administration import AdminEdge, Administration, AdminRoute
 from serving.gateway.admin.objects import AdminObject, Deleted, Page
 from serving.gateway.admin.openapi import takes

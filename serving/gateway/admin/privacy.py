@@ -8,12 +8,12 @@ from fastapi import APIRouter
 from pydantic import Field
 from starlette.requests import Request
 
-from serving.errors import Conflict, LeavingRefused
+from serving.domain.errors import Conflict, LeavingRefused
+from serving.domain.languages import READ
 from serving.gateway.admin.administration import AdminEdge, Administration, AdminRoute
 from serving.gateway.admin.objects import AdminObject
 from serving.gateway.admin.openapi import takes
 from serving.gateway.admin.wire import PrivacyPreview
-from serving.languages import READ
 
 
 class PreviewObject(AdminObject):

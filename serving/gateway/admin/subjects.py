@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from serving.access.limits import FIXED_KEY_ID, Limit, Subject, SubjectKind
 from serving.access.names import MODEL
 from serving.access.tenants import DEFAULT_TENANT
-from serving.errors import NotFound
+from serving.admission.limits import FIXED_KEY_ID, Limit, Subject, SubjectKind
+from serving.domain.errors import NotFound
 from serving.gateway.admin.administration import Administration
 
 

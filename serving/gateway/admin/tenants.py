@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serving.access.tenants import Tenant
-from serving.errors import Conflict
+from serving.domain.errors import Conflict
 from serving.gateway.admin.administration import AdminEdge, Administration, AdminRoute
 from serving.gateway.admin.objects import AdminObject, Deleted, Page
 from serving.gateway.admin.openapi import takes, takes_once

@@ -10,12 +10,12 @@ from typing import Annotated, Any, Literal, Self
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
+from serving.accounting.pricing import amount
 from serving.accounting.usage import Dimension, UsageRow
-from serving.errors import InvalidRequest
+from serving.domain.errors import InvalidRequest
 from serving.gateway.admin.administration import Administration, AdminRoute
 from serving.gateway.admin.objects import AdminObject
 from serving.gateway.admin.queries import UsageQuery
-from serving.gateway.admin.wire import amount
 
 _SUMS = (
     *("requests", "failed", "prompt_tokens", "cached_tokens", "completion_tokens"),

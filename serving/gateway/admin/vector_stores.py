@@ -12,7 +12,7 @@ from starlette.responses import Response
 from serving.gateway.admin.administration import AdminEdge, AdminRoute
 from serving.gateway.admin.objects import AdminObject
 from serving.gateway.admin.wire import ModelName
-from serving.gateway.conversation import Wire
+from serving.gateway.wire.conversation import Wire
 from serving.knowledge.curation import Curator, Phase, ReembeddingFacts
 
 StoreId = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,40}$")]

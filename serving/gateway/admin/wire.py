@@ -19,7 +19,9 @@ from pydantic import (
 )
 
 from serving.access.keys import MAX_GRACE_S
-from serving.access.limits import (
+from serving.access.names import MODEL, NAME
+from serving.access.tenants import DEFAULT_WEIGHT, MAX_WEIGHT
+from serving.admission.limits import (
     MAX_VALUE,
     NANOS,
     WINDOWS,
@@ -29,12 +31,10 @@ from serving.access.limits import (
     budget_measure,
     default_policy,
 )
-from serving.access.names import MODEL, NAME
-from serving.access.principal import Role
-from serving.access.tenants import DEFAULT_WEIGHT, MAX_WEIGHT
-from serving.errors import InvalidRequest
-from serving.gateway.conversation import Quick, Wire
-from serving.privacy_class import PrivacyClass
+from serving.domain.errors import InvalidRequest
+from serving.domain.principal import Role
+from serving.domain.privacy_class import PrivacyClass
+from serving.gateway.wire.conversation import Quick, Wire
 
 BudgetKind = Literal["key", "tenant"]
 Name = Annotated[str, StringConstraints(strict=True, pattern=f"^{NAME}$")]
@@ -222,9 +222,3 @@ def _bound(measure: Measure, value: int | CountBound | AmountBound | None) -> Bo
     if isinstance(value, AmountBound):
         return Bound(value.amount, value.without_store)
     return Bound(value, default_policy(measure))
-
-
-def amount(nanos: int) -> str:
-    """An amount in the currency, exact, from billionths of it."""
-    whole, _, decimals = format(Decimal(nanos).scaleb(-9), "f").partition(".")
-    return f"{whole}.{decimals}".rstrip("0").rstrip(".")

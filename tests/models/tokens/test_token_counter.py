@@ -38,7 +38,7 @@ from models.tokens.token_counter import (
     counter,
     upper_bound,
 )
-from serving.gateway.wire import ChatRequest, CompletionRequest
+from serving.gateway.wire.chat import ChatRequest, CompletionRequest
 
 SMOLLM2 = builtin()["smollm2-135m-instruct"]
 MINILM = builtin()["all-minilm-l6-v2"]

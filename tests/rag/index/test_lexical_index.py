@@ -13,7 +13,7 @@ from sqlalchemy import insert
 from rag.index.lexical_index import MAX_WORDS, text_index, words
 from rag.index.protocols import FileFilter, TextIndex
 from rag.schema import Chunk, File, StoreFile, VectorStore
-from serving.access.clock import utc_now
+from serving.domain.clock import utc_now
 from serving.storage.database import Database
 from serving.storage.schema import Tenant
 

@@ -13,7 +13,7 @@ from sqlalchemy import insert, select
 from rag.errors import Refused
 from rag.schema import File, StoreFile, VectorStore
 from rag.search.filters import Comparison, Compound, Filter, clause, matches, parse
-from serving.access.clock import utc_now
+from serving.domain.clock import utc_now
 from serving.storage.database import Database
 from serving.storage.schema import Tenant
 

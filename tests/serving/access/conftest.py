@@ -5,8 +5,8 @@ import pytest
 from pydantic import SecretStr
 
 from serving.access.authenticator import Authenticator
+from serving.access.key_records import StoredKey
 from serving.access.keys import KeyStore
-from serving.access.records import StoredKey
 from serving.storage.database import Database
 from serving.storage.errors import DatabaseUnavailable
 from tests.serving.storage.databases import database, database_url, empty_url, postgres_url

@@ -2,8 +2,8 @@ import pytest
 from sqlalchemy import func, select, text
 
 from serving.access import audit
-from serving.access.clock import utc_now
 from serving.access.tenants import TenantStore
+from serving.domain.clock import utc_now
 from serving.storage.database import Database
 from serving.storage.errors import DatabaseUnavailable
 from serving.storage.schema import AuditEvent as AuditRow

@@ -11,12 +11,12 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from serving.access.authenticator import FIXED_PRINCIPAL, Authenticator
-from serving.access.errors import AccessError, InvalidKey, MissingKey, StoreUnavailable
 from serving.access.fresh_cache import MAX_AGE_S
+from serving.access.key_records import IssuedKey, StoredKey
 from serving.access.key_text import KeyMint
 from serving.access.keys import KeyStore
-from serving.access.principal import Principal
-from serving.access.records import IssuedKey, StoredKey
+from serving.domain.errors import AccessError, InvalidKey, MissingKey, StoreUnavailable
+from serving.domain.principal import Principal
 from serving.storage.database import Database
 from tests.serving.access.conftest import Clock, WatchedStore
 

@@ -3,8 +3,8 @@ from typing import Any
 
 import pytest
 
-from serving.access.errors import StoreUnavailable
 from serving.access.fresh_cache import MAX_AGE_S, RETRY_WAIT_S, TTL_S, FreshCache, Unannounced
+from serving.domain.errors import StoreUnavailable
 from serving.storage.errors import DatabaseUnavailable
 from tests.serving.access.conftest import Clock
 from tests.serving.live import within

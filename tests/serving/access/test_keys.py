@@ -16,10 +16,10 @@ from serving.access.errors import (
     KeysError,
     TenantNotFound,
 )
+from serving.access.key_records import IssuedKey
 from serving.access.key_text import KeyMint, public_id
 from serving.access.keys import MAX_GRACE_S, KeyStore
-from serving.access.principal import Principal, Role
-from serving.access.records import IssuedKey
+from serving.domain.principal import Principal, Role
 from serving.storage.database import Database
 from serving.storage.errors import DatabaseUnavailable
 from tests.serving.access.audited import changes

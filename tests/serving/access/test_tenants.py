@@ -8,8 +8,8 @@ from sqlalchemy import func, select
 from serving.access.errors import InvalidName, InvalidWeight, KeyNotFound, TenantNotFound
 from serving.access.errors import TenantExists as Exists
 from serving.access.keys import KeyStore
-from serving.access.limits import Bound, Limit, LimitStore, Subject
 from serving.access.tenants import MAX_WEIGHT, Tenant, TenantStore
+from serving.admission.limits import Bound, Limit, LimitStore, Subject
 from serving.storage.database import Database
 from serving.storage.schema import UsageAttempt
 from tests.serving.access.audited import actions, changes

@@ -22,11 +22,11 @@ from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from models.engine import Usage
-from serving.access.reservations import Budget, Demand, Reservations, Settlement
 from serving.accounting import ledger as accounting
 from serving.accounting.attempt import LOST, Attempt
 from serving.accounting.ledger import BATCH, UNSETTLED_S, Ledger
 from serving.accounting.usage import DIMENSIONS, Dimension
+from serving.admission.reservations import Budget, Demand, Reservations, Settlement
 from serving.storage import sqlite
 from serving.storage.database import Database
 from serving.storage.embedded_valkey import EmbeddedValkey

@@ -18,18 +18,19 @@ from models.engine import (
     GenerationRequest,
     RequestRejected,
 )
-from serving.access.fair_queue import FairQueue
 from serving.accounting.pricing import Tariff
-from serving.answering.continuation import Break
-from serving.answering.routing import Generation, GenerationCall, Routing, Way
-from serving.attempts import NO_TOKENS, Call, Exit, Forecast
-from serving.egress.chain import Entry
-from serving.errors import RingfenceError
-from serving.origin import Origin
+from serving.admission.fair_queue import FairQueue
+from serving.answering.resume.continuation import Break
+from serving.answering.routing import Generation, Routing, Way
+from serving.attempts import NO_TOKENS, Exit, Forecast
+from serving.domain.calls import Call, GenerationCall
+from serving.domain.errors import RingfenceError
+from serving.domain.route import Origin
+from serving.egress.ledger.chain import Entry
 from tests.serving.conftest import SPECS
 from tests.serving.fakes import HELLO, ROLE, WHOLE, FakeEmbedder, ScriptedEngine, chat_frame
 from tests.serving.test_pipeline import ANYONE
-from tests.serving.wiring import Wire
+from tests.serving.wired import Wire
 
 ELSEWHERE = chat_frame({"content": "from elsewhere"})
 AWAY = (ROLE, ELSEWHERE, *WHOLE[2:])

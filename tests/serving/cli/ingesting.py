@@ -12,10 +12,10 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from serving.cli import ingest as command
-from serving.cli.ingest_plan import Contents, Plan, Source, plan
-from serving.cli.ingest_run import Run
-from serving.cli.library_client import LibraryClient
+from serving.cli.clients.library import LibraryClient
+from serving.cli.commands import ingest as command
+from serving.cli.ingest.plan import Contents, Plan, Source, plan
+from serving.cli.ingest.run import Run
 from tests.serving.cli.live_gateway import WITHIN_S, Client, Live, client, gateway
 
 Ingest = Callable[..., Result]

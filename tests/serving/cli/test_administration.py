@@ -18,7 +18,7 @@ import pytest
 from typer.testing import Result
 
 from serving.accounting.usage import UsageRow
-from serving.quota import Spent
+from serving.domain.quota import Spent
 from serving.storage.errors import DatabaseUnavailable
 from tests.serving.cli.conftest import Run
 from tests.serving.live import listening

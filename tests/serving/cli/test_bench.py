@@ -136,7 +136,7 @@ def test_key_of_the_first_start_and_the_configured_port_are_used(
 
 
 def test_key_of_the_first_start_goes_to_this_machine_only(home: Path, kept_key: str) -> None:
-    from serving.cli.bench import _target
+    from serving.cli.commands.bench import _target
     from serving.config import Settings
 
     settings = Settings(home=home)

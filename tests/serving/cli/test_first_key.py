@@ -12,10 +12,10 @@ import pytest
 from serving import config
 from serving.access.authenticator import Authenticator
 from serving.access.keys import KeyStore
-from serving.access.principal import Principal
 from serving.access.secret import server_secret
 from serving.cli.first_key import first_key, kept_admin_key, kept_key
 from serving.config import Settings
+from serving.domain.principal import Principal
 from serving.storage.database import Database
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.cli.library_client import LibraryClient
+from serving.cli.clients.library import LibraryClient
 from tests.serving.cli.ingesting import Ingest, folder, planned, told_by
 from tests.serving.cli.live_gateway import Client, Live, client
 

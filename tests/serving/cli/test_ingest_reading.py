@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.cli.ingest_reading import Unreadable, reading
+from serving.cli.ingest.reading import Unreadable, reading
 
 SIZE = 3_000_000
 

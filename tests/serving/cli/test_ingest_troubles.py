@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from serving.cli.ingest_plan import Contents, Source, plan
-from serving.cli.library_client import LibraryClient
+from serving.cli.clients.library import LibraryClient
+from serving.cli.ingest.plan import Contents, Source, plan
 from tests.serving.cli.ingesting import Ingest, done, folder, planned, reasons, told_by
 from tests.serving.cli.live_gateway import Client
 

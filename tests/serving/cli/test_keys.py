@@ -16,11 +16,11 @@ from typer.testing import CliRunner, Result
 
 from serving.access import audit
 from serving.access.authenticator import Authenticator
-from serving.access.errors import InvalidKey
 from serving.access.keys import KeyStore
-from serving.access.principal import Principal
 from serving.access.secret import load_or_create_secret
-from serving.cli.keys import keys_app
+from serving.cli.commands.keys import keys_app
+from serving.domain.errors import InvalidKey
+from serving.domain.principal import Principal
 from serving.storage.database import Database
 
 ROOT = Path(__file__).parents[3]
@@ -180,7 +180,7 @@ def test_output_without_a_terminal_is_plain() -> None:
 def test_list_on_a_terminal_is_a_table_with_whole_ids() -> None:
     made = create()
     ours, theirs = pty.openpty()
-    code = "from serving.cli.keys import keys_app; keys_app()"
+    code = "from serving.cli.commands.keys import keys_app; keys_app()"
     environment = {**os.environ, "COLUMNS": "80", "TERM": "xterm"}
     subprocess.run(
         [sys.executable, "-c", code, "list"],

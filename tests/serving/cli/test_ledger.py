@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from serving.egress.chain_store import CheckpointRules
-from serving.egress.ledger import ArrivalFacts, DepartureFacts, EgressLedger
-from serving.egress.signing import Signer
+from serving.egress.ledger.chain_store import CheckpointRules
+from serving.egress.ledger.ledger import ArrivalFacts, DepartureFacts, EgressLedger
+from serving.egress.ledger.signing import Signer
 from serving.storage.database import Database
 from serving.storage.migrate import upgrade
 from tests.serving.cli.conftest import Run

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from serving.egress.receipts import Departed, Receipt, Receipts
-from serving.egress.signing import Signer
+from serving.egress.ledger.receipts import Departed, Receipt, Receipts
+from serving.egress.ledger.signing import Signer
 from tests.serving.cli.conftest import Run
 from tests.serving.egress.ledgers import OTHER_SIGNER, SIGNER
 

@@ -11,8 +11,8 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from serving.cli.drift import bars, drift
-from serving.cli.reembed import reembed
+from serving.cli.commands.drift import bars, drift
+from serving.cli.commands.reembed import reembed
 from tests.serving.cli.library_stand_in import Library, listening
 
 RECALL = {"queries": 200, "found_before": 0.9, "found_after": 0.95, "overlap": None}

@@ -15,16 +15,15 @@ from typing import Any, cast
 
 import pytest
 
-from serving.access.reservations import PREFIX
 from serving.accounting.attempt import Attempt
 from serving.cli.stopping import listen_for_signals, say, stop
-from serving.cluster import ApplicationFailed, Cluster
 from serving.config import Settings
-from serving.stopping import StopReport, Written
+from serving.ray_cluster.cluster import ApplicationFailed, Cluster
 from serving.storage.embedded_valkey import EmbeddedValkey
 from serving.storage.leftovers import Leftover
 from serving.storage.migrate import upgrade
-from serving.storage.valkey import Valkey
+from serving.storage.valkey import PREFIX, Valkey
+from serving.wiring.stopping import StopReport, Written
 from tests.serving.accounting.test_ledger import attempt, ended, put
 from tests.serving.conftest import SPECS
 

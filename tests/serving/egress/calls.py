@@ -9,9 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from models.engine import Usage
-from serving.egress.anthropic_provider import AnthropicProvider, anthropic_destination
-from serving.egress.openai_provider import OpenAIDialect, OpenAIProvider, openai_destination
-from serving.egress.provider import (
+from serving.egress.providers.anthropic_provider import AnthropicProvider, anthropic_destination
+from serving.egress.providers.openai_provider import (
+    OpenAIDialect,
+    OpenAIProvider,
+    openai_destination,
+)
+from serving.egress.providers.provider import (
     Chunk,
     Deadlines,
     Departure,
@@ -19,7 +23,7 @@ from serving.egress.provider import (
     Provider,
     ProviderRequest,
 )
-from serving.egress.transport import Bounds, Outlet
+from serving.egress.providers.transport import Bounds, Outlet
 from tests.serving.egress.standin import Script, StandIn
 
 QUICK = Deadlines(connect_s=2.0, first_event_s=0.3, idle_s=0.3, total_s=5.0)

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from serving.egress.provider import (
+from serving.egress.providers.provider import (
     Deadlines,
     Provider,
     ProviderError,
 )
-from serving.egress.transport import Bounds
+from serving.egress.providers.transport import Bounds
 from tests.serving.egress.calls import (
     QUICK,
     anthropic_at,

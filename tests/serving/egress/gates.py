@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from serving.egress.breaker import Outcome
-from serving.egress.gatekeeper import Attempt, Gatekeeper
-from serving.egress.pacing import Denied, ProviderLimits
+from serving.egress.limits.breaker import Outcome
+from serving.egress.limits.gatekeeper import Attempt, Gatekeeper
+from serving.egress.limits.provider_limits import Denied, ProviderLimits
 from serving.storage.valkey import Valkey
 
 __all__ = ["Gates", "attempt", "denied", "ended", "gates"]

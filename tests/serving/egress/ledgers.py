@@ -13,12 +13,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import delete, select
 
-from serving.egress.chain import ORIGIN, Draft, Entry
-from serving.egress.chain_store import CheckpointRules
-from serving.egress.checkpoints import Checkpoint
-from serving.egress.ledger import DepartureFacts
-from serving.egress.ledger_reading import entry_of
-from serving.egress.signing import Signer
+from serving.egress.ledger.chain import ORIGIN, Draft, Entry
+from serving.egress.ledger.chain_store import CheckpointRules
+from serving.egress.ledger.checkpoints import Checkpoint
+from serving.egress.ledger.ledger import DepartureFacts
+from serving.egress.ledger.reading import entry_of
+from serving.egress.ledger.signing import Signer
 from serving.storage.database import Database
 from serving.storage.schema import EgressCheckpoint, EgressEntry
 from tests.serving.storage.databases import migrated_url, postgres_url

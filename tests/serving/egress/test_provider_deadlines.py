@@ -8,14 +8,14 @@ from contextlib import aclosing
 
 import pytest
 
-from serving.egress.openai_provider import OpenAIProvider, openai_destination
-from serving.egress.provider import (
+from serving.egress.providers.openai_provider import OpenAIProvider, openai_destination
+from serving.egress.providers.provider import (
     NOT_CONNECTED,
     Deadlines,
     ProviderBroken,
     ProviderUnavailable,
 )
-from serving.egress.transport import Bounds, Outlet
+from serving.egress.providers.transport import Bounds, Outlet
 from tests.serving.egress.calls import (
     KEY,
     QUICK,

@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from serving.egress.provider import (
+from serving.egress.providers.provider import (
     ProviderBroken,
     ProviderDenied,
     ProviderError,

@@ -12,12 +12,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from serving.egress.openai_provider import OpenAIProvider, openai_destination
-from serving.egress.provider import (
+from serving.egress.providers.openai_provider import OpenAIProvider, openai_destination
+from serving.egress.providers.provider import (
     NOT_CONNECTED,
     ProviderUnavailable,
 )
-from serving.egress.transport import Outlet
+from serving.egress.providers.transport import Outlet
 from tests.serving.egress.calls import (
     KEY,
     collect,

@@ -9,14 +9,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from serving.access.principal import Principal
-from serving.errors import InvalidKey, RingfenceError
+from serving.domain.errors import InvalidKey, RingfenceError
+from serving.domain.principal import Principal
+from serving.domain.search_call import Found, SearchCall
 from serving.gateway.boundary import Boundary
 from serving.gateway.open_requests import OpenRequests
-from serving.gateway.responses import error_response
+from serving.gateway.streaming import error_response
 from serving.retrieval.errors import errors_told
-from serving.search_call import Found, SearchCall
-from tests.serving.wiring import INVENTED_KEY
+from tests.serving.wired import INVENTED_KEY
 
 
 def caller(tenant: str, *groups: str) -> Principal:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from serving.access.limits import MAX_VALUE, Limit, Subject
-from serving.quota import Spent
+from serving.admission.limits import MAX_VALUE, Limit, Subject
+from serving.domain.quota import Spent
 from serving.storage.errors import DatabaseUnavailable, ValkeyUnavailable
 from tests.serving.managed import Managed, database, managed, managed_store
 

@@ -14,7 +14,7 @@ from sqlalchemy import select
 from models.catalog import ModelSpec
 from models.engine import EngineFailed, RequestRejected, Usage
 from serving.access.keys import KeyStore
-from serving.access.limits import Limit, LimitStore, Measure, Subject
+from serving.admission.limits import Limit, LimitStore, Measure, Subject
 from serving.storage.database import Database
 from serving.storage.schema import UsageAttempt
 from tests.serving.conftest import SECRET, SPECS, Backend, Keys, Make

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from serving.errors import InvalidRequest
+from serving.domain.errors import InvalidRequest
 from serving.gateway.body import check_schemas, parse
-from serving.gateway.wire import ChatRequest, CompletionRequest
+from serving.gateway.wire.chat import ChatRequest, CompletionRequest
 from tests.serving.conftest import FIXED_KEY, Backend, Make
 from tests.serving.fakes import WHOLE, ScriptedEngine
 from tests.serving.live import Connection, head, listening

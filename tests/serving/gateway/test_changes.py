@@ -18,11 +18,11 @@ import pytest
 
 from models.catalog import ModelSpec
 from serving.access.invalidation import Announcer
+from serving.access.key_records import IssuedKey
 from serving.access.keys import KeyStore
-from serving.access.limits import Bound, LimitStore, Measure, Subject
-from serving.access.principal import Principal
-from serving.access.records import IssuedKey
 from serving.access.tenants import TenantStore
+from serving.admission.limits import Bound, LimitStore, Measure, Subject
+from serving.domain.principal import Principal
 from serving.storage.database import Database
 from serving.storage.schema import ApiKey
 from serving.storage.valkey import Valkey

@@ -19,25 +19,26 @@ from models.simulated.engine import SimulatedEngine
 from models.tokens.token_counter import TokenCounter, counter
 from rag.stores.access_lists import Reader
 from serving.access.authenticator import Authenticator
-from serving.access.idempotency import IdempotencyStore
 from serving.access.keys import KeyStore
-from serving.answering.routing import GenerationCall, Routing
-from serving.answering.ways import Overflow
+from serving.answering.routing import Routing
+from serving.answering.targets import Overflow
 from serving.attempts import Forecast
-from serving.books import Books
 from serving.config import LimitSettings, ServerSettings
+from serving.domain.calls import GenerationCall
+from serving.domain.search_call import Found, SearchCall
 from serving.gateway.app import build_app
 from serving.gateway.idempotency import Idempotency
 from serving.gateway.open_requests import OpenRequests
+from serving.idempotency.store import IdempotencyStore
 from serving.pipeline import Pipeline
 from serving.retrieval.grounding import Grounding
 from serving.retrieval.knowledge import Knowledge
 from serving.retrieval.query_vectors import QueryVectors
 from serving.retrieval.searching import Searching
-from serving.search_call import Found, SearchCall
 from serving.storage.database import Database
+from serving.wiring.admission import Books
 from tests.rag.passage import passage
-from tests.serving.answering.test_continuation import BROKEN, REST, Replicas
+from tests.serving.answering.resume.test_continuation import BROKEN, REST, Replicas
 from tests.serving.answering.test_routing import AWAY, FakeDetour
 from tests.serving.conftest import FIXED_KEY, SECRET, SPECS, Backend, FixedReadiness, Keys
 from tests.serving.fakes import (
@@ -53,7 +54,7 @@ from tests.serving.fakes import (
 from tests.serving.gateway.libraries import CALLERS
 from tests.serving.live import Connection, listening, within
 from tests.serving.retrieval.shelf import FakeIndex, FakeStores, generation
-from tests.serving.wiring import CharacterCounter, Wire
+from tests.serving.wired import CharacterCounter, Wire
 
 QUESTION = "What do wings do?"
 IN_STORE = {"vector_store_ids": ["vs_1"]}

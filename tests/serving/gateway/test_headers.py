@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serving.domain.quota import Headroom, Quota
+from serving.domain.route import Origin
 from serving.gateway.headers import answer_headers, duration, quota_headers
-from serving.origin import Origin
-from serving.quota import Headroom, Quota
 
 _DURATION = re.compile(r"(?:(?P<ms>\d+)ms|(?:(?P<m>[1-9]\d*)m)?(?P<s>\d+)s)")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from serving.gateway.health import RETRIEVAL, ModelState
+from serving.domain.model_state import RETRIEVAL, ModelState
 from tests.serving.conftest import Backend, Make
 
 READY = ModelState("ready")

@@ -18,12 +18,12 @@ from starlette.types import ASGIApp, Message, Scope, Send
 
 from models.engine import EngineError, EngineFailed, EngineOverloaded
 from serving.access.authenticator import FIXED_PRINCIPAL
-from serving.access.idempotency import IdempotencyStore
-from serving.errors import InvalidRequest, RingfenceError, envelope
+from serving.domain.errors import InvalidRequest, RingfenceError, envelope
 from serving.gateway.boundary import Boundary
 from serving.gateway.idempotency import Idempotency
 from serving.gateway.open_requests import OpenRequests
-from serving.gateway.responses import DONE, Deferred, error_response, send_json
+from serving.gateway.streaming import DONE, Deferred, error_response, send_json
+from serving.idempotency.store import IdempotencyStore
 from serving.storage.valkey import Valkey
 from tests.serving.fakes import ScriptedEngine, Step
 from tests.serving.live import Connection, dechunked, head, listening, within

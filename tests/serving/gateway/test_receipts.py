@@ -12,26 +12,26 @@ import httpx
 import pytest
 
 from models.engine import EngineFailed
-from serving.access.idempotency import IdempotencyStore
 from serving.access.keys import KeyStore
 from serving.answering.explanations import Explanations
 from serving.config import LimitSettings, ServerSettings
-from serving.egress.appender import CheckpointRules
-from serving.egress.ledger import DepartureFacts, EgressLedger
-from serving.egress.receipts import Receipt, verify
-from serving.egress.signing import Signer
+from serving.egress.ledger.appender import CheckpointRules
+from serving.egress.ledger.ledger import DepartureFacts, EgressLedger
+from serving.egress.ledger.receipts import Receipt, verify
+from serving.egress.ledger.signing import Signer
 from serving.gateway.app import build_app
 from serving.gateway.idempotency import Idempotency
 from serving.gateway.open_requests import OpenRequests
-from serving.gateway.requests import router
+from serving.gateway.openai.request_explanations import router
+from serving.idempotency.store import IdempotencyStore
 from serving.storage.database import Database
-from tests.serving.answering.test_continuation import BROKEN, REST, Replicas
-from tests.serving.answering.test_overflow import DOWN, NAME, SAYS_HELLO, WORDS
+from tests.serving.answering.resume.test_continuation import BROKEN, REST, Replicas
+from tests.serving.answering.test_provider_candidates import DOWN, NAME, SAYS_HELLO, WORDS
 from tests.serving.conftest import SECRET, SPECS, FixedReadiness
 from tests.serving.egress.standin import StandIn
 from tests.serving.egress.wire_format import HELLO, refuses, sse, streams
 from tests.serving.fakes import ROLE, WHOLE, FakeEmbedder, ScriptedEngine, chat_frame
-from tests.serving.wiring import Wire
+from tests.serving.wired import Wire
 
 BREAKS_OFF = streams(sse(*HELLO.openai()[:2], done=False))
 CUT_HERE = (ROLE, chat_frame({"content": "Hel"}), EngineFailed("Cut."))

@@ -6,7 +6,7 @@ from typing import Literal
 
 import pytest
 
-from tests.serving.gateway.test_files import BODY, MAX_BYTES, Place, place
+from tests.serving.gateway.openai.test_files import BODY, MAX_BYTES, Place, place
 from tests.serving.live import Connection, head, listening
 
 __all__ = ["place"]

@@ -33,23 +33,23 @@ from rag.ingestion.chunking import embedder_tokenizer, windows
 from rag.schema import StoreFile
 from serving import config
 from serving.access.authenticator import Authenticator
-from serving.access.idempotency import IdempotencyStore
 from serving.access.invalidation import Invalidations
 from serving.access.keys import KeyStore
 from serving.answering.routing import Routing
-from serving.books import Books
 from serving.config import Settings
-from serving.gateway import library_routes
 from serving.gateway.app import build_app
 from serving.gateway.boundary import Boundary
 from serving.gateway.idempotency import Idempotency
 from serving.gateway.open_requests import OpenRequests
+from serving.gateway.openai import library_routes
+from serving.idempotency.store import IdempotencyStore
 from serving.knowledge.remote import RemoteKnowledge
 from serving.knowledge.service import KnowledgeService
 from serving.pipeline import Pipeline
-from serving.shelves import Shelves
 from serving.storage.database import Database
 from serving.telemetry.meter import Meter
+from serving.wiring.admission import Books
+from serving.wiring.retrieval import Shelves
 from tests.rag.store_with_vectors import WordEmbedder
 from tests.serving.conftest import SECRET, FixedReadiness
 from tests.serving.fakes import ROLE, STOP, USAGE, chat_frame, usage_frame

@@ -18,16 +18,16 @@ from rag.errors import EmbedderMismatch, IndexUnavailable
 from rag.index.embedder_versions import ServedEmbedder
 from rag.schema import IndexIntent, StoreFile
 from rag.search.fusion import Weights
-from serving.access.principal import Principal
 from serving.access.tenants import TenantStore
+from serving.domain.principal import Principal
+from serving.domain.search_call import SearchCall
 from serving.retrieval.query_vectors import QueryVectors
 from serving.retrieval.searching import Searching
-from serving.search_call import SearchCall
 from serving.storage.database import Database
 from serving.storage.migrate import upgrade
 from tests.rag.finding import eventually
 from tests.serving.knowledge.workbench import NEW, OLD, READER, Workbench, embedder
-from tests.serving.wiring import CharacterCounter, Wire
+from tests.serving.wired import CharacterCounter, Wire
 
 SPECS = tuple(
     ModelSpec(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from serving.privacy.reading import load_identifier
+from serving.privacy.languages.unread_text import load_identifier
 
 
 @pytest.fixture(scope="session", autouse=True)

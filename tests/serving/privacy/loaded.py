@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from functools import cache
 
-from serving.privacy.lexicon import Lexicon
-from serving.privacy.name_rules import NameRules
-from serving.privacy.names import PACKAGES, NameModels, directory_of
-from serving.privacy.operator_rules import OperatorRules
-from serving.privacy.personal_data import PersonalData
-from serving.privacy.presidio import Recognisers
+from serving.privacy.detector.personal_data import PersonalData
+from serving.privacy.detector.presidio import Recognisers
+from serving.privacy.names.lexicon import Lexicon
+from serving.privacy.names.models import PACKAGES, NameModels, directory_of
+from serving.privacy.names.name_rules import NameRules
+from serving.privacy.patterns.operator_rules import OperatorRules
 
 
 @cache

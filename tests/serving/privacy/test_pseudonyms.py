@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from serving.privacy.forms import LOOK_ALIKE
 from serving.privacy.pseudonyms import Pseudonyms, conversation_id, conversation_key
+from serving.privacy.scrubbing.pseudonym_variants import LOOK_ALIKE
 from serving.privacy.spans import ENTITY_TYPES, EntityType
 
 SECRET = SecretStr("s" * 64)

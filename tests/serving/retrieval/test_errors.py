@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rag.errors import EmbedderMismatch, IndexUnavailable, NotThere, RagError, Refused, TooMany
-from serving.errors import RingfenceError, outcome
+from serving.domain.errors import RingfenceError, outcome
 from serving.retrieval.errors import errors_told
 from serving.storage.errors import DatabaseUnavailable
 

@@ -11,12 +11,11 @@ import pytest
 
 from models.engine import Kind
 from rag.search.passages import Passage
-from serving.access.principal import Principal
-from serving.answering.ways import GenerationCall
-from serving.attempts import Terms
-from serving.privacy_class import PrivacyClass
+from serving.domain.calls import GenerationCall, RequestOptions
+from serving.domain.principal import Principal
+from serving.domain.privacy_class import PrivacyClass
+from serving.domain.search_call import FileSearch, Found, SearchCall
 from serving.retrieval.grounding import Grounding
-from serving.search_call import FileSearch, Found, SearchCall
 from tests.rag.passage import passage
 
 QUESTION = "What do wings do?"
@@ -101,10 +100,10 @@ async def test_question_is_the_last_one_that_has_text() -> None:
 
 
 async def test_answer_has_the_time_that_the_search_left() -> None:
-    said = replace(call(), terms=Terms(timeout_s=5.0))
+    said = replace(call(), options=RequestOptions(timeout_s=5.0))
     grounded = await grounding(Library(passage(1), takes_s=0.05)).ground(said, ASKED)
-    assert grounded.call.terms.timeout_s is not None
-    assert 4.0 < grounded.call.terms.timeout_s <= 4.96
+    assert grounded.call.options.timeout_s is not None
+    assert 4.0 < grounded.call.options.timeout_s <= 4.96
 
 
 async def test_nothing_is_looked_for_where_nobody_asks() -> None:

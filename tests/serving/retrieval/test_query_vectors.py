@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 from models.catalog import Price
-from serving.access.principal import Principal
-from serving.attempts import Call
-from serving.books import Books
-from serving.errors import RateLimited
+from serving.domain.calls import Call
+from serving.domain.errors import RateLimited
+from serving.domain.principal import Principal
 from serving.retrieval.query_vectors import MAX_PIECES, QueryVectors
+from serving.wiring.admission import Books
 from tests.serving.conftest import SPECS
 from tests.serving.fakes import DIMENSION, FakeEmbedder
-from tests.serving.wiring import CharacterCounter, Wire, invent_key
+from tests.serving.wired import CharacterCounter, Wire, invent_key
 
 CALL = Call(
     request_id="r1", principal=Principal("acme", "k1", "ci", "inference", None), model="embed"

@@ -17,10 +17,8 @@ from rag.errors import IndexUnavailable, TooMany
 from rag.search.filters import Comparison
 from rag.search.fusion import Weights
 from rag.stores.access_lists import Reader
-from serving.access.principal import Principal
-from serving.attempts import Terms
-from serving.books import Books
-from serving.errors import (
+from serving.domain.calls import RequestOptions
+from serving.domain.errors import (
     Conflict,
     DeadlineExceeded,
     InvalidRequest,
@@ -28,15 +26,17 @@ from serving.errors import (
     RateLimited,
     StateUnavailable,
 )
+from serving.domain.principal import Principal
+from serving.domain.search_call import Ranking, SearchCall
 from serving.retrieval.query_vectors import QueryVectors
 from serving.retrieval.searching import Searching
-from serving.search_call import Ranking, SearchCall
 from serving.storage.errors import DatabaseUnavailable
+from serving.wiring.admission import Books
 from tests.rag.passage import passage
 from tests.serving.conftest import SPECS
 from tests.serving.fakes import DIMENSION, FakeEmbedder
 from tests.serving.retrieval.shelf import FakeIndex, FakeStores, generation
-from tests.serving.wiring import CharacterCounter, Wire, invent_key
+from tests.serving.wired import CharacterCounter, Wire, invent_key
 
 GONE = IndexUnavailable("The vectors are not there.")
 
@@ -125,7 +125,7 @@ async def test_full_text_is_asked_for_the_same_and_what_it_finds_reaches_the_ind
 async def test_full_text_is_searched_while_the_questions_are_embedded(place: Open) -> None:
     index = FakeIndex.holding(passage(1))
     there = place(index=index, embedder=FakeEmbedder(index.began))
-    assert (await there.search(terms=Terms(timeout_s=5))).passages == (passage(1),)
+    assert (await there.search(options=RequestOptions(timeout_s=5))).passages == (passage(1),)
 
 
 async def test_full_text_is_not_searched_where_words_do_not_count(place: Open) -> None:
@@ -313,4 +313,4 @@ async def test_client_s_time_bounds_every_step(place: Open, slow: str) -> None:
     there.index.words = never if slow == "full text" else None
     there.stores.wait = never if slow == "stores" else None
     with pytest.raises(DeadlineExceeded):
-        await there.search(terms=Terms(timeout_s=0.2))
+        await there.search(options=RequestOptions(timeout_s=0.2))

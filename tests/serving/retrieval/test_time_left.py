@@ -6,38 +6,38 @@ import asyncio
 
 import pytest
 
-from serving.attempts import Terms
-from serving.errors import DeadlineExceeded
+from serving.domain.calls import RequestOptions
+from serving.domain.errors import DeadlineExceeded
 from serving.retrieval.time_left import TimeLeft
 
 
 async def test_step_has_what_those_before_it_left() -> None:
-    left = TimeLeft(Terms("background", timeout_s=5.0))
+    left = TimeLeft(RequestOptions("background", timeout_s=5.0))
     await asyncio.sleep(0.05)
-    terms = left.terms()
-    assert terms.priority == "background"
-    assert terms.timeout_s is not None
-    assert 4.0 < terms.timeout_s <= 4.96
+    options = left.options()
+    assert options.priority == "background"
+    assert options.timeout_s is not None
+    assert 4.0 < options.timeout_s <= 4.96
 
 
 async def test_step_does_not_begin_when_nothing_is_left() -> None:
-    left = TimeLeft(Terms(timeout_s=0.01))
+    left = TimeLeft(RequestOptions(timeout_s=0.01))
     await asyncio.sleep(0.02)
     with pytest.raises(DeadlineExceeded):
-        left.terms()
+        left.options()
     with pytest.raises(DeadlineExceeded):
         async with left.limit():
             pytest.fail("It began.")
 
 
 async def test_client_without_a_deadline_has_time() -> None:
-    left = TimeLeft(Terms())
+    left = TimeLeft(RequestOptions())
     async with left.limit():
         await asyncio.sleep(0)
-    assert left.terms() == Terms()
+    assert left.options() == RequestOptions()
 
 
 async def test_timeout_of_a_step_s_own_is_not_the_client_s() -> None:
     with pytest.raises(TimeoutError):
-        async with TimeLeft(Terms(timeout_s=5.0)).limit():
+        async with TimeLeft(RequestOptions(timeout_s=5.0)).limit():
             raise TimeoutError

@@ -1,0 +1,446 @@
+"""Admission: what a request may use is reserved, then it waits its turn; its use is settled once.
+
+One scope around a request's work. However it is left, the reservation is settled and the place in
+the engine is free. Knows nothing of HTTP, engines or prices.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import (
+    AbstractAsyncContextManager,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
+from dataclasses import dataclass, field
+from datetime import date, datetime
+
+from serving.admission.budgets import Lookups, begin, budget_of, sums_of
+from serving.admission.fair_queue import FairQueue, QueueFull, QueueTimeout, Slot
+from serving.admission.policies import Policies, Policy
+from serving.admission.reservations import (
+    NEVER_RAN,
+    Demand,
+    OverBudget,
+    RateMeasure,
+    Refused,
+    Reservations,
+    Settlement,
+    Unseeded,
+    Verdict,
+)
+from serving.domain.calls import Priority
+from serving.domain.errors import (
+    AdmissionUnavailable,
+    BudgetExhausted,
+    BudgetHeld,
+    DeadlineExceeded,
+    InvalidKey,
+    Overloaded,
+    RateLimited,
+    RingfenceError,
+    ServerStopping,
+    StoreUnavailable,
+    TooManyTokens,
+)
+from serving.domain.principal import Principal
+from serving.domain.quota import Quota
+from serving.storage.errors import DatabaseUnavailable, ValkeyUnavailable
+
+SETTLE_WAIT_S = 1.0
+"""For Valkey to confirm a settlement before the client hears the end. It is kept beyond that."""
+
+CLOSE_WAIT_S = 2.0
+"""For what a request has used to be known."""
+
+STORE_WAIT_S = 2.0
+"""For a Valkey that is away to come back, before a limit that lets nothing through refuses."""
+
+STORE_RETRY_S = 0.1
+SEED_TRIES = 20
+"""Of a budget whose requests settle faster than the ledger answers; they end, as none begins."""
+
+REVOCATION_CHECK_S = 1.0
+
+StillWorks = Callable[[str], Awaitable[bool]]
+"""Whether the key of that id has not been revoked since."""
+
+
+@dataclass(frozen=True, slots=True)
+class Most:
+    """The most a request can use: tokens of prompt and answers, and billionths of the currency."""
+
+    tokens: int
+    cost_nanos: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A request that wants in.
+
+    `most` tells what is used at most in so many seconds; it is asked only where a limit or a
+    budget is on that. `tokens` is a guess that costs nothing, for the queue; one that is not
+    `placed` takes no place in it. One that comes `again` was counted before.
+    """
+
+    id: str
+    principal: Principal
+    model: str
+    started_at: datetime
+    facts: str
+    most: Callable[[float], Awaitable[Most]]
+    tokens: int = 1
+    priority: Priority = "interactive"
+    timeout_s: float | None = None
+    placed: bool = True
+    again: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Permit:
+    """The right to run, for as long as its scope lasts."""
+
+    quota: Quota
+    ends_at: float
+    deadline: asyncio.Timeout = field(init=False)
+    slot: Slot | None = None
+    ended: Exception | None = None
+
+    def __post_init__(self) -> None:
+        self.deadline = asyncio.timeout_at(self.ends_at)
+
+    def end(self, error: RingfenceError) -> None:
+        """End the scope with `error` as soon as the loop can, unless it is ending already."""
+        if self.ended is not None or self.deadline.expired():
+            return
+        self.ended = error
+        self.deadline.reschedule(asyncio.get_running_loop().time())
+
+    @property
+    def waited_s(self) -> float:
+        """For the place."""
+        return 0.0 if self.slot is None else self.slot.waited_s
+
+    def spend(self, settlement: Settlement) -> Settlement:
+        """Tell the queue what the request used."""
+        if self.slot is not None:
+            self.slot.spend(max(1, settlement.tokens))
+        return settlement
+
+    def why(self, error: BaseException) -> BaseException:
+        """What `error` stands for: a cancelled scope may have been ended by us."""
+        if not self.deadline.expired():
+            return error
+        return self.ended or _too_late()
+
+
+Close = Callable[[BaseException | None], Settlement | Awaitable[Settlement]]
+"""Called when the work is over, with what ended it if that was an error.
+
+Most know at once what was used; a task for them would take a tenth of all that a request takes.
+"""
+
+
+@dataclass(slots=True)
+class Admission:
+    """Lets requests in, one scope each.
+
+    Attributes:
+        policies: which limits apply.
+        reservations: what is left of them.
+        queues: of each model, its places.
+        lookups: what the ledger says of a budget that Valkey does not know.
+        still_works: asked about the key of a request that comes in, and about those of requests
+            that run or wait, every second and when a change is announced.
+        max_request_s: the longest that a request may take.
+        unchecked: requests let in while Valkey was away.
+        stopping: whether `stop` was called.
+    """
+
+    policies: Policies
+    reservations: Reservations
+    queues: Mapping[str, FairQueue]
+    lookups: Lookups
+    still_works: StillWorks
+    max_request_s: float
+    unchecked: int = 0
+    stopping: bool = False
+    _running: dict[str, set[Permit]] = field(default_factory=lambda: defaultdict(set))
+    _watching: asyncio.Task[None] | None = None
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def start(self) -> None:
+        """Begin to be heard of by Valkey, and to look for keys that were revoked."""
+        self.reservations.start()
+        self._watching = asyncio.create_task(self._watch_keys())
+
+    def recheck_keys(self, _changed: frozenset[str] | None) -> None:
+        """Look at once whether keys of requests that run or wait were revoked."""
+        self._changed.set()
+
+    def stop(self) -> None:
+        """End every request that runs or waits for its turn, and let none in any more."""
+        self.stopping = True
+        for permits in self._running.values():
+            for permit in permits:
+                permit.end(ServerStopping())
+
+    async def close(self) -> None:
+        """Send what is left to settle."""
+        if self._watching is not None:
+            self._watching.cancel()
+        await self.reservations.close()
+
+    @asynccontextmanager
+    async def enter(self, ask: Ask, close: Close) -> AsyncIterator[Permit]:
+        """The scope of one request's work. `close` tells what it used.
+
+        Raises:
+            AdmissionError: it is not let in, or not let go on.
+            ServerStopping: the server is stopping.
+            InvalidKey: its key was revoked meanwhile.
+            StoreUnavailable: which limits apply cannot be looked up.
+        """
+        if self.stopping:
+            raise ServerStopping
+        ends_at = _now() + self._longest_s(ask)
+        if not await self.still_works(ask.principal.key_id):  # Its body may have taken long.
+            raise _revoked()
+        policy = await self.policies.of(ask.principal, ask.model)
+        demand, quota = await self._reserved(ask, policy, ends_at)
+        settlement = NEVER_RAN
+        try:
+            async with self._placed(ask, policy, demand, Permit(quota, ends_at)) as permit:
+                try:
+                    yield permit
+                except BaseException as error:
+                    settlement = permit.spend(await _uninterrupted(close(permit.why(error))))
+                    raise
+                settlement = permit.spend(await _uninterrupted(close(None)))
+        finally:
+            await self._settle(demand, settlement)
+
+    async def _reserved(self, ask: Ask, policy: Policy, ends_at: float) -> tuple[Demand, Quota]:
+        """What the request will use at most, and what is left now that it has that."""
+        try:
+            async with asyncio.timeout_at(ends_at):
+                demand = await self._demand(ask, policy)
+                return demand, await self._reserve(demand, policy, ask.started_at.date())
+        except TimeoutError:
+            raise _too_late() from None
+
+    @asynccontextmanager
+    async def _placed(
+        self, ask: Ask, policy: Policy, demand: Demand, permit: Permit
+    ) -> AsyncIterator[Permit]:
+        """A place in the engine, within the request's time."""
+        place = self._place(ask, policy, demand)
+        try:
+            async with permit.deadline:
+                with self._watched(ask.principal.key_id, permit):
+                    async with place as permit.slot:
+                        yield permit
+        except (QueueFull, QueueTimeout) as error:
+            raise Overloaded(
+                "Too many requests wait for this model; try again later.",
+                retry_after_s=error.retry_after_s,
+                quota=permit.quota,
+            ) from None
+        except TimeoutError as error:
+            raise permit.why(error) from None
+
+    def _place(
+        self, ask: Ask, policy: Policy, demand: Demand
+    ) -> AbstractAsyncContextManager[Slot | None]:
+        if not ask.placed:
+            return nullcontext()
+        return self.queues[ask.model].slot(
+            ask.principal.tenant,
+            weight=policy.weight,
+            priority=ask.priority,
+            cost=max(1, demand.tokens or ask.tokens),
+            timeout_s=ask.timeout_s,
+        )
+
+    @contextmanager
+    def _watched(self, key_id: str, permit: Permit) -> Iterator[None]:
+        """Ended when the key is revoked, or the server stops."""
+        running = self._running[key_id]
+        running.add(permit)
+        if self.stopping:  # Since it was let in.
+            permit.end(ServerStopping())
+        try:
+            yield
+        finally:
+            running.discard(permit)
+            if not running:
+                self._running.pop(key_id, None)
+
+    async def _watch_keys(self) -> None:
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(REVOCATION_CHECK_S):  # wait_for loses cancellations.
+                    await self._changed.wait()
+            self._changed.clear()
+            for key_id in list(self._running):
+                with suppress(StoreUnavailable):  # Nobody was revoked that we know of.
+                    if not await self.still_works(key_id):
+                        for permit in list(self._running.get(key_id, ())):
+                            permit.end(_revoked())
+
+    def _longest_s(self, ask: Ask) -> float:
+        return min(self.max_request_s, ask.timeout_s or self.max_request_s)
+
+    async def _demand(self, ask: Ask, policy: Policy) -> Demand:
+        most = Most(tokens=0, cost_nanos=0)
+        if policy.counts_tokens:
+            most = await ask.most(self._longest_s(ask))
+        _check_tokens(most.tokens, policy)
+        day = ask.started_at.date()
+        return Demand(
+            id=ask.id,
+            tokens=most.tokens,
+            cost_nanos=most.cost_nanos,
+            limits=[one.uncounted() for one in policy.rates] if ask.again else policy.rates,
+            budgets=[budget_of(limit, day) for limit in policy.budgets],
+            facts=ask.facts,
+            sums=sums_of(ask.principal.key_id, ask.principal.tenant, day),
+        )
+
+    async def _reserve(self, demand: Demand, policy: Policy, day: date) -> Quota:
+        if self.reservations.is_full:
+            raise AdmissionUnavailable("Too much waits to be settled. Try again soon.")
+        if policy.is_empty:
+            self.reservations.hold(demand)
+            return Quota()
+        give_up_at = _now() + (STORE_WAIT_S if policy.refuses_without_store else 0.0)
+        while True:
+            try:
+                verdict = await self._ask(demand, policy, day)
+                return _granted(verdict, demand, policy)
+            except (ValkeyUnavailable, DatabaseUnavailable):
+                if _now() >= give_up_at:
+                    return self._unchecked(demand, policy)
+            await asyncio.sleep(STORE_RETRY_S)
+
+    async def _ask(self, demand: Demand, policy: Policy, day: date) -> Verdict:
+        """Ask Valkey, and tell it on the way what it does not know of budgets."""
+        verdict = await self.reservations.reserve(demand)
+        for _ in range(len(demand.budgets) + SEED_TRIES):
+            if not isinstance(verdict, Unseeded):
+                break
+            await self._seed(demand, policy, verdict, day)
+            verdict = await self.reservations.reserve(demand)
+        return verdict
+
+    async def _seed(self, demand: Demand, policy: Policy, unseeded: Unseeded, day: date) -> None:
+        """Tell Valkey what the ledger says was spent of a budget."""
+        limit, budget = policy.budgets[unseeded.budget], demand.budgets[unseeded.budget]
+        since, moves = begin(limit.window, day), unseeded.moves
+        spent = await self.lookups.spent(str(limit.subject), since, moves=moves)
+        await self.reservations.seed(budget, spent, moves=moves)
+
+    def _unchecked(self, demand: Demand, policy: Policy) -> Quota:
+        """Let in without a check, where every limit's policy says so."""
+        if policy.refuses_without_store:
+            raise AdmissionUnavailable("Limits cannot be checked at the moment. Try again soon.")
+        self.unchecked += 1
+        self.reservations.hold(demand)
+        return Quota()
+
+    async def _settle(self, demand: Demand, settlement: Settlement) -> None:
+        """Settle, and wait for it: what a client was told is in the ledger then.
+
+        A scope that was cancelled waits too, shortly: nobody else is there to wait.
+        """
+        settled = self.reservations.settle(demand, settlement)
+        await asyncio.wait({settled}, timeout=SETTLE_WAIT_S)
+
+
+async def _uninterrupted(closing: Settlement | Awaitable[Settlement]) -> Settlement:
+    """See to the end of `closing`, whoever cancels meanwhile: what was used has to be known."""
+    if isinstance(closing, Settlement):
+        return closing
+    task, give_up_at = asyncio.ensure_future(closing), _now() + CLOSE_WAIT_S
+    while not task.done() and (left_s := give_up_at - _now()) > 0:
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait({task}, timeout=left_s)
+    task.cancel()
+    return task.result()
+
+
+def _revoked() -> InvalidKey:
+    return InvalidKey("The API key was revoked.")
+
+
+def _too_late() -> DeadlineExceeded:
+    return DeadlineExceeded("The request was not done in its time.")
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _check_tokens(tokens: int, policy: Policy) -> None:
+    """Refuse what no waiting would help."""
+    bounds = [one.tokens_per_minute for one in policy.rates]
+    for bound in [policy.tokens_per_request, *bounds]:
+        if bound is not None and tokens > bound:
+            raise TooManyTokens(
+                f"This request could use {tokens} tokens, prompt and answer together; at most "
+                f"{bound} are allowed. Shorten it, or lower max_tokens.",
+                param="max_tokens",
+            )
+
+
+def _granted(verdict: Verdict, demand: Demand, policy: Policy) -> Quota:
+    """The quota left, or the refusal as an error."""
+    match verdict:
+        case Quota():
+            return verdict
+        case Refused():
+            raise RateLimited(
+                f"The {_LIMITS[verdict.measure]} of this {_owner(demand, verdict)} is reached. "
+                f"Try again in {max(1, math.ceil(verdict.wait_s))} s.",
+                retry_after_s=verdict.wait_s,
+                quota=verdict.quota,
+            )
+        case OverBudget():
+            window = policy.budgets[verdict.budget].window
+            raise (_held if verdict.in_flight else _exhausted)(
+                policy.budgets[verdict.budget].subject.kind, window
+            )
+    raise AdmissionUnavailable("Budgets cannot be checked at the moment. Try again soon.")
+
+
+_LIMITS: Mapping[RateMeasure, str] = {
+    "requests_per_minute": "limit of requests per minute",
+    "tokens_per_minute": "limit of tokens per minute",
+    "concurrent_requests": "limit of concurrent requests",
+}
+
+
+def _owner(demand: Demand, refused: Refused) -> str:
+    """`key`, `tenant` or `model`."""
+    return demand.limits[refused.subject].subject.partition(":")[0]
+
+
+def _exhausted(kind: str, window: str) -> BudgetExhausted:
+    return BudgetExhausted(
+        f"The {_WINDOWS[window]} budget of this {kind} does not cover this request."
+    )
+
+
+def _held(kind: str, window: str) -> BudgetHeld:
+    return BudgetHeld(
+        f"Running requests may use up the {_WINDOWS[window]} budget of this {kind}. "
+        "Try again when they have ended."
+    )
+
+
+_WINDOWS = {"day": "daily", "month": "monthly", "total": "total"}

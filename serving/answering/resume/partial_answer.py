@@ -1,0 +1,147 @@
+"""An answer that has begun, as its client gets it from however many attempts: one id, one role.
+
+Only for requests that asked to go on: deltas are read and written anew here. Knows nothing of who
+answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from models.engine import Delta, EngineError, RequestRejected, Usage
+from serving.answering.resume.overlap import Overlap
+from serving.answering.resume.resume_points import Partial, Seam
+
+Chunk = dict[str, Any]
+
+_HEAD = ("id", "object", "created", "model")
+_NOT_TEXT = ("tool_calls", "function_call", "reasoning", "reasoning_content", "refusal")
+_INTERNAL = ("token_ids", "prompt_token_ids", "text")
+
+
+class BegunAnswer:
+    """One chat answer with one choice.
+
+    Args:
+        body: of the request.
+
+    Attributes:
+        finished: whether it said how it ended.
+    """
+
+    def __init__(self, body: Mapping[str, Any]) -> None:
+        self._wants_usage = bool((body.get("stream_options") or {}).get("include_usage"))
+        self._head: Chunk = {}
+        self._text = ""
+        self._plain = True
+        self.finished = False
+        self._usage: Usage | None = None
+        self._told_usage: Chunk | None = None
+        self._routes: list[str] = []
+        self._begin(Seam(0, 0))
+
+    def goes_on(self, route: str, seam: Seam) -> None:
+        """An attempt begins, by a route, at that place in the text."""
+        self._routes.append(route)
+        self._begin(seam)
+
+    def passed(self, delta: Delta) -> Delta:
+        """What the client gets of a delta of the attempt that runs; often nothing."""
+        events = (event for event in delta.split(b"\n\n") if event.startswith(b"data: "))
+        chunks = (self._passed(orjson.loads(event[6:])) for event in events)
+        return b"".join(_event(chunk) for chunk in chunks if chunk is not None)
+
+    def used(self, usage: Usage) -> None:
+        """An attempt has ended, and used that."""
+        before = self._usage or Usage(0, 0)
+        self._usage = Usage(
+            before.prompt_tokens + usage.prompt_tokens,
+            before.completion_tokens + usage.completion_tokens,
+            before.cached_tokens + usage.cached_tokens,
+        )
+
+    def helped(self, error: EngineError) -> bool:
+        """Whether it is whole, or somebody else can go on, now that the attempt failed so."""
+        return self._plain and not isinstance(error, RequestRejected)
+
+    def partial(self, usage: Usage) -> Partial:
+        """What there is of it now. `usage` is that of the attempt that broke off."""
+        produced = len(self._ids) if self._prompt_ids is not None else usage.completion_tokens
+        return Partial(
+            self._text,
+            self._tokens_before + (produced if self._text else 0),
+            tuple(self._routes),
+            self._prompt_ids,
+            tuple(self._ids),
+            self._at,
+            self._tokens_before,
+        )
+
+    def end(self) -> Delta:
+        """The last event, with what all attempts used; nothing where nobody asked for it."""
+        if not self._wants_usage or self._usage is None:
+            return b""
+        usage = (self._told_usage or {}) | told(self._usage)
+        return _event(self._head | {"choices": [], "usage": usage})
+
+    def _begin(self, seam: Seam) -> None:
+        self._prompt_ids: list[int] | None = None
+        self._ids: list[int] = []
+        self._at, self._tokens_before = seam.at, seam.tokens
+        again = self._text[seam.at :]
+        self._overlap = Overlap([again] if again else [])
+
+    def _passed(self, chunk: Chunk) -> Chunk | None:
+        first = not self._head
+        if first:
+            self._head = {name: chunk[name] for name in _HEAD}
+        if not chunk["choices"]:
+            self._told_usage = chunk.get("usage") if len(self._routes) == 1 else None
+            return None
+        choice = chunk["choices"][0]
+        self._note_ids(chunk, choice)
+        delta = {"content": choice["text"]} if "text" in choice else dict(choice["delta"])
+        self._say(delta, choice.get("finish_reason"))
+        if not first:
+            delta.pop("role", None)
+        if not (first or choice.get("finish_reason") or any(delta.values())):
+            return None
+        rest = {k: v for k, v in choice.items() if k not in _INTERNAL}
+        return self._head | {"choices": [rest | {"delta": delta}]}
+
+    def _note_ids(self, chunk: Chunk, choice: Chunk) -> None:
+        """Keep the tokens, where the engine tells them."""
+        prompt = chunk.get("prompt_token_ids") or choice.get("prompt_token_ids")
+        if prompt:
+            self._prompt_ids = prompt
+        if self._prompt_ids is not None:
+            self._ids += choice.get("token_ids") or ()
+
+    def _say(self, delta: Chunk, finish: str | None) -> None:
+        """Take the text of a chunk, and leave in it what is new."""
+        if any(delta.get(name) for name in _NOT_TEXT):
+            self._plain = False
+        text = self._overlap.feed(delta.get("content") or "")
+        if finish is not None:
+            text += self._overlap.flush()
+            self.finished = True
+        if text or delta.get("content"):
+            delta["content"] = text
+        self._text += text
+
+
+def told(usage: Usage) -> Chunk:
+    """Usage as OpenAI's API tells it."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.total_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+    }
+
+
+def _event(chunk: Chunk) -> Delta:
+    return b"data: " + orjson.dumps(chunk) + b"\n\n"

@@ -1,0 +1,1 @@
+"""What `ringfence ingest` finds, plans and does."""

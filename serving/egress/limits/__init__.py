@@ -1,0 +1,1 @@
+"""Limits at providers: circuit breakers, rate limits and retry budgets, shared by all gateways."""

@@ -1,0 +1,1 @@
+"""When a request may leave, and which providers can run it."""

@@ -1,0 +1,1 @@
+"""Clients of external providers, and the gate that their bytes pass."""

@@ -1,0 +1,149 @@
+"""`/v1/files`: uploads that go straight to the blob store, and what is told of them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Annotated
+from uuid import uuid4
+
+from fastapi import APIRouter, Depends, Query
+from pydantic import Field
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from rag.errors import RagError
+from rag.files.files import FileRecord
+from rag.parsing.media_types import media_type
+from serving.config.retrieval import FileSettings
+from serving.domain.errors import RingfenceError, StateUnavailable
+from serving.domain.privacy_class import strictest
+from serving.gateway.edge import principal
+from serving.gateway.openai.library import (
+    Answer,
+    Cursor,
+    Id,
+    Library,
+    LibraryEdge,
+    LibraryQuery,
+    LibraryRoute,
+    Order,
+    reader,
+)
+from serving.gateway.openai.uploads import Upload
+from serving.gateway.wire.file_fields import FIELDS, FileFields, Purpose, attachment
+from serving.gateway.wire.objects import deleted, file_object, list_object
+from serving.gateway.wire.options import header_privacy
+from serving.gateway.wire.own_fields import refuse_names
+from serving.gateway.wire.vector_stores import FileChange
+
+
+class FilesQuery(LibraryQuery):
+    """A page of the files."""
+
+    limit: int = Field(10_000, ge=1, le=10_000)
+    order: Order = "desc"
+    after: Cursor = None
+    purpose: Purpose | None = None
+
+
+def router(edge: LibraryEdge, library: Library, *, settings: FileSettings) -> APIRouter:
+    """Routes over the files of a library."""
+    routes = APIRouter(
+        prefix="/v1/files", route_class=LibraryRoute, dependencies=[Depends(edge.admit)]
+    )
+    files = library.files
+
+    @routes.post("")
+    async def upload_file(request: Request) -> Answer:
+        upload = Upload(request, FIELDS, settings=settings)
+        return file_object(await _store(edge, library, request, upload))
+
+    @routes.get("")
+    async def list_files(request: Request, query: Annotated[FilesQuery, Query()]) -> Answer:
+        page = await files.list(
+            reader(request),
+            limit=query.limit,
+            after=query.after,
+            order=query.order,
+            purpose=query.purpose,
+        )
+        return list_object(page, file_object)
+
+    @routes.get("/{file_id}")
+    async def get_file(request: Request, file_id: Id) -> Answer:
+        return file_object(await files.get(reader(request), file_id))
+
+    @routes.post("/{file_id}")
+    async def change_file(request: Request, file_id: Id) -> Response:
+        who = reader(request)
+
+        async def change(wire: FileChange) -> Answer:
+            return file_object(
+                await files.modify(who, file_id, access=wire.access, privacy=wire.privacy)
+            )
+
+        return await edge.answer(request, FileChange, change)
+
+    @routes.delete("/{file_id}")
+    async def delete_file(request: Request, file_id: Id) -> Answer:
+        await files.delete(reader(request), file_id)
+        library.wake()
+        return deleted("file", file_id)
+
+    @routes.get("/{file_id}/content")
+    async def get_content(request: Request, file_id: Id) -> Response:
+        file = await files.get(reader(request), file_id)
+        return await _content(file, library.blobs.read(file.tenant, file.id))
+
+    return routes
+
+
+async def _store(
+    edge: LibraryEdge, library: Library, request: Request, upload: Upload
+) -> FileRecord:
+    """Put an upload into the library, whole or not at all."""
+    tenant, file_id = principal(request).tenant, f"file-{uuid4().hex}"
+    asked = header_privacy(request)
+    try:
+        written = await library.blobs.write(tenant, file_id, upload.pieces())
+    except OSError:  # A full disk; its text names a path of ours.
+        raise StateUnavailable("The file cannot be stored now. Try again later.") from None
+    try:
+        await edge.admit(request)  # The upload may have taken long.
+        refuse_names(upload.ignored, FIELDS)
+        fields = FileFields.read(upload.fields)
+        return await library.files.create(
+            reader(request),
+            file_id=file_id,
+            filename=upload.filename,
+            purpose=fields.purpose,
+            media_type=media_type(upload.head, upload.filename),
+            size=written.size,
+            sha256=written.sha256,
+            privacy=strictest(fields.privacy, asked),
+            access=fields.access,
+            expires_after_s=fields.expires_after_s,
+        )
+    except (RagError, RingfenceError):  # After other errors the row may be there, or a sweep helps.
+        await library.blobs.delete(tenant, file_id)
+        raise
+
+
+async def _content(file: FileRecord, pieces: AsyncGenerator[bytes]) -> Response:
+    """The bytes of a file. The first ones are awaited, so that a failure has a status."""
+    first = await anext(pieces, b"")
+
+    async def each() -> AsyncIterator[bytes]:
+        async with aclosing(pieces):
+            yield first
+            async for piece in pieces:
+                yield piece
+
+    headers = {
+        "content-disposition": attachment(file.filename),
+        "content-length": str(file.bytes),
+        "x-content-type-options": "nosniff",
+        "cache-control": "no-store",
+    }
+    return StreamingResponse(each(), media_type=file.media_type, headers=headers)

@@ -1,0 +1,153 @@
+"""`/v1/vector_stores/{id}/files` and `/file_batches`: what is in a vector store."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Query
+from starlette.requests import Request
+from starlette.responses import Response
+
+from serving.gateway.openai.library import (
+    Answer,
+    Id,
+    Library,
+    LibraryEdge,
+    LibraryQuery,
+    LibraryRoute,
+    PageQuery,
+    reader,
+)
+from serving.gateway.wire.objects import (
+    batch_object,
+    content_page,
+    deleted,
+    list_object,
+    store_file_object,
+)
+from serving.gateway.wire.vector_stores import (
+    AttributesChange,
+    BatchCreation,
+    FileAttachment,
+    sizes,
+)
+
+
+class StoreFilesQuery(PageQuery):
+    """A page of the files of a store or a batch."""
+
+    filter: Literal["in_progress", "completed", "failed", "cancelled"] | None = None
+
+    def page(self) -> dict[str, Any]:
+        """The page, with the filter under the name of what it filters by."""
+        rest = self.model_dump(exclude={"filter"})
+        return rest | {"status": self.filter}
+
+
+class DetachQuery(LibraryQuery):
+    """How a file is taken out of a store. `delete_unused` is ours."""
+
+    delete_unused: bool = False
+
+
+FilesPage = Annotated[StoreFilesQuery, Query()]
+
+
+def router(edge: LibraryEdge, library: Library) -> APIRouter:
+    """Routes over the files in the vector stores of a library."""
+    routes = APIRouter(
+        prefix="/v1/vector_stores/{store_id}",
+        route_class=LibraryRoute,
+        dependencies=[Depends(edge.admit)],
+    )
+    _add_files(routes, edge, library)
+    _add_batches(routes, edge, library)
+    return routes
+
+
+def _add_files(routes: APIRouter, edge: LibraryEdge, library: Library) -> None:
+    files = library.store_files
+
+    @routes.post("/files")
+    async def attach_file(request: Request, store_id: Id) -> Response:
+        who = reader(request)
+
+        async def attach(wire: FileAttachment) -> Answer:
+            file = await files.attach(
+                who,
+                store_id,
+                wire.file_id,
+                attributes=wire.attributes or {},
+                chunking=sizes(wire.chunking_strategy),
+            )
+            library.wake()
+            return store_file_object(file)
+
+        return await edge.answer(request, FileAttachment, attach)
+
+    @routes.get("/files")
+    async def list_files(request: Request, store_id: Id, query: FilesPage) -> Answer:
+        page = await files.list(reader(request), store_id, **query.page())
+        return list_object(page, store_file_object)
+
+    @routes.get("/files/{file_id}")
+    async def get_file(request: Request, store_id: Id, file_id: Id) -> Answer:
+        return store_file_object(await files.get(reader(request), store_id, file_id))
+
+    @routes.post("/files/{file_id}")
+    async def change_file(request: Request, store_id: Id, file_id: Id) -> Response:
+        who = reader(request)
+
+        async def change(wire: AttributesChange) -> Answer:
+            attributes = wire.attributes or {}
+            return store_file_object(
+                await files.set_attributes(who, store_id, file_id, attributes=attributes)
+            )
+
+        return await edge.answer(request, AttributesChange, change)
+
+    @routes.delete("/files/{file_id}")
+    async def detach_file(
+        request: Request, store_id: Id, file_id: Id, query: Annotated[DetachQuery, Query()]
+    ) -> Answer:
+        await files.detach(reader(request), store_id, file_id, delete_unused=query.delete_unused)
+        library.wake()
+        return deleted("vector_store.file.deleted", file_id)
+
+    @routes.get("/files/{file_id}/content")
+    async def get_content(request: Request, store_id: Id, file_id: Id) -> Answer:
+        return content_page(await files.content(reader(request), store_id, file_id))
+
+
+def _add_batches(routes: APIRouter, edge: LibraryEdge, library: Library) -> None:
+    batches = library.batches
+
+    @routes.post("/file_batches")
+    async def create_batch(request: Request, store_id: Id) -> Response:
+        who = reader(request)
+
+        async def create(wire: BatchCreation) -> Answer:
+            files = [
+                (file.file_id, file.attributes or {}, sizes(file.chunking_strategy))
+                for file in wire.attachments()
+            ]
+            batch = await batches.create(who, store_id, files)
+            library.wake()
+            return batch_object(batch)
+
+        return await edge.answer(request, BatchCreation, create)
+
+    @routes.get("/file_batches/{batch_id}")
+    async def get_batch(request: Request, store_id: Id, batch_id: Id) -> Answer:
+        return batch_object(await batches.get(reader(request), store_id, batch_id))
+
+    @routes.post("/file_batches/{batch_id}/cancel")
+    async def cancel_batch(request: Request, store_id: Id, batch_id: Id) -> Answer:
+        return batch_object(await batches.cancel(reader(request), store_id, batch_id))
+
+    @routes.get("/file_batches/{batch_id}/files")
+    async def list_batch_files(
+        request: Request, store_id: Id, batch_id: Id, query: FilesPage
+    ) -> Answer:
+        page = await batches.list(reader(request), store_id, batch_id, **query.page())
+        return list_object(page, store_file_object)

@@ -1,0 +1,1 @@
+"""What clients may send, and how objects are shown to them. Types are strict."""

@@ -1,0 +1,1 @@
+"""Answers recorded under idempotency keys, for a repeated request on any gateway."""

@@ -1,0 +1,1 @@
+"""`Detector`: the process that finds personal data in texts."""

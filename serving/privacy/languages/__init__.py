@@ -1,0 +1,1 @@
+"""Texts in languages that the detector cannot read: they do not leave."""

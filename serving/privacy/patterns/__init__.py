@@ -1,0 +1,1 @@
+"""Values with a known format, found by patterns: numbers, addresses, credentials."""

@@ -1,0 +1,220 @@
+"""What the configuration lets leave, wired: providers, the scrubber before them, and the ledger."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from pydantic import SecretStr
+
+from serving.accounting.pricing import Tariff
+from serving.admission.fair_queue import FairQueue
+from serving.answering.explanations import Explanations
+from serving.answering.outbound import Scrubber
+from serving.answering.provider_candidates import Exits, ProviderOverflow, StandIn
+from serving.answering.provider_engine import Target
+from serving.answering.receipts import SigningNotary
+from serving.config import Settings
+from serving.config.overflow import PrivacySettings, ProviderModelSettings, ProviderSettings
+from serving.egress.ledger.appender import CheckpointRules
+from serving.egress.ledger.ledger import EgressLedger
+from serving.egress.ledger.receipts import Receipts
+from serving.egress.ledger.signing import Signer, key_file
+from serving.egress.limits.gatekeeper import Gatekeeper
+from serving.egress.limits.provider_limits import ProviderLimits
+from serving.egress.policy.capabilities import Capabilities
+from serving.egress.providers.provider import Deadlines, Provider
+from serving.egress.providers.transport import Outlet
+from serving.privacy.patterns.operator_rules import OperatorRules
+from serving.privacy.policy import PrivacyPolicy
+from serving.privacy.spans import Detector
+from serving.ray_cluster.engine_watch import EngineWatch
+from serving.storage.database import Database
+from serving.storage.leftovers import Leftover, Leftovers
+from serving.storage.valkey import PREFIX, Valkey
+
+SCRUB_TIMEOUTS = 4
+"""So many times what a thousand characters may take, a whole request may."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """What a gateway leaves by. Without providers there is a ledger to read, and nothing else."""
+
+    ledger: EgressLedger
+    notary: SigningNotary | None
+    overflow: ProviderOverflow | None
+    scrubber: Scrubber | None
+    gatekeeper: Gatekeeper
+    engines: EngineWatch
+    providers: Sequence[Provider]
+
+    @classmethod
+    def open(
+        cls,
+        settings: Settings,
+        *,
+        database: Database,
+        valkey: Valkey,
+        secret: SecretStr,
+        detector: Detector | None,
+        queues: Mapping[str, FairQueue],
+        engines: EngineWatch,
+        explanations: Explanations,
+        prefix: str = PREFIX,
+    ) -> Self:
+        """Wire everything; nothing runs yet.
+
+        Args:
+            settings: all of them.
+            database: where the ledger is.
+            valkey: what gateways share.
+            secret: of the server.
+            detector: finds personal data; None where there are no providers.
+            queues: of our models.
+            engines: knows which are there.
+            explanations: of who answered.
+            prefix: of names in Valkey.
+
+        Raises:
+            OSError, SigningKeyUnsafe: the signing key cannot be read or made.
+        """
+        signer = Signer.load_or_create(key_file(settings))
+        rules = CheckpointRules(signer, file=settings.ledger.checkpoint_file)
+        leftovers = Leftovers.of(settings.home, "egress", what="entries of the egress ledger")
+        ledger = EgressLedger(
+            database, secret.get_secret_value().encode(), rules, leftovers=leftovers
+        )
+        notary = SigningNotary(Receipts(signer)) if settings.ledger.receipts else None
+        limits = {one.name: ProviderLimits.of(one) for one in settings.overflow.providers}
+        gatekeeper = Gatekeeper(valkey, limits, prefix=f"{prefix}egress:")
+        providers = {one.name: _provider(one) for one in settings.overflow.providers}
+        overflow = scrubber = None
+        if detector is not None:
+            scrubber = _scrubber(settings.privacy, secret, detector)
+            exits = Exits(
+                settings=settings.overflow,
+                stand_ins=_stand_ins(settings.overflow.providers, providers),
+                queues=queues,
+                is_ready=engines.ready,
+                scrubber=scrubber,
+                gatekeeper=gatekeeper,
+                ledger=ledger,
+                explanations=explanations,
+            )
+            overflow = ProviderOverflow(exits)
+        return cls(
+            ledger, notary, overflow, scrubber, gatekeeper, engines, tuple(providers.values())
+        )
+
+    def start(self) -> None:
+        """Begin what runs beside requests: the watch, leases, the signing of the ledger's head."""
+        self.engines.start()
+        self.ledger.start()
+        if self.overflow is not None:
+            self.gatekeeper.start()
+
+    async def close(self) -> tuple[list[Leftover], bool]:
+        """End that; what could not be written, and whether the ledger's head is signed."""
+        await asyncio.gather(*(one.aclose() for one in self.providers))
+        await self.engines.close()
+        await self.gatekeeper.close()
+        return await self.ledger.close()
+
+
+def operator_rules(settings: PrivacySettings) -> OperatorRules:
+    """The operator's own patterns and words. Raises `UnusableRule`."""
+    return OperatorRules.of(settings.patterns, settings.words)
+
+
+def _scrubber(settings: PrivacySettings, secret: SecretStr, detector: Detector) -> Scrubber:
+    return Scrubber(
+        detector,
+        rules=operator_rules(settings),
+        secret=secret,
+        default=PrivacyPolicy.of(settings.actions, settings.allow_languages),
+        tenants={
+            tenant: PrivacyPolicy.of({**settings.actions, **own}, settings.allow_languages)
+            for tenant, own in settings.tenants.items()
+        },
+        timeout_s=SCRUB_TIMEOUTS * settings.detector_timeout_s,
+    )
+
+
+def _provider(settings: ProviderSettings) -> Provider:
+    """A provider's client. They take two seconds and 100 MB to import: only where there is one."""
+    return _anthropic(settings) if settings.kind == "anthropic" else _openai(settings)
+
+
+def _anthropic(settings: ProviderSettings) -> Provider:
+    from serving.egress.providers import anthropic_provider as anthropic  # noqa: PLC0415
+
+    destination = anthropic.anthropic_destination(
+        settings.api_key.get_secret_value(),
+        settings.base_url or anthropic.ANTHROPIC_URL,
+        allow_http=settings.allow_http,
+    )
+    return anthropic.AnthropicProvider(Outlet(destination))
+
+
+def _openai(settings: ProviderSettings) -> Provider:
+    from serving.egress.providers import openai_provider as openai  # noqa: PLC0415
+
+    key, allow_http = settings.api_key.get_secret_value(), settings.allow_http
+    if settings.kind == "azure":
+        destination = openai.azure_destination(
+            key, settings.base_url or "", api_version=settings.api_version, allow_http=allow_http
+        )
+        dialect = openai.AZURE_DEPLOYMENTS if settings.api_version else openai.OPENAI
+        return openai.OpenAIProvider(Outlet(destination), dialect)
+    url = settings.base_url or openai.OPENAI_URL
+    own = openai.OPENAI if url == openai.OPENAI_URL else openai.OpenAIDialect()
+    return openai.OpenAIProvider(
+        Outlet(openai.openai_destination(key, url, allow_http=allow_http)), own
+    )
+
+
+def _stand_ins(
+    settings: Sequence[ProviderSettings], providers: Mapping[str, Provider]
+) -> dict[str, list[StandIn]]:
+    """For each of our models those that stand in for it, in the order of the configuration."""
+    found: dict[str, list[StandIn]] = {}
+    for one in settings:
+        deadlines = Deadlines(
+            connect_s=one.connect_timeout_s,
+            first_event_s=one.first_delta_timeout_s,
+            idle_s=one.stall_timeout_s,
+        )
+        for model in one.models:
+            target = Target(
+                one.name,
+                model.model,
+                providers[one.name],
+                Tariff.of_price(model.price),
+                deadlines,
+                model.max_output_tokens,
+            )
+            for name in model.stands_in_for:
+                found.setdefault(name, []).append(StandIn(target, _capabilities(one, model)))
+    return found
+
+
+def _capabilities(provider: ProviderSettings, model: ProviderModelSettings) -> Capabilities:
+    return Capabilities(
+        context_tokens=model.context_tokens,
+        max_output_tokens=model.max_output_tokens,
+        tools=model.tools,
+        parallel_tools=model.tools,
+        schema=model.json_schema,
+        json_object=model.json_object,
+        vision=model.vision,
+        logprobs=model.logprobs,
+        n=model.max_choices,
+        completions=model.completions and provider.kind != "anthropic",
+        stops=16 if provider.kind == "anthropic" else 4,
+        blank_stops=provider.kind != "anthropic",
+        seed=model.seed,
+        continuation=model.continuation,
+    )

@@ -1,0 +1,146 @@
+"""A pipeline over fakes, wired as a gateway wires it."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from models.catalog import ModelSpec
+from models.embedding.embedder import Embedder
+from models.engine import Engine, Kind
+from models.tokens.token_counter import TokenCounter, counter
+from serving.access.authenticator import Authenticator
+from serving.access.invalidation import Invalidations
+from serving.access.keys import KeyStore
+from serving.answering.explanations import Explanations
+from serving.answering.routing import Routing
+from serving.config import Settings
+from serving.domain.model_state import ModelState
+from serving.pipeline import Pipeline
+from serving.privacy.spans import Detector
+from serving.ray_cluster.engine_watch import EngineWatch
+from serving.storage.database import Database
+from serving.telemetry.meter import Meter
+from serving.wiring.admission import Books
+from serving.wiring.egress import Ways
+
+SECRET = SecretStr("server-secret-of-the-tests-0123456789")
+FIXED_KEY = "fixed-key-of-the-tests"
+
+Wire = Callable[..., tuple[Pipeline, Books, Meter]]
+
+
+class NeverAsked:
+    """States of no model."""
+
+    async def __call__(self) -> dict[str, ModelState]:
+        return {}
+
+
+class CharacterCounter:
+    """A token for every character of a prompt, as the fake embedder counts."""
+
+    context_tokens = 64
+
+    async def count(self, kind: Kind, body: Mapping[str, Any]) -> int:
+        return len(str(body.get("messages") or body.get("prompt"))) if kind else 0
+
+    async def count_texts(self, inputs: Any) -> int:
+        return sum(map(len, inputs))
+
+
+INVENTED_KEY = "k1"
+"""The key id of principals that tests make up; no store has it, nor one that `invent_key` gives."""
+
+
+def invent_key() -> str:
+    """An id of a key that only one test has, for rows of its own in the ledger that all share."""
+    return f"{INVENTED_KEY}-{secrets.token_hex(6)}"
+
+
+class LenientAuthenticator(Authenticator):
+    """Also lets go on whom a test has made up."""
+
+    async def still_works(self, key_id: str) -> bool:
+        invented = key_id.partition("-")[0] == INVENTED_KEY
+        return invented or await super().still_works(key_id)
+
+
+@pytest.fixture
+async def wire(database: Database, embedded_valkey_url: str, tmp_path: Path) -> AsyncIterator[Wire]:
+    """Wires gateways; two over one `prefix` share their limits as two replicas do."""
+    opened: list[tuple[Books, Ways]] = []
+
+    def build(
+        specs: tuple[ModelSpec, ...],
+        engines: Mapping[str, Engine],
+        embedders: Mapping[str, Embedder],
+        *,
+        prefix: str | None = None,
+        detector: Detector | None = None,
+        is_ready: Callable[[str], bool] = bool,  # Every model that has a name.
+        **settings: Any,
+    ) -> tuple[Pipeline, Books, Meter]:
+        settings = {"storage": {"valkey": embedded_valkey_url}, "home": tmp_path} | settings
+        read = Settings.model_validate(settings | {"models": specs})
+        prefix = prefix or f"{{test-{secrets.token_hex(6)}}}:"
+        meter = Meter()
+        invalidations = Invalidations.open(read.valkey_url, prefix=prefix)
+        authenticator = LenientAuthenticator(
+            KeyStore(database, SECRET),
+            SECRET,
+            fixed_key=SecretStr(FIXED_KEY),
+            changes=invalidations,
+        )
+        books = Books.open(
+            database,
+            read,
+            authenticator=authenticator,
+            invalidations=invalidations,
+            meter=meter,
+            is_ready=is_ready,
+            prefix=prefix,
+        )
+        ways = Ways.open(
+            read,
+            database=database,
+            valkey=books.valkey,
+            secret=SECRET,
+            detector=detector,
+            queues=books.admission.queues,
+            engines=EngineWatch(NeverAsked()),
+            explanations=Explanations(books.valkey, books.ledger, prefix=prefix),
+            prefix=prefix,
+        )
+        opened.append((books, ways))
+        pipeline = Pipeline(
+            authenticator=authenticator,
+            attempts=books.attempts,
+            routing=Routing(
+                attempts=books.attempts,
+                engines=engines,
+                overflow=ways.overflow,
+                notary=ways.notary,
+            ),
+            specs={spec.id: spec for spec in specs},
+            engines=engines,
+            embedders=embedders,
+            counters={spec.id: _counter(spec) for spec in specs},
+            secret=SECRET,
+            notary=ways.notary,
+        )
+        return pipeline, books, meter
+
+    yield build
+    for books, ways in opened:
+        await ways.close()
+        await books.close()
+
+
+def _counter(spec: ModelSpec) -> TokenCounter:
+    return counter(spec, None, None) if spec.simulated else CharacterCounter()
