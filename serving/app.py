@@ -63,9 +63,9 @@ from serving.storage.database import Database
 from serving.storage.valkey import PREFIX, Valkey
 from serving.telemetry.logs import configure_logs
 from serving.telemetry.meter import Meter
-from serving.wiring.admission import Books
-from serving.wiring.egress import Ways, operator_rules
-from serving.wiring.retrieval import Shelves
+from serving.wiring.admission import AdmissionParts
+from serving.wiring.egress import EgressParts, operator_rules
+from serving.wiring.retrieval import RetrievalParts
 from serving.wiring.stopping import CLOSE_S, Stopping, StopReport, Written
 
 GC_THRESHOLD = 10_000
@@ -88,13 +88,13 @@ class _Parts:
 
     database: Database
     receiver: Receiver
-    books: Books
-    ways: Ways
-    shelves: Shelves | None
+    admission_parts: AdmissionParts
+    egress_parts: EgressParts
+    retrieval_parts: RetrievalParts | None
 
     def start(self) -> None:
         """Begin what runs beside requests."""
-        for part in (self.books, self.ways, self.shelves):
+        for part in (self.admission_parts, self.egress_parts, self.retrieval_parts):
             if part is not None:
                 part.start()
 
@@ -103,12 +103,12 @@ class _Parts:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.database.close)
             stack.callback(self.receiver.close)
-            if self.shelves is not None:
-                stack.push_async_callback(self.shelves.close)
+            if self.retrieval_parts is not None:
+                stack.push_async_callback(self.retrieval_parts.close)
             try:
-                entries, signed = await self.ways.close()
+                entries, signed = await self.egress_parts.close()
             finally:
-                rows = await self.books.close()
+                rows = await self.admission_parts.close()
         return Written([*entries, *rows], signed)
 
 
@@ -159,7 +159,7 @@ class Gateway:
         )
         meter = Meter()
         watch = EngineWatch(ServeReadiness(APPLICATION, _deployments(settings)))
-        books = Books.open(
+        admission_parts = AdmissionParts.open(
             database,
             settings,
             authenticator=authenticator,
@@ -167,35 +167,38 @@ class Gateway:
             meter=meter,
             is_ready=watch.ready,
         )
-        explanations = Explanations(books.valkey, books.ledger, prefix=PREFIX)
-        ways = self._ways(database, secret, books, watch, explanations)
+        explanations = Explanations(admission_parts.valkey, admission_parts.ledger, prefix=PREFIX)
+        egress_parts = self._egress_parts(database, secret, admission_parts, watch, explanations)
         receiver = Receiver()
         models = await self._models(receiver)
-        shelves = self._shelves(database, models, books, meter)
+        retrieval_parts = self._retrieval_parts(database, models, admission_parts, meter)
         routing = Routing(
-            attempts=books.attempts,
+            attempts=admission_parts.attempts,
             engines=models.engines,
-            overflow=ways.overflow,
-            notary=ways.notary,
+            overflow=egress_parts.overflow,
+            receipt_issuer=egress_parts.receipt_issuer,
         )
         pipeline = Pipeline(
             authenticator=authenticator,
-            attempts=books.attempts,
+            attempts=admission_parts.attempts,
             routing=routing,
             specs={spec.id: spec for spec in settings.models},
             engines=models.engines,
             embedders=models.embedders,
             counters=models.counters,
             secret=secret,
-            knowledge=None if shelves is None else shelves.knowledge,
-            notary=ways.notary,
+            knowledge=None if retrieval_parts is None else retrieval_parts.knowledge,
+            receipt_issuer=egress_parts.receipt_issuer,
         )
         requests = OpenRequests()
-        store = _idempotency_store(books.valkey, secret, settings.idempotency)
+        store = _idempotency_store(admission_parts.valkey, secret, settings.idempotency)
         idempotency = Idempotency(store, requests=requests)
-        parts = _Parts(database, receiver, books, ways, shelves)
+        parts = _Parts(database, receiver, admission_parts, egress_parts, retrieval_parts)
         self._stopping = Stopping(
-            requests, idempotency=idempotency, admission=books.admission, close=parts.close
+            requests,
+            idempotency=idempotency,
+            admission=admission_parts.admission,
+            close=parts.close,
         )
         parts.start()
         loop, drain_s = asyncio.get_running_loop(), settings.server.drain_s
@@ -214,14 +217,16 @@ class Gateway:
             server=settings.server,
             limits=settings.limits,
             explained=explained,
-            library=None if shelves is None else _library(settings, pipeline, idempotency, shelves),
+            library=None
+            if retrieval_parts is None
+            else _library(settings, pipeline, idempotency, retrieval_parts),
             administration=_administration(
                 settings,
                 database,
                 keys=keys,
                 authenticator=authenticator,
-                books=books,
-                ways=ways,
+                admission_parts=admission_parts,
+                egress_parts=egress_parts,
                 curator=self._knowledge,
             ),
         )
@@ -230,21 +235,21 @@ class Gateway:
         """Stop taking requests, end the open ones after `drain_s`, and write what they leave."""
         return await self._stopping.stop(drain_s)
 
-    def _ways(
+    def _egress_parts(
         self,
         database: Database,
         secret: SecretStr,
-        books: Books,
+        admission_parts: AdmissionParts,
         watch: EngineWatch,
         explanations: Explanations,
-    ) -> Ways:
-        return Ways.open(
+    ) -> EgressParts:
+        return EgressParts.open(
             self._settings,
             database=database,
-            valkey=books.valkey,
+            valkey=admission_parts.valkey,
             secret=secret,
             detector=self._detector,
-            queues=books.admission.queues,
+            queues=admission_parts.admission.queues,
             engines=watch,
             explanations=explanations,
         )
@@ -260,19 +265,19 @@ class Gateway:
         counters = {one.id: await self._counter(one, engines.get(one.id)) for one in specs}
         return _Models(engines, embedders, counters)
 
-    def _shelves(
-        self, database: Database, models: _Models, books: Books, meter: Meter
-    ) -> Shelves | None:
+    def _retrieval_parts(
+        self, database: Database, models: _Models, admission_parts: AdmissionParts, meter: Meter
+    ) -> RetrievalParts | None:
         """Files and vector stores; None where no model embeds."""
         if self._knowledge is None:
             return None
-        return Shelves.open(
+        return RetrievalParts.open(
             self._settings,
             self._knowledge,
             database=database,
             embedders=models.embedders,
             counters=models.counters,
-            books=books,
+            admission_parts=admission_parts,
             meter=meter,
         )
 
@@ -303,32 +308,35 @@ def _administration(
     *,
     keys: KeyStore,
     authenticator: Authenticator,
-    books: Books,
-    ways: Ways,
+    admission_parts: AdmissionParts,
+    egress_parts: EgressParts,
     curator: Curator | None,
 ) -> Administration:
     return Administration(
         authenticate=authenticator.authenticate,
         database=database,
-        tenants=TenantStore(database, announce=books.invalidations.announce),
+        tenants=TenantStore(database, announce=admission_parts.invalidations.announce),
         keys=keys,
-        limits=LimitStore(database, announce=books.invalidations.announce),
-        spending=books.spending,
-        usage=books.ledger,
+        limits=LimitStore(database, announce=admission_parts.invalidations.announce),
+        spending=admission_parts.spending,
+        usage=admission_parts.ledger,
         models=frozenset(spec.id for spec in settings.models),
         currency=settings.accounting.currency,
-        scrubber=ways.scrubber,
+        scrubber=egress_parts.scrubber,
         curator=curator,
     )
 
 
 def _library(
-    settings: Settings, pipeline: Pipeline, idempotency: Idempotency, shelves: Shelves
+    settings: Settings,
+    pipeline: Pipeline,
+    idempotency: Idempotency,
+    retrieval_parts: RetrievalParts,
 ) -> APIRouter:
     return library_routes.router(
         pipeline,
         idempotency,
-        shelves.library,
+        retrieval_parts.library,
         server=settings.server,
         limits=settings.limits,
         uploads=settings.files,

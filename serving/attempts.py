@@ -14,7 +14,7 @@ from uuid import uuid4
 
 from models.engine import EngineUnavailable, Usage
 from serving.accounting.attempt import Attempt
-from serving.accounting.estimate import Shape
+from serving.accounting.estimate import TokenBudget
 from serving.accounting.pricing import Tariff
 from serving.admission.admission import Admission, Ask, Most
 from serving.admission.reservations import Settlement
@@ -22,7 +22,7 @@ from serving.domain.calls import Call
 from serving.domain.clock import utc_now
 from serving.domain.quota import Quota
 from serving.domain.route import LOCAL_ROUTE
-from serving.telemetry.meter import Meter, Record, told_outcome
+from serving.telemetry.meter import Meter, Record, outcome_label
 
 logger = logging.getLogger("ringfence.attempts")
 
@@ -33,7 +33,7 @@ NOTHING = Usage(prompt_tokens=0, completion_tokens=0)
 
 
 @dataclass(frozen=True, slots=True)
-class Exit:
+class ExternalRoute:
     """Another way to answer than the model here: no place of its queue is taken.
 
     Attributes:
@@ -60,23 +60,23 @@ class Forecast:
     """How much a request may use.
 
     Attributes:
-        shape: of its answers.
+        token_budget: of its answers.
         count: counts the tokens of its prompts, where that matters; None: they cannot be told.
         bound: no fewer than those, for where they cannot be told.
         interval: tokens that an event of the answer's stream may carry.
     """
 
-    shape: Shape
+    token_budget: TokenBudget
     count: Callable[[], Awaitable[int | None]] = _no_tokens
     bound: Callable[[], int] = _no_bound
     interval: int = 1
 
     async def most_used(self) -> Usage:
         """The most that the request can use."""
-        return self.shape.most_used(await self.count(), self.bound)
+        return self.token_budget.most_used(await self.count(), self.bound)
 
 
-NO_TOKENS = Forecast(Shape("completion", prompts=0, choices=0, most=0, context_tokens=0))
+NO_TOKENS = Forecast(TokenBudget("completion", prompts=0, choices=0, most=0, context_tokens=0))
 
 
 class Attempts:
@@ -110,7 +110,7 @@ class Attempts:
         endpoint: str,
         streamed: bool = False,
         forecast: Forecast = NO_TOKENS,
-        way_out: Exit | None = None,
+        external: ExternalRoute | None = None,
         again: bool = False,
     ) -> AsyncIterator[tuple[Record, Quota]]:
         """The scope of one attempt, with the record to fill and what is left of the limits.
@@ -120,7 +120,7 @@ class Attempts:
             endpoint: as the ledger and the metrics have it.
             streamed: whether the client gets the answer as it comes.
             forecast: how much it may use.
-            way_out: by which it leaves; None: a model here answers.
+            external: by which it leaves; None: a model here answers.
             again: whether the request was tried before, and is counted already.
 
         Raises:
@@ -135,9 +135,9 @@ class Attempts:
             model=call.model,
             endpoint=endpoint,
             started_at=utc_now(),
-            route=LOCAL_ROUTE if way_out is None else way_out.route,
+            route=LOCAL_ROUTE if external is None else external.route,
         )
-        tariff = self._tariffs[call.model] if way_out is None else way_out.tariff
+        tariff = self._tariffs[call.model] if external is None else external.tariff
         record = Record(
             request_id=call.request_id,
             endpoint=endpoint,
@@ -149,19 +149,19 @@ class Attempts:
         with self._meter.record(record):
             run = _Run(attempt, tariff, record, forecast)
             async with self._admission.enter(
-                _ask(call, run, way_out, again=again), run.close
+                _ask(call, run, external, again=again), run.close
             ) as permit:
                 record.queued_s = permit.waited_s
                 record.admission_s = record.duration_s - permit.waited_s
-                if way_out is None and not again and not self._is_ready(call.model):
+                if external is None and not again and not self._is_ready(call.model):
                     raise EngineUnavailable("The model is not available now; try again later.")
                 yield record, permit.quota
                 done_s = record.duration_s
             record.settlement_s = record.duration_s - done_s
 
 
-def _ask(call: Call, run: _Run, way_out: Exit | None, *, again: bool) -> Ask:
-    shape = run.forecast.shape
+def _ask(call: Call, run: _Run, external: ExternalRoute | None, *, again: bool) -> Ask:
+    token_budget = run.forecast.token_budget
     return Ask(
         id=run.attempt.id,
         principal=call.principal,
@@ -169,11 +169,11 @@ def _ask(call: Call, run: _Run, way_out: Exit | None, *, again: bool) -> Ask:
         started_at=run.attempt.started_at,
         facts=run.attempt.lost(),
         most=run.most,
-        tokens=shape.completion_tokens(0) if shape.most else 1,
+        tokens=token_budget.completion_tokens(0) if token_budget.most else 1,
         priority=call.options.priority,
         timeout_s=call.options.timeout_s,
-        placed=way_out is None,
-        again=again or (way_out is not None and way_out.again),
+        placed=external is None,
+        again=again or (external is not None and external.again),
     )
 
 
@@ -197,7 +197,7 @@ class _Run:
         usage = self.record.usage
         if usage is None and self.record.deltas == 0:
             return self._settlement(NOTHING, error)
-        if usage is not None and self.forecast.shape.plausible(usage):
+        if usage is not None and self.forecast.token_budget.plausible(usage):
             return self._settlement(usage, error)
         if usage is not None:
             logger.error("request %s: the engine told absurd usage", self.record.request_id)
@@ -217,7 +217,7 @@ class _Run:
         ran = error is None or record.deltas > 0
         cost_nanos = self.tariff.cost_nanos(usage, seconds=ran_s) if ran else 0
         row = self.attempt.row(
-            outcome=told_outcome(error),
+            outcome=outcome_label(error),
             usage=usage,
             duration_s=record.duration_s,
             ttft_s=record.first_delta_s,
@@ -234,7 +234,7 @@ class _Run:
             with suppress(TimeoutError):
                 async with asyncio.timeout(COUNT_TIMEOUT_S):
                     prompt_tokens = (await self.forecast.most_used()).prompt_tokens
-        return self.forecast.shape.seen(
+        return self.forecast.token_budget.seen(
             events=self.record.deltas,
             interval=self.forecast.interval,
             prompt_tokens=prompt_tokens or 0,

@@ -17,9 +17,9 @@ from models.embedding.embedder import Embedder, Embeddings
 from models.engine import Engine, GenerationRequest, TokenizeRequest, Tokens, Usage
 from models.tokens.token_counter import TokenCounter, upper_bound, upper_bound_of_texts
 from serving.access.authenticator import Authenticator
-from serving.accounting.estimate import Shape
+from serving.accounting.estimate import TokenBudget
 from serving.answering.routing import Generation, Routing
-from serving.answering.targets import Notary
+from serving.answering.targets import ReceiptIssuer
 from serving.attempts import Attempts, Forecast
 from serving.domain.calls import Call, EmbeddingCall, GenerationCall
 from serving.domain.errors import InvalidRequest, NotPermitted, UnknownModel, Unsupported
@@ -61,7 +61,7 @@ class Pipeline:
         counters: Mapping[str, TokenCounter],
         secret: SecretStr,
         knowledge: Knowledge | None = None,
-        notary: Notary | None = None,
+        receipt_issuer: ReceiptIssuer | None = None,
     ) -> None:
         self._authenticator = authenticator
         self._attempts = attempts
@@ -72,7 +72,7 @@ class Pipeline:
         self._counters = counters
         self._secret = secret.get_secret_value().encode()
         self._knowledge = knowledge
-        self._notary = notary
+        self._receipt_issuer = receipt_issuer
 
     async def authenticate(self, authorization: str | None) -> Principal:
         """The caller behind an `Authorization` header.
@@ -166,7 +166,7 @@ class Pipeline:
         _check_dimensions(call.dimensions, spec.dimension)
         counter = self._counters[spec.id]
         forecast = Forecast(
-            Shape.of_embedding(len(call.inputs), counter.context_tokens),
+            TokenBudget.of_embedding(len(call.inputs), counter.context_tokens),
             count=lambda: counter.count_texts(call.inputs),
             bound=lambda: upper_bound_of_texts(call.inputs),
         )
@@ -177,8 +177,8 @@ class Pipeline:
             embeddings = await self._embedders[spec.id].embed(call.inputs)
             record.usage = Usage(sum(embeddings.token_counts), 0)
             _check_dimensions(call.dimensions, embeddings.vectors.shape[1])
-            if self._notary is not None:
-                record.receipt = self._notary.receipt(call, LOCAL_ROUTE, ())
+            if self._receipt_issuer is not None:
+                record.receipt = self._receipt_issuer.receipt(call, LOCAL_ROUTE, ())
         return embeddings, Origin(call.privacy, receipt=record.receipt), quota
 
     async def tokenize(self, call: Call, request: TokenizeRequest) -> tuple[Tokens, Quota]:
@@ -211,7 +211,7 @@ class Pipeline:
     def _forecast(self, call: GenerationCall, interval: int) -> Forecast:
         counter = self._counters[call.model]
         return Forecast(
-            Shape.of(call.kind, call.body, counter.context_tokens),
+            TokenBudget.of(call.kind, call.body, counter.context_tokens),
             count=lambda: counter.count(call.kind, call.body),
             bound=lambda: upper_bound(call.kind, call.body),
             interval=interval,

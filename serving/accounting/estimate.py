@@ -16,7 +16,7 @@ UNKNOWN_CONTEXT_TOKENS = 131_072
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class TokenBudget:
     """What of a generation decides how much it can use.
 
     `choices` are answers over all prompts; `most` is what one may have, None: what fits.
@@ -29,7 +29,7 @@ class Shape:
     context_tokens: int
 
     @classmethod
-    def of(cls, kind: Kind, body: Mapping[str, Any], context_tokens: int | None) -> Shape:
+    def of(cls, kind: Kind, body: Mapping[str, Any], context_tokens: int | None) -> TokenBudget:
         """The shape of a request's body, as an engine gets it."""
         prompts = _prompts(body.get("prompt"))
         most = body.get("max_completion_tokens") or body.get("max_tokens")
@@ -39,7 +39,7 @@ class Shape:
         return cls(kind, prompts, prompts * (body.get("n") or 1), most, context)
 
     @classmethod
-    def of_embedding(cls, texts: int, context_tokens: int | None) -> Shape:
+    def of_embedding(cls, texts: int, context_tokens: int | None) -> TokenBudget:
         """The shape of so many texts to embed."""
         return cls("completion", texts, 0, 0, context_tokens or UNKNOWN_CONTEXT_TOKENS)
 

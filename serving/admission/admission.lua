@@ -1,24 +1,24 @@
--- One flight of one gateway: its operations in order, in one piece, after `clock.lua`. See
+-- One batch of one gateway: its operations in order, in one piece, after `clock.lua`. See
 -- `reservations.py`.
 --
--- ARGV: prefix of all keys; gateway; number of the flight; lease of a gateway, ms; operations, JSON.
+-- ARGV: prefix of all keys; gateway; number of the batch; lease of a gateway, ms; operations, JSON.
 -- Keys: gateways         zset  gateway -> end of its lease, ms
---       flights          hash  gateway -> its last flight
+--       batches          hash  gateway -> its last batch
 --       held:<gateway>   hash  reservation -> what it holds, JSON
 --       window:<subject> zset  `<reservation>|<tokens>` -> when it was made, ms
 --       tokens:<subject> sum of the tokens in that window
 --       windows          zset  subject -> when its window was last looked through, ms
 --       open:<subject>   set   of reservations
 --       budget:<name>    hash  spent, reserved: billionths of the currency; before `spent` is
---                              known: moves, settlements since somebody began to look it up
+--                              known: version, settlements since somebody began to look it up
 --       outbox           stream of ledger rows on their way to SQL
 -- Limits of a subject are {name, requests a minute, tokens a minute, open at once}; -1: none.
 -- A budget is {name, limit, seconds to keep it}.
 -- Returns JSON: whether the gateway was known, and a reply for each operation; no replies when the
--- flight was done before.
+-- batch was done before.
 -- Most of the time goes into `redis.call`, so each is made only where its answer can matter.
 
-local gateway, flight, lease = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local gateway, batch, lease = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local MINUTE, REAPED_AT_ONCE, SWEPT_AT_ONCE = 60000, 500, 20
 local function tokens_of(entry) return tonumber(string.match(entry, '|(%d+)$')) end
 
@@ -95,9 +95,9 @@ end
 
 -- Settlements since its sum was first asked for: one between the look-up and its answer may be
 -- in that answer or not.
-local function moves(budget)
+local function version(budget)
   local name = P .. 'budget:' .. budget[1]
-  local seen = call('HINCRBY', name, 'moves', 0)
+  local seen = call('HINCRBY', name, 'version', 0)
   if seen == 0 then call('EXPIRE', name, whole(budget[3])) end
   return seen
 end
@@ -105,7 +105,7 @@ end
 local function over_budget(budgets, cost)
   for i, budget in ipairs(budgets) do
     local sums = call('HMGET', P .. 'budget:' .. budget[1], 'spent', 'reserved')
-    if not sums[1] then return {'unseeded', i - 1, moves(budget)} end
+    if not sums[1] then return {'uninitialised', i - 1, version(budget)} end
     local spent, reserved = tonumber(sums[1]), tonumber(sums[2] or 0)
     if spent + reserved + cost > budget[2] then
       return {spent + cost > budget[2] and 'exhausted' or 'reserved', i - 1}
@@ -177,12 +177,12 @@ local function spend(o)
   if o.spent == 0 then return end
   for _, sum in ipairs(o.sums) do
     local name = P .. 'budget:' .. sum
-    local known = call('HMGET', name, 'spent', 'moves')
-    -- One that is not seeded yet takes this cost from the ledger when it is.
+    local known = call('HMGET', name, 'spent', 'version')
+    -- One that is not initialised yet takes this cost from the ledger when it is.
     if known[1] then
       call('HINCRBY', name, 'spent', whole(o.spent))
     elseif known[2] then
-      call('HINCRBY', name, 'moves', 1)
+      call('HINCRBY', name, 'version', 1)
     end
   end
 end
@@ -197,12 +197,12 @@ local function settle(o)
   return {'settled'}
 end
 
-local function seed(o)
+local function initialise(o)
   local name = P .. 'budget:' .. o.name
-  if tonumber(call('HGET', name, 'moves') or -1) ~= o.moves then return {'moved'} end
+  if tonumber(call('HGET', name, 'version') or -1) ~= o.version then return {'moved'} end
   call('HSETNX', name, 'spent', whole(o.spent))
   call('EXPIRE', name, whole(o.keep_s))
-  return {'seeded'}
+  return {'initialised'}
 end
 
 -- Requests of a gateway that died cost nothing; they stay in the windows and in the ledger.
@@ -220,7 +220,7 @@ local function reap()
   end
   if call('HLEN', name) == 0 then
     call('ZREM', P .. 'gateways', dead)
-    call('HDEL', P .. 'flights', dead)
+    call('HDEL', P .. 'batches', dead)
   end
 end
 
@@ -240,12 +240,12 @@ end
 
 local known = call('ZADD', P .. 'gateways', whole(now + lease), gateway) == 0
 reap()
-if flight <= tonumber(call('HGET', P .. 'flights', gateway) or 0) then
+if batch <= tonumber(call('HGET', P .. 'batches', gateway) or 0) then
   return cjson.encode({known})
 end
-call('HSET', P .. 'flights', gateway, whole(flight))
+call('HSET', P .. 'batches', gateway, whole(batch))
 
-local DO = {reserve = reserve, settle = settle, seed = seed, restore = restore}
+local DO = {reserve = reserve, settle = settle, initialise = initialise, restore = restore}
 local replies = {known}
 local operations = cjson.decode(ARGV[5])
 if #operations == 0 then sweep() end

@@ -31,7 +31,7 @@ from serving.admission.reservations import (
     Refused,
     Reservations,
     Settlement,
-    Unseeded,
+    Uninitialised,
     Verdict,
 )
 from serving.domain.calls import Priority
@@ -332,18 +332,20 @@ class Admission:
         """Ask Valkey, and tell it on the way what it does not know of budgets."""
         verdict = await self.reservations.reserve(demand)
         for _ in range(len(demand.budgets) + SEED_TRIES):
-            if not isinstance(verdict, Unseeded):
+            if not isinstance(verdict, Uninitialised):
                 break
-            await self._seed(demand, policy, verdict, day)
+            await self._initialise(demand, policy, verdict, day)
             verdict = await self.reservations.reserve(demand)
         return verdict
 
-    async def _seed(self, demand: Demand, policy: Policy, unseeded: Unseeded, day: date) -> None:
+    async def _initialise(
+        self, demand: Demand, policy: Policy, uninitialised: Uninitialised, day: date
+    ) -> None:
         """Tell Valkey what the ledger says was spent of a budget."""
-        limit, budget = policy.budgets[unseeded.budget], demand.budgets[unseeded.budget]
-        since, moves = begin(limit.window, day), unseeded.moves
-        spent = await self.lookups.spent(str(limit.subject), since, moves=moves)
-        await self.reservations.seed(budget, spent, moves=moves)
+        limit, budget = policy.budgets[uninitialised.budget], demand.budgets[uninitialised.budget]
+        since, version = begin(limit.window, day), uninitialised.version
+        spent = await self.lookups.spent(str(limit.subject), since, version=version)
+        await self.reservations.initialise(budget, spent, version=version)
 
     def _unchecked(self, demand: Demand, policy: Policy) -> Quota:
         """Let in without a check, where every limit's policy says so."""

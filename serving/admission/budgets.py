@@ -54,13 +54,13 @@ class Lookups:
         self._ledger = ledger
         self._running: dict[tuple[str, date | None, int], asyncio.Task[int]] = {}
 
-    async def spent(self, subject: str, since: date | None, *, moves: int) -> int:
+    async def spent(self, subject: str, since: date | None, *, version: int) -> int:
         """What was spent when the budget had moved so often, or later.
 
         Raises:
             DatabaseUnavailable: the ledger cannot be asked.
         """
-        asked = (subject, since, moves)
+        asked = (subject, since, version)
         lookup = self._running.get(asked)
         if lookup is None:
             lookup = asyncio.create_task(self._look_up(asked))

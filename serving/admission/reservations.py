@@ -1,8 +1,8 @@
 """Reservations in Valkey: what requests may use is taken before they run and settled after.
 
 All gateways share one state, changed by one script (`admission.lua`) on Valkey's own clock. A
-gateway sends a flight of operations at a time; whatever comes meanwhile goes with the next one, so
-that under load many requests share a round trip. A flight that was not answered is sent again under
+gateway sends a batch of operations at a time; whatever comes meanwhile goes with the next one, so
+that under load many requests share a round trip. A batch that was not answered is sent again under
 its number, which the script counts once. Knows nothing of HTTP, prices or where limits come from.
 """
 
@@ -122,18 +122,18 @@ class OverBudget:
 
 
 @dataclass(frozen=True, slots=True)
-class Unseeded:
+class Uninitialised:
     """Valkey does not know what was spent of a budget: the ledger does.
 
-    `moves` counts what was settled since this was first said: what the ledger tells is good for as
-    long as it stays the same.
+    `version` counts settlements since this was first said. A sum from the ledger is good as long as
+    it stays the same.
     """
 
     budget: int
-    moves: int
+    version: int
 
 
-Verdict = Quota | Refused | OverBudget | Unseeded
+Verdict = Quota | Refused | OverBudget | Uninitialised
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,7 @@ class _Live:
 
 @dataclass(slots=True)
 class _Operation:
-    """What goes into a flight, and who waits for its reply."""
+    """What goes into a batch, and who waits for its reply."""
 
     content: dict[str, Any]
     reply: asyncio.Future[Any]
@@ -188,14 +188,14 @@ class Reservations:
         self._flying: asyncio.Task[None] | None = None
         self._beating: asyncio.Task[None] | None = None
         self.available = True
-        """Whether the last flight was answered."""
+        """Whether the last batch was answered."""
 
     def start(self) -> None:
         """Begin to be heard of. Without it the lease runs out between requests."""
         self._beating = asyncio.create_task(self._beat())
 
     async def close(self) -> None:
-        """Send what is left, for as long as one more flight takes."""
+        """Send what is left, for as long as one more batch takes."""
         if self._beating is not None:
             self._beating.cancel()
         if self._holding is not None:
@@ -278,7 +278,7 @@ class Reservations:
         }
         return self._submit(content)
 
-    async def seed(self, budget: Budget, spent_nanos: int, *, moves: int) -> None:
+    async def initialise(self, budget: Budget, spent_nanos: int, *, version: int) -> None:
         """Tell what was spent of a budget, unless somebody has, or it has moved since.
 
         Raises:
@@ -288,7 +288,7 @@ class Reservations:
             "do": "seed",
             "name": budget.name,
             "spent": spent_nanos,
-            "moves": moves,
+            "moves": version,
             "keep_s": budget.keep_s,
         }
         await self._submit(content)
@@ -305,7 +305,7 @@ class Reservations:
             self._flying = asyncio.create_task(self._fly())
 
     async def _fly(self) -> None:
-        """Send what waits, flight by flight, until nothing does or Valkey is away."""
+        """Send what waits, batch by batch, until nothing does or Valkey is away."""
         while True:
             if self._unanswered:  # Sent before, and perhaps done: the same again, first.
                 batch = self._unanswered
@@ -325,7 +325,7 @@ class Reservations:
                 return
 
     async def _send(self, batch: list[_Operation]) -> bool:
-        """One flight. Whether Valkey knew this gateway."""
+        """One batch. Whether Valkey knew this gateway."""
         replies = await self._valkey.run(
             _SCRIPT,
             self._prefix,
@@ -335,7 +335,7 @@ class Reservations:
             orjson.dumps([one.content for one in batch], default=_row, option=_AS_ROWS),
         )
         known, *told = orjson.loads(replies)
-        # None of them when an earlier try of this flight was done after all.
+        # None of them when an earlier try of this batch was done after all.
         for one, reply in zip(batch, told, strict=False):
             if reply == ["failed"]:
                 logger.error("Valkey could not %s a request", one.content["do"])
@@ -344,7 +344,7 @@ class Reservations:
         return bool(known) or self._number == 1
 
     def _failed(self, batch: list[_Operation], error: ValkeyUnavailable) -> None:
-        """Tell everybody who waits. Settlements stay, for the next flight."""
+        """Tell everybody who waits. Settlements stay, for the next batch."""
         self.available = False
         for one in batch:
             if not one.reply.done():
@@ -426,8 +426,8 @@ def _refusal(reply: list[Any]) -> Verdict:
     match reply:
         case ["refused", measure, subject, wait_ms, *numbers]:
             return Refused(measure, subject, wait_ms / 1000, _quota(numbers))
-        case ["unseeded", budget, moves]:
-            return Unseeded(budget, moves)
+        case ["unseeded", budget, version]:
+            return Uninitialised(budget, version)
         case [what, budget]:
             return OverBudget(budget, in_flight=what == "reserved")
     raise ValkeyUnavailable("Valkey replied with what no script of ours says")

@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from serving.answering.resume.overlap import Overlap, repeats
-from serving.answering.resume.resume_points import Partial, onward
+from serving.answering.resume.resume_points import PartialText, resume
 from serving.domain.errors import LeavingRefused
 from serving.domain.privacy_class import EntityType, PrivacyClass
 from serving.privacy.json_text import LONG_NUMBER
@@ -47,7 +47,7 @@ _REASONS: Mapping[type[Exception], str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Outgoing:
+class OutboundRequest:
     """A request in the state in which it may leave.
 
     Attributes:
@@ -94,7 +94,7 @@ class Outgoing:
         """The chunks of an answer with what was replaced, as they come."""
         return _unchanged(chunks) if self.restorer is None else restored(chunks, self.restorer)
 
-    def onward(self, body: Mapping[str, Any], tokens: int) -> Outgoing:
+    def resume(self, body: Mapping[str, Any], tokens: int) -> OutboundRequest:
         """The same request, to go on with what was heard of its answer.
 
         Args:
@@ -104,7 +104,7 @@ class Outgoing:
         begun = self.begun + "".join(self.heard)
         messages = self.body["messages"][:-1] if self.begun else self.body["messages"]
         new = self.body | {name: body[name] for name in _BOUNDS if name in body}
-        new = onward(new | {"messages": messages}, begun, tokens)
+        new = resume(new | {"messages": messages}, begun, tokens)
         return replace(self, body=new, begun=begun, heard=[])
 
     async def noted(self, chunks: AsyncGenerator[Chunk, None]) -> AsyncGenerator[Chunk, None]:
@@ -159,14 +159,14 @@ class Scrubber:
         """Those that may leave though nobody reads them for names."""
         return self._default.languages
 
-    async def outgoing(
+    async def outbound(
         self,
         body: Mapping[str, Any],
         *,
         tenant: str,
         privacy: PrivacyClass,
-        partial: Partial | None = None,
-    ) -> Outgoing:
+        partial: PartialText | None = None,
+    ) -> OutboundRequest:
         """What would leave of a request; with `partial`, to go on with an answer from here.
 
         Raises:
@@ -174,11 +174,11 @@ class Scrubber:
         """
         policy = self._tenants.get(tenant, self._default)
         if partial is not None:
-            body = onward(body, partial.text, partial.tokens)
+            body = resume(body, partial.text, partial.tokens)
         begins = partial is None or not partial.text
         if privacy == "open":
             begun = "" if begins else _last(body)
-            return Outgoing(dict(body), policy.version, {}, self._rules, begun=begun)
+            return OutboundRequest(dict(body), policy.version, {}, self._rules, begun=begun)
         if privacy != "scrubbed":
             raise LeavingRefused("This request stays here.", reason="privacy")
         conversation = conversation_id(self._secret, tenant, body)
@@ -192,7 +192,7 @@ class Scrubber:
         restorer = AnswerRestorer(scrubbed.pseudonyms, in_json=answers_in_json(body))
         if isinstance(seed := body.get("seed"), int):
             scrubbed.body["seed"] = _other_seed(key, seed)
-        return Outgoing(
+        return OutboundRequest(
             scrubbed.body,
             policy.version,
             scrubbed.counts,

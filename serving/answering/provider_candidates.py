@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from models.engine import EngineError
 from serving.admission.fair_queue import FairQueue
 from serving.answering.explanations import Considered, Decision, Explanations
-from serving.answering.outbound import Outgoing, Scrubber
-from serving.answering.provider_engine import ProviderEngine, Target
+from serving.answering.outbound import OutboundRequest, Scrubber
+from serving.answering.provider_engine import ProviderEngine, ProviderModel
 from serving.answering.resume.continuation import Break, rest_of
-from serving.answering.resume.resume_points import Partial, shortened
-from serving.answering.targets import Way
-from serving.attempts import Exit, Forecast
+from serving.answering.resume.resume_points import PartialText, shortened
+from serving.answering.targets import Target
+from serving.attempts import ExternalRoute, Forecast
 from serving.config.overflow import OverflowSettings, Trigger
 from serving.domain.calls import GenerationCall
 from serving.domain.errors import LeavingRefused, Overloaded, RingfenceError
@@ -35,19 +35,19 @@ from serving.egress.policy.overflow_decision import (
     after_failure,
     trigger_of,
 )
-from serving.telemetry.meter import told_outcome
+from serving.telemetry.meter import outcome_label
 
 
 @dataclass(frozen=True, slots=True)
 class StandIn:
     """A provider's model that may answer for one of ours."""
 
-    target: Target
+    provider_model: ProviderModel
     capabilities: Capabilities
 
 
 @dataclass(frozen=True, slots=True)
-class Exits:
+class OverflowParts:
     """What there is to leave by, and what decides.
 
     Attributes:
@@ -75,30 +75,30 @@ class ProviderOverflow:
     """`Overflow` over the providers of the configuration.
 
     Args:
-        exits: what there is.
+        parts: what there is.
     """
 
-    def __init__(self, exits: Exits) -> None:
-        self._exits = exits
-        self._decisions = {model: OverflowDecision() for model in exits.stand_ins}
-        self._policies = Policies(exits.settings)
+    def __init__(self, parts: OverflowParts) -> None:
+        self._parts = parts
+        self._decisions = {model: OverflowDecision() for model in parts.stand_ins}
+        self._policies = Policies(parts.settings)
         self._shares = Shares()
         self._retries = RetryBudget()
 
-    def detour(self, call: GenerationCall, forecast: Forecast) -> ProviderDetour | None:
-        """See `Overflow.detour`. Requests that stay here count too: surges are seen by them."""
-        stand_ins = self._exits.stand_ins.get(call.model)
+    def fallback(self, call: GenerationCall, forecast: Forecast) -> ProviderFallback | None:
+        """See `Overflow.fallback`. Requests that stay here count too: surges are seen by them."""
+        stand_ins = self._parts.stand_ins.get(call.model)
         if not stand_ins:
             return None
         self._shares.came(call.model, call.principal.key_id)
-        wait_s = self._exits.queues[call.model].predicted_wait_s()
-        here = Here(wait_s, ready=self._exits.is_ready(call.model))
+        wait_s = self._parts.queues[call.model].predicted_wait_s()
+        here = Here(wait_s, ready=self._parts.is_ready(call.model))
         policy = self._policies.of(call.model, call.principal.key_id)
         trigger = self._decisions[call.model].at_arrival(policy, here)
         if call.privacy == "local_only":
             return None
-        return ProviderDetour(
-            self._exits,
+        return ProviderFallback(
+            self._parts,
             call,
             forecast,
             policy,
@@ -131,12 +131,12 @@ class Policies:
         return policy
 
 
-class ProviderDetour:
+class ProviderFallback:
     """The providers that may answer one request, and what became of each."""
 
     def __init__(
         self,
-        exits: Exits,
+        parts: OverflowParts,
         call: GenerationCall,
         forecast: Forecast,
         policy: OverflowPolicy,
@@ -145,7 +145,7 @@ class ProviderDetour:
         shares: Shares,
         retries: RetryBudget,
     ) -> None:
-        self._exits = exits
+        self._parts = parts
         self._call = call
         self._forecast = forecast
         self._policy = policy
@@ -154,13 +154,13 @@ class ProviderDetour:
         self._retries = retries
         self._prompt_tokens = 0
         self._considered: list[Considered] = []
-        self._outgoing: Outgoing | None = None
+        self._outbound: OutboundRequest | None = None
         self.departures: list[Entry] = []
-        self.patience_s = exits.settings.first_delta_timeout_s
-        self.goes_first = trigger is not None
+        self.patience_s = parts.settings.first_delta_timeout_s
+        self.preferred = trigger is not None
 
-    def helps(self, error: RingfenceError | EngineError) -> bool:
-        """See `Detour.helps`."""
+    def handles(self, error: RingfenceError | EngineError) -> bool:
+        """See `Fallback.handles`."""
         trigger: Trigger | None = "overloaded" if isinstance(error, Overloaded) else None
         if isinstance(error, EngineError):
             trigger = trigger_of(error)
@@ -168,70 +168,74 @@ class ProviderDetour:
             self._trigger = after_failure(self._policy, trigger, fits=trigger != "context_length")
         return trigger is not None and self._trigger is not None
 
-    async def ways(self) -> AsyncGenerator[Way, None]:
-        """See `Detour.ways`. Another try after one that left counts as a retry."""
+    async def targets(self) -> AsyncGenerator[Target, None]:
+        """See `Fallback.targets`. Another try after one that left counts as a retry."""
         fitting = await self._fitting()
         if not fitting or not self._may_leave():
             return
-        outgoing = self._outgoing = await self._ready(fitting)
-        if outgoing is None:
+        outbound = self._outbound = await self._ready(fitting)
+        if outbound is None:
             return
         self._retries.request()
         for place, one in enumerate(fitting):
             if self._may_try(one):
-                again = place > 0 or not self.goes_first
-                yield self._way(one, outgoing, self._forecast, again=again)
+                again = place > 0 or not self.preferred
+                yield self._target(one, outbound, self._forecast, again=again)
 
-    async def onward(self, broken: Break) -> AsyncGenerator[Way, None]:
-        """See `Detour.onward`. Who has broken off is not asked again."""
+    async def resume(self, broken: Break) -> AsyncGenerator[Target, None]:
+        """See `Fallback.resume`. Who has broken off is not asked again."""
         there = broken.partial
-        if self._trigger is None and not self.helps(broken.error):
+        if self._trigger is None and not self.handles(broken.error):
             return
         fitting = [
-            one for one in await self._fitting(there) if one.target.route not in there.routes
+            one
+            for one in await self._fitting(there)
+            if one.provider_model.route not in there.routes
         ]
         if not fitting or not (self.departures or self._may_leave()):
             return
-        outgoing = self._outgoing = await self._going_on(fitting, there)
-        if outgoing is None:
+        outbound = self._outbound = await self._going_on(fitting, there)
+        if outbound is None:
             return
         for one in fitting:
             if self._may_try(one):
-                yield self._way(one, outgoing, rest_of(self._forecast, there), again=True)
+                yield self._target(one, outbound, rest_of(self._forecast, there), again=True)
 
-    def failed(self, way: Way, error: RingfenceError | EngineError) -> None:
-        """See `Detour.failed`."""
+    def failed(self, target: Target, error: RingfenceError | EngineError) -> None:
+        """See `Fallback.failed`."""
         if isinstance(error, LeavingRefused):
-            considered = Considered(way.route, error.reason, error.detail)
+            considered = Considered(target.route, error.reason, error.detail)
         else:
-            considered = Considered(way.route, told_outcome(error))
+            considered = Considered(target.route, outcome_label(error))
         self._considered.append(considered)
 
     async def close(self) -> None:
-        """See `Detour.close`."""
+        """See `Fallback.close`."""
         if self._trigger is None and not self._considered:
             return
         decision = Decision(self._call.privacy, self._trigger, self._considered)
-        await self._exits.explanations.keep(
+        await self._parts.explanations.keep(
             self._call.principal.tenant, self._call.request_id, decision
         )
 
     async def _ready(
-        self, fitting: Sequence[StandIn], partial: Partial | None = None
-    ) -> Outgoing | None:
+        self, fitting: Sequence[StandIn], partial: PartialText | None = None
+    ) -> OutboundRequest | None:
         """What may leave, with what there is of the answer; None: nothing."""
         try:
-            return await self._exits.scrubber.outgoing(
+            return await self._parts.scrubber.outbound(
                 self._call.body,
                 tenant=self._call.principal.tenant,
                 privacy=self._call.privacy,
                 partial=partial,
             )
         except LeavingRefused as error:
-            self._reject([one.target for one in fitting], error.reason, error.detail)
+            self._reject([one.provider_model for one in fitting], error.reason, error.detail)
             return None
 
-    async def _going_on(self, fitting: Sequence[StandIn], there: Partial) -> Outgoing | None:
+    async def _going_on(
+        self, fitting: Sequence[StandIn], there: PartialText
+    ) -> OutboundRequest | None:
         """The same to go on with. What was said outside is told as it was said there.
 
         An answer that came from outside and then from here does not leave again: its values are
@@ -240,26 +244,29 @@ class ProviderDetour:
         outside = [route != LOCAL_ROUTE for route in there.routes]
         if not any(outside):
             return await self._ready(fitting, there)
-        if all(outside) and self._outgoing is not None:
-            return self._outgoing.onward(self._call.body, there.tokens)
-        self._reject([one.target for one in fitting], "answered_here_too")
+        if all(outside) and self._outbound is not None:
+            return self._outbound.resume(self._call.body, there.tokens)
+        self._reject([one.provider_model for one in fitting], "answered_here_too")
         return None
 
     def _may_try(self, stand_in: StandIn) -> bool:
         """Whether the request may leave once more, if it did."""
         if not self.departures or self._retries.take():
             return True
-        self._reject([stand_in.target], "retry_budget")
+        self._reject([stand_in.provider_model], "retry_budget")
         return False
 
-    async def _fitting(self, partial: Partial | None = None) -> list[StandIn]:
+    async def _fitting(self, partial: PartialText | None = None) -> list[StandIn]:
         """Stand-ins that can run this request, or go on with its answer, in their order."""
         most = await self._forecast.most_used()
         self._prompt_tokens = most.prompt_tokens
-        shape, prompts = self._forecast.shape, max(1, self._forecast.shape.prompts)
-        fits = most.prompt_tokens < shape.context_tokens * prompts
+        token_budget, prompts = (
+            self._forecast.token_budget,
+            max(1, self._forecast.token_budget.prompts),
+        )
+        fits = most.prompt_tokens < token_budget.context_tokens * prompts
         if self._trigger is not None and not self._policy.allows(self._trigger, fits=fits):
-            self._reject([one.target for one in self._stand_ins()], "context_length")
+            self._reject([one.provider_model for one in self._stand_ins()], "context_length")
             return []
         tokens = 0 if partial is None else partial.tokens
         facts = Facts.of(
@@ -273,13 +280,18 @@ class ProviderDetour:
             if (reason := why_not(facts, one.capabilities)) is None:
                 fitting.append(one)
             else:
-                self._reject([one.target], reason)
+                self._reject([one.provider_model], reason)
         return fitting
 
     def _stand_ins(self) -> list[StandIn]:
         """Those that the policy has, in its order."""
-        found = self._exits.stand_ins[self._call.model]
-        return [one for name in self._policy.providers for one in found if one.target.name == name]
+        found = self._parts.stand_ins[self._call.model]
+        return [
+            one
+            for name in self._policy.providers
+            for one in found
+            if one.provider_model.name == name
+        ]
 
     def _may_leave(self) -> bool:
         """Whether one more request may, of all that came lately."""
@@ -288,31 +300,33 @@ class ProviderDetour:
             self._call.model, self._call.principal.key_id, model_share=share, key_share=share
         )
         if full is not None:
-            self._reject([one.target for one in self._stand_ins()], f"share_of_{full}")
+            self._reject([one.provider_model for one in self._stand_ins()], f"share_of_{full}")
         return full is None
 
-    def _reject(self, targets: Sequence[Target], reason: str, detail: str | None = None) -> None:
+    def _reject(
+        self, targets: Sequence[ProviderModel], reason: str, detail: str | None = None
+    ) -> None:
         self._considered += [Considered(one.route, reason, detail) for one in targets]
 
-    def _way(
-        self, stand_in: StandIn, outgoing: Outgoing, forecast: Forecast, *, again: bool
-    ) -> Way:
-        target = stand_in.target
+    def _target(
+        self, stand_in: StandIn, outbound: OutboundRequest, forecast: Forecast, *, again: bool
+    ) -> Target:
+        provider_model = stand_in.provider_model
         offered = stand_in.capabilities
-        bounds = [one for one in (forecast.shape.most, offered.max_output_tokens) if one]
-        shape = replace(
-            forecast.shape,
+        bounds = [one for one in (forecast.token_budget.most, offered.max_output_tokens) if one]
+        token_budget = replace(
+            forecast.token_budget,
             context_tokens=offered.context_tokens,
             most=min(bounds, default=None),
         )
         engine = ProviderEngine(
-            target,
+            provider_model,
             self._call,
-            outgoing,
-            tokens=self._prompt_tokens + shape.completion_tokens(self._prompt_tokens),
-            gatekeeper=self._exits.gatekeeper,
-            ledger=self._exits.ledger,
+            outbound,
+            tokens=self._prompt_tokens + token_budget.completion_tokens(self._prompt_tokens),
+            gatekeeper=self._parts.gatekeeper,
+            ledger=self._parts.ledger,
             departures=self.departures,
         )
-        way_out = Exit(target.route, target.tariff, again=again)
-        return Way(engine, replace(forecast, shape=shape, interval=1), way_out)
+        external = ExternalRoute(provider_model.route, provider_model.tariff, again=again)
+        return Target(engine, replace(forecast, token_budget=token_budget, interval=1), external)

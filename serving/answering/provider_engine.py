@@ -27,7 +27,7 @@ from models.engine import (
     Usage,
 )
 from serving.accounting.pricing import Tariff
-from serving.answering.outbound import Outgoing
+from serving.answering.outbound import OutboundRequest
 from serving.domain.calls import GenerationCall
 from serving.domain.errors import LeavingRefused
 from serving.egress.ledger.chain import Entry
@@ -49,11 +49,11 @@ from serving.egress.providers.provider import (
     ProviderRequest,
     ProviderUnavailable,
 )
-from serving.telemetry.meter import told_outcome
+from serving.telemetry.meter import outcome_label
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class ProviderModel:
     """A provider's model, and how it is reached. `answer_tokens`: the most of one answer."""
 
     name: str
@@ -88,9 +88,9 @@ class ProviderEngine:
     """Runs one request at a provider.
 
     Args:
-        target: where.
+        provider_model: where.
         call: whose request it is.
-        outgoing: what may leave of it.
+        outbound: what may leave of it.
         tokens: prompt and answer at most.
         gatekeeper: of breakers and the provider's limits.
         ledger: of everything that leaves.
@@ -99,18 +99,18 @@ class ProviderEngine:
 
     def __init__(
         self,
-        target: Target,
+        provider_model: ProviderModel,
         call: GenerationCall,
-        outgoing: Outgoing,
+        outbound: OutboundRequest,
         *,
         tokens: int,
         gatekeeper: Gatekeeper,
         ledger: EgressLedger,
         departures: list[Entry],
     ) -> None:
-        self._target = target
+        self._target = provider_model
         self._call = call
-        self._outgoing = outgoing
+        self._outbound = outbound
         self._tokens = tokens
         self._gatekeeper = gatekeeper
         self._ledger = ledger
@@ -118,8 +118,10 @@ class ProviderEngine:
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta | Usage, None]:
         """See `Engine.generate`."""
-        target = self._target
-        attempt = await self._gatekeeper.begin(target.name, target.model, self._tokens)
+        provider_model = self._target
+        attempt = await self._gatekeeper.begin(
+            provider_model.name, provider_model.model, self._tokens
+        )
         if isinstance(attempt, Denied):
             raise LeavingRefused(
                 "No provider may be asked now.",
@@ -149,8 +151,8 @@ class ProviderEngine:
         """The answer as rendered events."""
         chunks = self._chunks(request, attempt, crossing)
         if self._call.continues:
-            chunks = self._outgoing.noted(chunks)
-        async with aclosing(chunks), aclosing(self._outgoing.restored(chunks)) as restored:
+            chunks = self._outbound.noted(chunks)
+        async with aclosing(chunks), aclosing(self._outbound.restored(chunks)) as restored:
             async for chunk in restored:
                 yield _event(chunk)
         if crossing.usage is not None and _wants_usage(self._call.body):
@@ -162,7 +164,7 @@ class ProviderEngine:
         """What the provider sends; its usage goes into the crossing."""
 
         async def gate(departure: Departure) -> None:
-            await self._outgoing.check(departure.body)
+            await self._outbound.check(departure.body)
             try:
                 crossing.entry = await self._ledger.depart(self._facts(departure), departure.body)
             except (LedgerUnavailable, LedgerTruncated) as error:
@@ -173,7 +175,7 @@ class ProviderEngine:
             request.request_id,
             self._call.kind,
             self._target.model,
-            self._outgoing.body,
+            self._outbound.body,
             self._target.deadlines,
             self._target.answer_tokens,
         )
@@ -200,8 +202,8 @@ class ProviderEngine:
             path=place.path,
             model=self._target.model,
             privacy=self._call.privacy,
-            policy=self._outgoing.policy,
-            entities={str(kind): count for kind, count in self._outgoing.entities.items()},
+            policy=self._outbound.policy,
+            entities={str(kind): count for kind, count in self._outbound.entities.items()},
         )
 
     async def _settle(
@@ -253,7 +255,7 @@ def _word(ended: BaseException | None) -> str:
     """How an attempt ended, for the ledger."""
     if isinstance(ended, ProviderError):
         return ended.code or type(ended).__name__
-    return told_outcome(ended)
+    return outcome_label(ended)
 
 
 def _event(chunk: Chunk) -> Delta:

@@ -10,8 +10,8 @@ from serving.egress.ledger.chain import Entry
 from serving.egress.ledger.receipts import Departed, Receipt, Receipts
 
 
-class SigningNotary:
-    """`Notary` with a key.
+class SigningIssuer:
+    """`ReceiptIssuer` with a key.
 
     Args:
         receipts: signs.
@@ -21,7 +21,7 @@ class SigningNotary:
         self._receipts = receipts
 
     def receipt(self, call: Call, route: str, departures: Sequence[Entry]) -> str:
-        """See `Notary.receipt`."""
+        """See `ReceiptIssuer.receipt`."""
         return self._receipts.issue(
             Receipt(
                 iat=int(time.time()),

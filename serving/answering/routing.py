@@ -23,9 +23,9 @@ from models.engine import (
     Usage,
 )
 from serving.answering.resume.continuation import Attempt, Break, Continuation, Next, rest_of
-from serving.answering.resume.partial_answer import BegunAnswer
-from serving.answering.resume.resume_points import Seam, resumed
-from serving.answering.targets import Detour, Generation, Notary, Overflow, Way
+from serving.answering.resume.partial_answer import PartialAnswer
+from serving.answering.resume.resume_points import ResumePoint, resumed
+from serving.answering.targets import Fallback, Generation, Overflow, ReceiptIssuer, Target
 from serving.attempts import Attempts, Forecast
 from serving.domain.calls import GenerationCall
 from serving.domain.errors import (
@@ -38,7 +38,7 @@ from serving.domain.errors import (
 from serving.domain.route import Origin
 from serving.telemetry.meter import Record
 
-__all__ = ["Generation", "GenerationCall", "Routing", "Way"]
+__all__ = ["Generation", "GenerationCall", "Routing", "Target"]
 
 Begun = TypeVar("Begun")
 
@@ -52,21 +52,21 @@ class _Asked:
 
     call: GenerationCall
     request: GenerationRequest
-    here: Way
-    detour: Detour | None
+    here: Target
+    fallback: Fallback | None
 
     @property
     def patience_s(self) -> float | None:
         """How long the model here may take to go on; None: as long as an engine may."""
         left_s = self.call.options.timeout_s
-        if self.detour is None:
+        if self.fallback is None:
             return left_s
-        return min(self.detour.patience_s, left_s or self.detour.patience_s)
+        return min(self.fallback.patience_s, left_s or self.fallback.patience_s)
 
-    def failed(self, way: Way, error: RingfenceError | EngineError) -> None:
+    def failed(self, target: Target, error: RingfenceError | EngineError) -> None:
         """Tell whoever explains."""
-        if self.detour is not None:
-            self.detour.failed(way, error)
+        if self.fallback is not None:
+            self.fallback.failed(target, error)
 
 
 class Routing:
@@ -76,7 +76,7 @@ class Routing:
         attempts: lets requests in, and settles what they used.
         engines: of the models here that generate.
         overflow: the other ways; None: nothing ever leaves.
-        notary: of receipts; None: none are given.
+        receipt_issuer: of receipts; None: none are given.
     """
 
     def __init__(
@@ -85,12 +85,12 @@ class Routing:
         attempts: Attempts,
         engines: Mapping[str, Engine],
         overflow: Overflow | None = None,
-        notary: Notary | None = None,
+        receipt_issuer: ReceiptIssuer | None = None,
     ) -> None:
         self._attempts = attempts
         self._engines = engines
         self._overflow = overflow
-        self._notary = notary
+        self._receipt_issuer = receipt_issuer
 
     @asynccontextmanager
     async def answer(
@@ -103,12 +103,12 @@ class Routing:
         Raises:
             RingfenceError, EngineError: of the model here, when no other way helped.
         """
-        here = Way(self._engines[call.model], forecast)
-        detour = None if self._overflow is None else self._overflow.detour(call, forecast)
-        asked = _Asked(call, request, here, detour)
+        here = Target(self._engines[call.model], forecast)
+        fallback = None if self._overflow is None else self._overflow.fallback(call, forecast)
+        asked = _Asked(call, request, here, fallback)
         async with AsyncExitStack() as stack:
-            if detour is not None:
-                stack.push_async_callback(detour.close)
+            if fallback is not None:
+                stack.push_async_callback(fallback.close)
             if call.continues:
                 yield await self._continued(stack, asked)
             else:
@@ -118,32 +118,32 @@ class Routing:
 
     async def _first(self, stack: AsyncExitStack, asked: _Asked) -> Attempt:
         """The first way that has a delta."""
-        detour = asked.detour
-        if detour is None:
+        fallback = asked.fallback
+        if fallback is None:
             return await stack.enter_async_context(self._run(asked, asked.here))
-        if detour.goes_first and (found := await self._away(stack, asked, detour.ways())):
+        if fallback.preferred and (found := await self._away(stack, asked, fallback.targets())):
             return found
         try:
             beginning = stack.enter_async_context(self._run(asked, asked.here))
-            return await _in_time(beginning, detour.patience_s)
+            return await _in_time(beginning, fallback.patience_s)
         except (Overloaded, EngineError) as error:
-            detour.failed(asked.here, error)
-            if detour.goes_first or not detour.helps(error):
+            fallback.failed(asked.here, error)
+            if fallback.preferred or not fallback.handles(error):
                 raise
-            if found := await self._away(stack, asked, detour.ways()):
+            if found := await self._away(stack, asked, fallback.targets()):
                 return found
             raise
 
     async def _away(
-        self, stack: AsyncExitStack, asked: _Asked, ways: AsyncGenerator[Way, None]
+        self, stack: AsyncExitStack, asked: _Asked, targets: AsyncGenerator[Target, None]
     ) -> Attempt | None:
         """The first of some other ways that has a delta."""
-        async with aclosing(ways):
-            async for way in ways:
+        async with aclosing(targets):
+            async for target in targets:
                 try:
-                    return await stack.enter_async_context(self._run(asked, way))
+                    return await stack.enter_async_context(self._run(asked, target))
                 except (RingfenceError, EngineError) as error:
-                    asked.failed(way, error)
+                    asked.failed(target, error)
                     if isinstance(error, _FINAL):
                         raise
         return None
@@ -157,7 +157,7 @@ class Routing:
         asked = replace(
             asked, request=replace(request, body=request.body | {"return_token_ids": True})
         )
-        answer = BegunAnswer(asked.call.body)
+        answer = PartialAnswer(asked.call.body)
         continuation = Continuation(answer, partial(self._onward, asked, _now()))
         await stack.enter_async_context(continuation)
         first = await self._first(continuation.stack, asked)
@@ -171,7 +171,7 @@ class Routing:
 
         def given() -> Origin:
             nonlocal origin
-            attempt, is_known = continuation.attempt, continuation.ended or asked.detour is None
+            attempt, is_known = continuation.attempt, continuation.ended or asked.fallback is None
             if attempt is not None and is_known and origin.receipt is None:
                 origin = self._given(asked, attempt)
             return origin
@@ -188,7 +188,7 @@ class Routing:
             AccessError, DeadlineExceeded, ServerStopping: it may not go on.
         """
         asked = _with_time_left(asked, _now() - began)
-        away_first = asked.detour is not None and asked.detour.goes_first
+        away_first = asked.fallback is not None and asked.fallback.preferred
         if away_first and (found := await self._on_away(stack, asked, broken)):
             return found
         if found := await self._on_here(stack, asked, broken):
@@ -207,23 +207,25 @@ class Routing:
 
     async def _resumed(self, stack: AsyncExitStack, asked: _Asked, broken: Break) -> Next:
         engine = self._engines[asked.call.model]
-        request, seam = await resumed(engine, asked.request, broken.partial, number=broken.number)
+        request, resume_point = await resumed(
+            engine, asked.request, broken.partial, number=broken.number
+        )
         forecast = rest_of(asked.here.forecast, broken.partial)
-        shape = replace(forecast.shape, kind=request.kind)
-        here = Way(engine, replace(forecast, shape=shape), again=True)
+        token_budget = replace(forecast.token_budget, kind=request.kind)
+        here = Target(engine, replace(forecast, token_budget=token_budget), again=True)
         asked = replace(asked, request=request)
-        return await stack.enter_async_context(self._run(asked, here)), seam
+        return await stack.enter_async_context(self._run(asked, here)), resume_point
 
     async def _on_away(self, stack: AsyncExitStack, asked: _Asked, broken: Break) -> Next | None:
         """Somebody else goes on."""
-        if asked.detour is None:
+        if asked.fallback is None:
             return None
-        attempt = await self._away(stack, asked, asked.detour.onward(broken))
+        attempt = await self._away(stack, asked, asked.fallback.resume(broken))
         there = broken.partial
-        return None if attempt is None else (attempt, Seam(len(there.text), there.tokens))
+        return None if attempt is None else (attempt, ResumePoint(len(there.text), there.tokens))
 
     @asynccontextmanager
-    async def _run(self, asked: _Asked, way: Way) -> AsyncIterator[Attempt]:
+    async def _run(self, asked: _Asked, target: Target) -> AsyncIterator[Attempt]:
         """One attempt: the scope owns its reservation, its place and the engine's stream."""
         call = asked.call
         async with (
@@ -231,24 +233,24 @@ class Routing:
                 call,
                 endpoint=call.kind,
                 streamed=call.stream,
-                forecast=way.forecast,
-                way_out=way.way_out,
-                again=way.again,
+                forecast=target.forecast,
+                external=target.external,
+                again=target.again,
             ) as (record, quota),
-            aclosing(way.engine.generate(asked.request)) as items,
+            aclosing(target.engine.generate(asked.request)) as items,
         ):
             first = await anext(items, None)
             if not isinstance(first, bytes):
                 raise EngineFailed("The model's engine sent no answer.")
             async with aclosing(_metered(first, items, record)) as deltas:
-                yield Attempt(deltas, quota, way.route, record)
+                yield Attempt(deltas, quota, target.route, record)
 
     def _given(self, asked: _Asked, attempt: Attempt) -> Origin:
         """Where an answer comes from, now that it is given. Its attempt keeps the receipt."""
         call, record = asked.call, attempt.record
-        if self._notary is not None:
-            departures = () if asked.detour is None else asked.detour.departures
-            record.receipt = self._notary.receipt(call, attempt.route, departures)
+        if self._receipt_issuer is not None:
+            departures = () if asked.fallback is None else asked.fallback.departures
+            record.receipt = self._receipt_issuer.receipt(call, attempt.route, departures)
         return Origin(call.privacy, attempt.route, record.receipt)
 
 

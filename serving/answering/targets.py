@@ -1,4 +1,4 @@
-"""Ways to answer a generation: by the model here, and by others; and what is told of each.
+"""Targets that can answer a generation: the local model and others; and what is told of each.
 
 Values and protocols only. `Routing` chooses among ways; `Overflow` knows those that lead outside.
 """
@@ -11,7 +11,7 @@ from typing import Protocol
 
 from models.engine import Delta, EngineError, GenerationRequest, Usage
 from serving.answering.resume.continuation import Break
-from serving.attempts import Exit, Forecast
+from serving.attempts import ExternalRoute, Forecast
 from serving.domain.calls import Call, GenerationCall
 from serving.domain.errors import RingfenceError
 from serving.domain.quota import Quota
@@ -44,32 +44,32 @@ class Generator(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """One way to answer a request. `way_out` of None is the model here.
+class Target:
+    """One way to answer a request. `external` of None is the model here.
 
     One that goes on with an answer comes `again`: its request is counted already.
     """
 
     engine: Generator
     forecast: Forecast
-    way_out: Exit | None = None
+    external: ExternalRoute | None = None
     again: bool = False
 
     @property
     def route(self) -> str:
         """As clients and the ledger are told."""
-        return LOCAL_ROUTE if self.way_out is None else self.way_out.route
+        return LOCAL_ROUTE if self.external is None else self.external.route
 
 
-class Detour(Protocol):
+class Fallback(Protocol):
     """The other ways of one request. It is told what becomes of each, so that it can explain."""
 
     @property
-    def goes_first(self) -> bool:
+    def preferred(self) -> bool:
         """Whether they are tried before the model here."""
         ...
 
-    def helps(self, error: RingfenceError | EngineError) -> bool:
+    def handles(self, error: RingfenceError | EngineError) -> bool:
         """Whether they are tried now that the model here failed like this."""
         ...
 
@@ -83,15 +83,15 @@ class Detour(Protocol):
         """What has left for the request, in order."""
         ...
 
-    def ways(self) -> AsyncGenerator[Way, None]:
+    def targets(self) -> AsyncGenerator[Target, None]:
         """In their order, each when it is its turn; none when nobody can take this request."""
         ...
 
-    def onward(self, broken: Break) -> AsyncGenerator[Way, None]:
-        """The ways that go on with an answer that broke off, in their order; as `ways`."""
+    def resume(self, broken: Break) -> AsyncGenerator[Target, None]:
+        """The ways that go on with an answer that broke off, in their order; as `targets`."""
         ...
 
-    def failed(self, way: Way, error: RingfenceError | EngineError) -> None:
+    def failed(self, target: Target, error: RingfenceError | EngineError) -> None:
         """A way, the one here too, came to nothing before its first delta."""
         ...
 
@@ -103,12 +103,12 @@ class Detour(Protocol):
 class Overflow(Protocol):
     """Knows what other ways requests have."""
 
-    def detour(self, call: GenerationCall, forecast: Forecast) -> Detour | None:
+    def fallback(self, call: GenerationCall, forecast: Forecast) -> Fallback | None:
         """Those of a request; None when it may not leave at all."""
         ...
 
 
-class Notary(Protocol):
+class ReceiptIssuer(Protocol):
     """Signs where answers come from."""
 
     def receipt(self, call: Call, route: str, departures: Sequence[Entry]) -> str:

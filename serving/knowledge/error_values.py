@@ -57,7 +57,7 @@ async def told(work: Awaitable[T]) -> Told[T]:
         return Failure(EngineFailed, "Retrieval failed.")
 
 
-async def heard(response: DeploymentResponse[Told[T]], *, timeout_s: float) -> T:
+async def from_wire(response: DeploymentResponse[Told[T]], *, timeout_s: float) -> T:
     """The other end of `told`, within a deadline.
 
     Raises:

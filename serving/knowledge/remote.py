@@ -15,7 +15,7 @@ from rag.index.protocols import Collection
 from rag.search.passages import Passage
 from rag.search.search_request import LexicalHits, LexicalRequest, SearchRequest
 from serving.knowledge.curation import ReembeddingFacts, StoreFacts
-from serving.knowledge.error_values import heard
+from serving.knowledge.error_values import from_wire
 
 SPARE_S = 5.0
 """For a call to be brought there and back, beside what it may take."""
@@ -44,15 +44,15 @@ class RemoteKnowledge:
 
     async def lexical(self, request: LexicalRequest) -> Sequence[LexicalHits]:
         """See `Index`."""
-        return await heard(self._handle.lexical.remote(request), timeout_s=self._timeout_s)
+        return await from_wire(self._handle.lexical.remote(request), timeout_s=self._timeout_s)
 
     async def search(self, request: SearchRequest) -> Sequence[Passage]:
         """See `Index`."""
-        return await heard(self._handle.search.remote(request), timeout_s=self._timeout_s)
+        return await from_wire(self._handle.search.remote(request), timeout_s=self._timeout_s)
 
     async def create(self, collection: Collection) -> None:
         """See `Collections`."""
-        await heard(self._handle.create.remote(collection), timeout_s=self._timeout_s)
+        await from_wire(self._handle.create.remote(collection), timeout_s=self._timeout_s)
 
     def wake(self) -> None:
         """Tell that there is work. Nobody waits for it: what is lost is found a second later."""
@@ -64,29 +64,29 @@ class RemoteKnowledge:
 
     async def stores(self) -> Sequence[StoreFacts]:
         """See `Curator`."""
-        return await heard(self._curator.stores.remote(), timeout_s=CURATION_S)
+        return await from_wire(self._curator.stores.remote(), timeout_s=CURATION_S)
 
     async def reembed(self, store_id: str, model: str, *, force: bool) -> ReembeddingFacts:
         """See `Curator`."""
         call = self._curator.reembed.remote(store_id, model, force)
-        return await heard(call, timeout_s=CURATION_S)
+        return await from_wire(call, timeout_s=CURATION_S)
 
     async def reembedding(self, store_id: str) -> ReembeddingFacts:
         """See `Curator`."""
-        return await heard(self._curator.reembedding.remote(store_id), timeout_s=CURATION_S)
+        return await from_wire(self._curator.reembedding.remote(store_id), timeout_s=CURATION_S)
 
     async def rollback(self, store_id: str) -> ReembeddingFacts:
         """See `Curator`."""
-        return await heard(self._curator.rollback.remote(store_id), timeout_s=CURATION_S)
+        return await from_wire(self._curator.rollback.remote(store_id), timeout_s=CURATION_S)
 
     async def drift(self, store_id: str) -> dict[str, Any]:
         """See `Curator`."""
-        return await heard(self._curator.drift.remote(store_id), timeout_s=CURATION_S)
+        return await from_wire(self._curator.drift.remote(store_id), timeout_s=CURATION_S)
 
     async def check(self) -> Sequence[str]:
         """See `Curator`."""
-        return await heard(self._curator.check.remote(), timeout_s=CURATION_S)
+        return await from_wire(self._curator.check.remote(), timeout_s=CURATION_S)
 
     async def _wake(self) -> None:
         with suppress(RagError, EngineError):
-            await heard(self._curator.wake.remote(), timeout_s=WAKE_S)
+            await from_wire(self._curator.wake.remote(), timeout_s=WAKE_S)

@@ -212,8 +212,8 @@ class KnowledgeService:
         Raises:
             IndexUnavailable: some were.
         """
-        heard = {passage.store_id for passage in passages}
-        silent = {one.id for one in request.generations if one.store_id not in heard}
+        from_wire = {passage.store_id for passage in passages}
+        silent = {one.id for one in request.generations if one.store_id not in from_wire}
         if not silent:
             return
         there = select(IndexGeneration.id).where(IndexGeneration.id.in_(silent))

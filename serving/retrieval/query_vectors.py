@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from models.embedding.embedder import Embedder
 from models.engine import Usage
 from models.tokens.token_counter import TokenCounter, upper_bound_of_texts
-from serving.accounting.estimate import Shape
+from serving.accounting.estimate import TokenBudget
 from serving.attempts import Attempts, Forecast
 from serving.domain.calls import Call
 from serving.domain.quota import Quota
@@ -67,7 +67,7 @@ class QueryVectors:
         pieces = [await _pieces(query, counter) for query in queries]
         texts = [piece for of_one in pieces for piece in of_one]
         forecast = Forecast(
-            Shape.of_embedding(len(texts), counter.context_tokens),
+            TokenBudget.of_embedding(len(texts), counter.context_tokens),
             count=lambda: counter.count_texts(texts),
             bound=lambda: upper_bound_of_texts(texts),
         )

@@ -57,7 +57,7 @@ class Record:
         self.deltas += delta.count(b"\n\n")  # JSON holds no line feed.
 
 
-def told_outcome(error: BaseException | None) -> str:
+def outcome_label(error: BaseException | None) -> str:
     """The one word for how a request ended, in metrics, logs and the ledger."""
     if error is None:
         return "ok"
@@ -106,7 +106,7 @@ class Meter:
         try:
             yield record
         except BaseException as error:
-            told = told_outcome(error)
+            told = outcome_label(error)
             raise
         finally:
             self._running.labels(record.model).dec()

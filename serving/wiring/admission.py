@@ -27,7 +27,7 @@ from serving.telemetry.meter import Meter
 
 
 @dataclass(frozen=True, slots=True)
-class Books:
+class AdmissionParts:
     """What the pipeline and the admin API of a gateway share."""
 
     valkey: Valkey

@@ -13,9 +13,9 @@ from serving.accounting.pricing import Tariff
 from serving.admission.fair_queue import FairQueue
 from serving.answering.explanations import Explanations
 from serving.answering.outbound import Scrubber
-from serving.answering.provider_candidates import Exits, ProviderOverflow, StandIn
-from serving.answering.provider_engine import Target
-from serving.answering.receipts import SigningNotary
+from serving.answering.provider_candidates import OverflowParts, ProviderOverflow, StandIn
+from serving.answering.provider_engine import ProviderModel
+from serving.answering.receipts import SigningIssuer
 from serving.config import Settings
 from serving.config.overflow import PrivacySettings, ProviderModelSettings, ProviderSettings
 from serving.egress.ledger.appender import CheckpointRules
@@ -26,7 +26,7 @@ from serving.egress.limits.gatekeeper import Gatekeeper
 from serving.egress.limits.provider_limits import ProviderLimits
 from serving.egress.policy.capabilities import Capabilities
 from serving.egress.providers.provider import Deadlines, Provider
-from serving.egress.providers.transport import Outlet
+from serving.egress.providers.transport import Connections
 from serving.privacy.patterns.operator_rules import OperatorRules
 from serving.privacy.policy import PrivacyPolicy
 from serving.privacy.spans import Detector
@@ -40,11 +40,11 @@ SCRUB_TIMEOUTS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Ways:
+class EgressParts:
     """What a gateway leaves by. Without providers there is a ledger to read, and nothing else."""
 
     ledger: EgressLedger
-    notary: SigningNotary | None
+    receipt_issuer: SigningIssuer | None
     overflow: ProviderOverflow | None
     scrubber: Scrubber | None
     gatekeeper: Gatekeeper
@@ -87,14 +87,14 @@ class Ways:
         ledger = EgressLedger(
             database, secret.get_secret_value().encode(), rules, leftovers=leftovers
         )
-        notary = SigningNotary(Receipts(signer)) if settings.ledger.receipts else None
+        receipt_issuer = SigningIssuer(Receipts(signer)) if settings.ledger.receipts else None
         limits = {one.name: ProviderLimits.of(one) for one in settings.overflow.providers}
         gatekeeper = Gatekeeper(valkey, limits, prefix=f"{prefix}egress:")
         providers = {one.name: _provider(one) for one in settings.overflow.providers}
         overflow = scrubber = None
         if detector is not None:
             scrubber = _scrubber(settings.privacy, secret, detector)
-            exits = Exits(
+            parts = OverflowParts(
                 settings=settings.overflow,
                 stand_ins=_stand_ins(settings.overflow.providers, providers),
                 queues=queues,
@@ -104,9 +104,15 @@ class Ways:
                 ledger=ledger,
                 explanations=explanations,
             )
-            overflow = ProviderOverflow(exits)
+            overflow = ProviderOverflow(parts)
         return cls(
-            ledger, notary, overflow, scrubber, gatekeeper, engines, tuple(providers.values())
+            ledger,
+            receipt_issuer,
+            overflow,
+            scrubber,
+            gatekeeper,
+            engines,
+            tuple(providers.values()),
         )
 
     def start(self) -> None:
@@ -156,7 +162,7 @@ def _anthropic(settings: ProviderSettings) -> Provider:
         settings.base_url or anthropic.ANTHROPIC_URL,
         allow_http=settings.allow_http,
     )
-    return anthropic.AnthropicProvider(Outlet(destination))
+    return anthropic.AnthropicProvider(Connections(destination))
 
 
 def _openai(settings: ProviderSettings) -> Provider:
@@ -168,11 +174,11 @@ def _openai(settings: ProviderSettings) -> Provider:
             key, settings.base_url or "", api_version=settings.api_version, allow_http=allow_http
         )
         dialect = openai.AZURE_DEPLOYMENTS if settings.api_version else openai.OPENAI
-        return openai.OpenAIProvider(Outlet(destination), dialect)
+        return openai.OpenAIProvider(Connections(destination), dialect)
     url = settings.base_url or openai.OPENAI_URL
     own = openai.OPENAI if url == openai.OPENAI_URL else openai.OpenAIDialect()
     return openai.OpenAIProvider(
-        Outlet(openai.openai_destination(key, url, allow_http=allow_http)), own
+        Connections(openai.openai_destination(key, url, allow_http=allow_http)), own
     )
 
 
@@ -188,7 +194,7 @@ def _stand_ins(
             idle_s=one.stall_timeout_s,
         )
         for model in one.models:
-            target = Target(
+            provider_model = ProviderModel(
                 one.name,
                 model.model,
                 providers[one.name],
@@ -197,7 +203,9 @@ def _stand_ins(
                 model.max_output_tokens,
             )
             for name in model.stands_in_for:
-                found.setdefault(name, []).append(StandIn(target, _capabilities(one, model)))
+                found.setdefault(name, []).append(
+                    StandIn(provider_model, _capabilities(one, model))
+                )
     return found
 
 

@@ -26,11 +26,11 @@ from serving.retrieval.query_vectors import QueryVectors
 from serving.retrieval.searching import Searching
 from serving.storage.database import Database
 from serving.telemetry.meter import Meter
-from serving.wiring.admission import Books
+from serving.wiring.admission import AdmissionParts
 
 
 @dataclass(frozen=True, slots=True)
-class Shelves:
+class RetrievalParts:
     """What routes, the pipeline and the admin API of a gateway share.
 
     Attributes:
@@ -52,7 +52,7 @@ class Shelves:
         database: Database,
         embedders: Mapping[str, Embedder],
         counters: Mapping[str, TokenCounter],
-        books: Books,
+        admission_parts: AdmissionParts,
         meter: Meter,
     ) -> Self:
         """Wire everything; nothing runs yet.
@@ -63,11 +63,11 @@ class Shelves:
             database: where files and stores are.
             embedders: that are served, by model.
             counters: of all models.
-            books: let searches in.
+            admission_parts: let searches in.
             meter: shows drift.
         """
         library = _library(settings, remote, database=database, embedders=embedders)
-        vectors = QueryVectors(books.attempts, embedders, counters)
+        vectors = QueryVectors(admission_parts.attempts, embedders, counters)
         searching = Searching(library.stores, remote, vectors)
         knowledge = Knowledge(searching, Grounding(searching, counters))
         return cls(library, knowledge, DriftWatch(database, meter))

@@ -82,7 +82,7 @@ class Border:
 
     async def considered(self, answer: httpx.Response) -> list[dict[str, Any]]:
         """The ways that are kept for the explanation of a request."""
-        valkey, request_id = self.backend.books.valkey, answer.headers["x-request-id"]
+        valkey, request_id = self.backend.admission_parts.valkey, answer.headers["x-request-id"]
         [name] = await valkey.command("KEYS", f"*decision:{self.tenant}:{request_id}")
         considered: list[dict[str, Any]] = orjson.loads(await valkey.command("GET", name))[
             "considered"

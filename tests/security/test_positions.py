@@ -106,9 +106,9 @@ async def test_canary_is_kept_nowhere(
             assert shown(answer.text) == []
     for path, body in STAYS.items():
         await border.post(path.partition("#")[0], body, privacy)
-    kept = await everything(border.backend.books.valkey)
+    kept = await everything(border.backend.admission_parts.valkey)
     assert (bool(kept), shown("\n".join(kept))) == (True, [])
-    assert await border.backend.books.ledger.drain() > len(ROWS)  # Into the database.
+    assert await border.backend.admission_parts.ledger.drain() > len(ROWS)  # Into the database.
     assert shown("\n".join(dumped(store_url))) == []
     assert shown("\n".join(map(told, caplog.records))) == []
     assert shown((await border.backend.client.get("/metrics")).text) == []

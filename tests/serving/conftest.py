@@ -24,7 +24,7 @@ from serving.idempotency.store import IdempotencyStore
 from serving.storage.database import Database
 from serving.storage.migrate import upgrade
 from serving.telemetry.meter import Meter
-from serving.wiring.admission import Books
+from serving.wiring.admission import AdmissionParts
 from tests.serving.fakes import DIMENSION, FakeEmbedder
 from tests.serving.valkeys import (
     embedded_valkey_url,
@@ -78,7 +78,7 @@ class Backend:
     app: ASGIApp
     meter: Meter
     client: httpx.AsyncClient
-    books: Books
+    admission_parts: AdmissionParts
     requests: OpenRequests
     idempotency: Idempotency
 
@@ -179,9 +179,11 @@ async def make(wire: Wire) -> AsyncIterator[Make]:
         if engine is not None:
             engines["chat"] = engine
         embedders = {"embed": embedder or FakeEmbedder()}
-        pipeline, books, meter = wire(specs, engines, embedders, **settings)
+        pipeline, admission_parts, meter = wire(specs, engines, embedders, **settings)
         requests = OpenRequests()
-        idempotency = Idempotency(IdempotencyStore(books.valkey, SECRET), requests=requests)
+        idempotency = Idempotency(
+            IdempotencyStore(admission_parts.valkey, SECRET), requests=requests
+        )
         app = build_app(
             pipeline,
             idempotency,
@@ -197,7 +199,7 @@ async def make(wire: Wire) -> AsyncIterator[Make]:
             headers={"Authorization": f"Bearer {FIXED_KEY}"},
         )
         clients.append(client)
-        return Backend(app, meter, client, books, requests, idempotency)
+        return Backend(app, meter, client, admission_parts, requests, idempotency)
 
     yield build
     for client in clients:

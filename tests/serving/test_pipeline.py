@@ -51,7 +51,7 @@ class Bench:
     ) -> None:
         self.engine = engine
         engines = {"chat": engine, "other": ScriptedEngine()}
-        self.pipeline, self.books, self.meter = wire(specs, engines, {"embed": embedder})
+        self.pipeline, self.admission_parts, self.meter = wire(specs, engines, {"embed": embedder})
 
     def generate(
         self,

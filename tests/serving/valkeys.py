@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import valkey as valkey_client
 
-from serving.admission.reservations import NEVER_RAN, Budget, Demand, Reservations, Unseeded
+from serving.admission.reservations import NEVER_RAN, Budget, Demand, Reservations, Uninitialised
 from serving.storage.embedded_valkey import EmbeddedValkey
 from serving.storage.valkey import Valkey
 
@@ -67,12 +67,12 @@ async def valkey(valkey_url: str, valkey_prefix: str) -> AsyncIterator[Valkey]:
     await opened.close()
 
 
-async def seed(reservations: Reservations, budget: Budget, spent_nanos: int) -> None:
+async def initialise(reservations: Reservations, budget: Budget, spent_nanos: int) -> None:
     """Tell Valkey what was spent of a budget, as admission does; a no-op where it knows."""
     asks = Demand(secrets.token_hex(8), 0, 0, [], [budget], [budget.name], facts="{}")
     verdict = await reservations.reserve(asks)
-    if isinstance(verdict, Unseeded):
-        await reservations.seed(budget, spent_nanos, moves=verdict.moves)
+    if isinstance(verdict, Uninitialised):
+        await reservations.initialise(budget, spent_nanos, version=verdict.version)
     else:
         await reservations.settle(asks, NEVER_RAN)
 

@@ -26,13 +26,13 @@ from serving.privacy.spans import Detector
 from serving.ray_cluster.engine_watch import EngineWatch
 from serving.storage.database import Database
 from serving.telemetry.meter import Meter
-from serving.wiring.admission import Books
-from serving.wiring.egress import Ways
+from serving.wiring.admission import AdmissionParts
+from serving.wiring.egress import EgressParts
 
 SECRET = SecretStr("server-secret-of-the-tests-0123456789")
 FIXED_KEY = "fixed-key-of-the-tests"
 
-Wire = Callable[..., tuple[Pipeline, Books, Meter]]
+Wire = Callable[..., tuple[Pipeline, AdmissionParts, Meter]]
 
 
 class NeverAsked:
@@ -74,7 +74,7 @@ class LenientAuthenticator(Authenticator):
 @pytest.fixture
 async def wire(database: Database, embedded_valkey_url: str, tmp_path: Path) -> AsyncIterator[Wire]:
     """Wires gateways; two over one `prefix` share their limits as two replicas do."""
-    opened: list[tuple[Books, Ways]] = []
+    opened: list[tuple[AdmissionParts, EgressParts]] = []
 
     def build(
         specs: tuple[ModelSpec, ...],
@@ -85,7 +85,7 @@ async def wire(database: Database, embedded_valkey_url: str, tmp_path: Path) -> 
         detector: Detector | None = None,
         is_ready: Callable[[str], bool] = bool,  # Every model that has a name.
         **settings: Any,
-    ) -> tuple[Pipeline, Books, Meter]:
+    ) -> tuple[Pipeline, AdmissionParts, Meter]:
         settings = {"storage": {"valkey": embedded_valkey_url}, "home": tmp_path} | settings
         read = Settings.model_validate(settings | {"models": specs})
         prefix = prefix or f"{{test-{secrets.token_hex(6)}}}:"
@@ -97,7 +97,7 @@ async def wire(database: Database, embedded_valkey_url: str, tmp_path: Path) -> 
             fixed_key=SecretStr(FIXED_KEY),
             changes=invalidations,
         )
-        books = Books.open(
+        admission_parts = AdmissionParts.open(
             database,
             read,
             authenticator=authenticator,
@@ -106,40 +106,42 @@ async def wire(database: Database, embedded_valkey_url: str, tmp_path: Path) -> 
             is_ready=is_ready,
             prefix=prefix,
         )
-        ways = Ways.open(
+        egress_parts = EgressParts.open(
             read,
             database=database,
-            valkey=books.valkey,
+            valkey=admission_parts.valkey,
             secret=SECRET,
             detector=detector,
-            queues=books.admission.queues,
+            queues=admission_parts.admission.queues,
             engines=EngineWatch(NeverAsked()),
-            explanations=Explanations(books.valkey, books.ledger, prefix=prefix),
+            explanations=Explanations(
+                admission_parts.valkey, admission_parts.ledger, prefix=prefix
+            ),
             prefix=prefix,
         )
-        opened.append((books, ways))
+        opened.append((admission_parts, egress_parts))
         pipeline = Pipeline(
             authenticator=authenticator,
-            attempts=books.attempts,
+            attempts=admission_parts.attempts,
             routing=Routing(
-                attempts=books.attempts,
+                attempts=admission_parts.attempts,
                 engines=engines,
-                overflow=ways.overflow,
-                notary=ways.notary,
+                overflow=egress_parts.overflow,
+                receipt_issuer=egress_parts.receipt_issuer,
             ),
             specs={spec.id: spec for spec in specs},
             engines=engines,
             embedders=embedders,
             counters={spec.id: _counter(spec) for spec in specs},
             secret=SECRET,
-            notary=ways.notary,
+            receipt_issuer=egress_parts.receipt_issuer,
         )
-        return pipeline, books, meter
+        return pipeline, admission_parts, meter
 
     yield build
-    for books, ways in opened:
-        await ways.close()
-        await books.close()
+    for admission_parts, egress_parts in opened:
+        await egress_parts.close()
+        await admission_parts.close()
 
 
 def _counter(spec: ModelSpec) -> TokenCounter:

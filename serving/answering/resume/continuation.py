@@ -13,8 +13,8 @@ from types import TracebackType
 from typing import Self
 
 from models.engine import Delta, EngineError, Usage
-from serving.answering.resume.partial_answer import BegunAnswer
-from serving.answering.resume.resume_points import Partial, Seam
+from serving.answering.resume.partial_answer import PartialAnswer
+from serving.answering.resume.resume_points import PartialText, ResumePoint
 from serving.attempts import Forecast
 from serving.domain.quota import Quota
 from serving.telemetry.meter import Record
@@ -41,11 +41,11 @@ class Break:
     """Where an answer broke off, and why. `number` counts from 1."""
 
     error: EngineError
-    partial: Partial
+    partial: PartialText
     number: int
 
 
-Next = tuple[Attempt, Seam]
+Next = tuple[Attempt, ResumePoint]
 Onward = Callable[[AsyncExitStack, Break], Awaitable[Next | None]]
 """Begins an attempt that goes on, within a stack; None: nobody does."""
 
@@ -55,12 +55,12 @@ class Continuation:
 
     Args:
         answer: what its client gets.
-        onward: finds who goes on.
+        resume: finds who goes on.
     """
 
-    def __init__(self, answer: BegunAnswer, onward: Onward) -> None:
+    def __init__(self, answer: PartialAnswer, resume: Onward) -> None:
         self._answer = answer
-        self._onward = onward
+        self._onward = resume
         self.stack = AsyncExitStack()
         """Holds the attempt that runs."""
         self.attempt: Attempt | None = None
@@ -88,7 +88,7 @@ class Continuation:
         """
         self.attempt = attempt = first
         number = 0
-        self._answer.goes_on(first.route, Seam(0, 0))
+        self._answer.goes_on(first.route, ResumePoint(0, 0))
         while True:
             try:
                 async for delta in attempt.deltas:
@@ -114,8 +114,8 @@ class Continuation:
         while number < MAX_CONTINUATIONS:
             number += 1
             if found := await self._onward(self.stack, Break(error, partial, number)):
-                attempt, seam = found
-                self._answer.goes_on(attempt.route, seam)
+                attempt, resume_point = found
+                self._answer.goes_on(attempt.route, resume_point)
                 self.attempt = attempt
                 return attempt, number
             if number < MAX_CONTINUATIONS:
@@ -133,10 +133,10 @@ def _usage(attempt: Attempt) -> Usage:
     return attempt.record.usage or Usage(0, 0)
 
 
-def rest_of(forecast: Forecast, partial: Partial) -> Forecast:
+def rest_of(forecast: Forecast, partial: PartialText) -> Forecast:
     """How much a request may use to go on with an answer."""
-    tokens, shape = partial.tokens, forecast.shape
-    most = None if shape.most is None else max(1, shape.most - tokens)
+    tokens, token_budget = partial.tokens, forecast.token_budget
+    most = None if token_budget.most is None else max(1, token_budget.most - tokens)
 
     async def count() -> int | None:
         prompt_tokens = await forecast.count()
@@ -144,7 +144,7 @@ def rest_of(forecast: Forecast, partial: Partial) -> Forecast:
 
     return replace(
         forecast,
-        shape=replace(shape, most=most),
+        token_budget=replace(token_budget, most=most),
         count=count,
         bound=lambda: forecast.bound() + tokens,
     )

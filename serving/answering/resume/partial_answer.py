@@ -13,7 +13,7 @@ import orjson
 
 from models.engine import Delta, EngineError, RequestRejected, Usage
 from serving.answering.resume.overlap import Overlap
-from serving.answering.resume.resume_points import Partial, Seam
+from serving.answering.resume.resume_points import PartialText, ResumePoint
 
 Chunk = dict[str, Any]
 
@@ -22,7 +22,7 @@ _NOT_TEXT = ("tool_calls", "function_call", "reasoning", "reasoning_content", "r
 _INTERNAL = ("token_ids", "prompt_token_ids", "text")
 
 
-class BegunAnswer:
+class PartialAnswer:
     """One chat answer with one choice.
 
     Args:
@@ -41,12 +41,12 @@ class BegunAnswer:
         self._usage: Usage | None = None
         self._told_usage: Chunk | None = None
         self._routes: list[str] = []
-        self._begin(Seam(0, 0))
+        self._begin(ResumePoint(0, 0))
 
-    def goes_on(self, route: str, seam: Seam) -> None:
+    def goes_on(self, route: str, resume_point: ResumePoint) -> None:
         """An attempt begins, by a route, at that place in the text."""
         self._routes.append(route)
-        self._begin(seam)
+        self._begin(resume_point)
 
     def passed(self, delta: Delta) -> Delta:
         """What the client gets of a delta of the attempt that runs; often nothing."""
@@ -67,10 +67,10 @@ class BegunAnswer:
         """Whether it is whole, or somebody else can go on, now that the attempt failed so."""
         return self._plain and not isinstance(error, RequestRejected)
 
-    def partial(self, usage: Usage) -> Partial:
+    def partial(self, usage: Usage) -> PartialText:
         """What there is of it now. `usage` is that of the attempt that broke off."""
         produced = len(self._ids) if self._prompt_ids is not None else usage.completion_tokens
-        return Partial(
+        return PartialText(
             self._text,
             self._tokens_before + (produced if self._text else 0),
             tuple(self._routes),
@@ -87,11 +87,11 @@ class BegunAnswer:
         usage = (self._told_usage or {}) | told(self._usage)
         return _event(self._head | {"choices": [], "usage": usage})
 
-    def _begin(self, seam: Seam) -> None:
+    def _begin(self, resume_point: ResumePoint) -> None:
         self._prompt_ids: list[int] | None = None
         self._ids: list[int] = []
-        self._at, self._tokens_before = seam.at, seam.tokens
-        again = self._text[seam.at :]
+        self._at, self._tokens_before = resume_point.at, resume_point.tokens
+        again = self._text[resume_point.at :]
         self._overlap = Overlap([again] if again else [])
 
     def _passed(self, chunk: Chunk) -> Chunk | None:

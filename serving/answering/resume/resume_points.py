@@ -27,7 +27,7 @@ _CHAT_ONLY = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Partial:
+class PartialText:
     """What there is of an answer that broke off.
 
     Attributes:
@@ -50,14 +50,14 @@ class Partial:
 
 
 @dataclass(frozen=True, slots=True)
-class Seam:
+class ResumePoint:
     """Where an attempt goes on: a place in the text, and about how many tokens are before it."""
 
     at: int
     tokens: int
 
 
-def onward(body: Mapping[str, Any], text: str, tokens: int) -> dict[str, Any]:
+def resume(body: Mapping[str, Any], text: str, tokens: int) -> dict[str, Any]:
     """A chat request that asks for the rest of an answer of which `text` is there."""
     new = dict(body) | shortened(body, tokens)
     if text:
@@ -76,8 +76,8 @@ def shortened(body: Mapping[str, Any], tokens: int) -> dict[str, int]:
 
 
 async def resumed(
-    engine: Engine, request: GenerationRequest, partial: Partial, *, number: int
-) -> tuple[GenerationRequest, Seam]:
+    engine: Engine, request: GenerationRequest, partial: PartialText, *, number: int
+) -> tuple[GenerationRequest, ResumePoint]:
     """The request for the rest, and where in the answer it begins.
 
     Args:
@@ -94,30 +94,30 @@ async def resumed(
         place = await _said_whole(engine, partial)
         if place is not None:
             return await _by_ids(engine, request, partial, place)
-    body = onward(request.body, partial.text, partial.tokens)
+    body = resume(request.body, partial.text, partial.tokens)
     if partial.text:
         body |= {"add_generation_prompt": False, "continue_final_message": True}
-    return replace(request, body=body), Seam(len(partial.text), partial.tokens)
+    return replace(request, body=body), ResumePoint(len(partial.text), partial.tokens)
 
 
 async def _by_ids(
-    engine: Engine, request: GenerationRequest, partial: Partial, place: tuple[int, int]
-) -> tuple[GenerationRequest, Seam]:
+    engine: Engine, request: GenerationRequest, partial: PartialText, place: tuple[int, int]
+) -> tuple[GenerationRequest, ResumePoint]:
     """The request for what comes after the first so many tokens, which are so much text."""
     count, length = place
-    seam = Seam(partial.at + length, partial.tokens_before + count)
+    resume_point = ResumePoint(partial.at + length, partial.tokens_before + count)
     prompt = [*(partial.prompt_ids or ()), *partial.ids[:count]]
-    bounds = shortened(request.body, seam.tokens)
+    bounds = shortened(request.body, resume_point.tokens)
     most = bounds.pop("max_completion_tokens", bounds.pop("max_tokens", None))
     if most is None:
         context = await engine.tokenize(TokenizeRequest(prompt=" "))
         most = max(1, context.context_tokens - len(prompt))
     body = {name: value for name, value in request.body.items() if name not in _CHAT_ONLY}
     body |= bounds | {"prompt": prompt, "max_tokens": most}
-    return replace(request, kind="completion", body=body), seam
+    return replace(request, kind="completion", body=body), resume_point
 
 
-async def _said_whole(engine: Engine, partial: Partial) -> tuple[int, int] | None:
+async def _said_whole(engine: Engine, partial: PartialText) -> tuple[int, int] | None:
     """How many of the tokens were said to the last character, and how much text they are.
 
     An engine may have produced more than it has said: what may become a stop sequence, or a

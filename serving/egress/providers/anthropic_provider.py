@@ -22,7 +22,7 @@ from serving.egress.providers.provider import (
     ProviderRejected,
     ProviderRequest,
 )
-from serving.egress.providers.transport import Destination, Outlet
+from serving.egress.providers.transport import Connections, Destination
 
 ANTHROPIC_URL = "https://api.anthropic.com"
 
@@ -49,7 +49,7 @@ class AnthropicProvider:
         dialect: what its version and models allow.
     """
 
-    def __init__(self, outlet: Outlet, dialect: AnthropicDialect = _DEFAULT) -> None:
+    def __init__(self, outlet: Connections, dialect: AnthropicDialect = _DEFAULT) -> None:
         self._outlet = outlet
         self._dialect = dialect
 

@@ -18,7 +18,7 @@ from serving.egress.providers.provider import (
     ProviderUnavailable,
 )
 from serving.egress.providers.refusals import broke_off, refused
-from serving.egress.providers.transport import Door, Outlet
+from serving.egress.providers.transport import Connections, GatedTransport
 
 T = TypeVar("T")
 
@@ -53,7 +53,7 @@ class Exchange:
 
     def __init__(
         self,
-        outlet: Outlet,
+        outlet: Connections,
         request: ProviderRequest,
         *,
         gate: Gate,
@@ -62,7 +62,7 @@ class Exchange:
     ) -> None:
         self._deadlines = request.deadlines
         self._client_error = client_error
-        self._door = Door(
+        self._door = GatedTransport(
             outlet,
             request_id=request.request_id,
             gate=gate,

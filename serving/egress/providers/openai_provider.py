@@ -17,7 +17,7 @@ from serving.egress.providers.exchange import Exchange
 from serving.egress.providers.first_chunk import Beginning
 from serving.egress.providers.openai_answer import OpenAIAnswer
 from serving.egress.providers.provider import Chunk, Gate, Observe, ProviderRequest
-from serving.egress.providers.transport import Destination, Outlet
+from serving.egress.providers.transport import Connections, Destination
 
 OPENAI_URL = "https://api.openai.com/v1"
 
@@ -95,7 +95,7 @@ class OpenAIProvider:
         dialect: in what it differs.
     """
 
-    def __init__(self, outlet: Outlet, dialect: OpenAIDialect = OPENAI) -> None:
+    def __init__(self, outlet: Connections, dialect: OpenAIDialect = OPENAI) -> None:
         self._outlet = outlet
         self._dialect = dialect
 

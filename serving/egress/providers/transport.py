@@ -77,7 +77,7 @@ class Bounds:
     refusal_bytes: int = 64 * 1024
 
 
-class Outlet:
+class Connections:
     """The connections to one destination. Certificates are verified; no proxy is asked.
 
     Args:
@@ -114,7 +114,7 @@ class Outlet:
         await self._connections.aclose()
 
 
-class Door(httpx2.AsyncBaseTransport):
+class GatedTransport(httpx2.AsyncBaseTransport):
     """Lets one request out through an outlet.
 
     Args:
@@ -131,7 +131,7 @@ class Door(httpx2.AsyncBaseTransport):
 
     def __init__(
         self,
-        outlet: Outlet,
+        outlet: Connections,
         *,
         request_id: str,
         gate: Gate,

@@ -46,7 +46,7 @@ def router(administration: Administration, edge: AdminEdge) -> APIRouter:
             "allowed_languages": sorted(scrubber.languages),
         }
         try:
-            outgoing = await scrubber.outgoing(wire.body, tenant=wire.tenant, privacy="scrubbed")
+            outbound = await scrubber.outbound(wire.body, tenant=wire.tenant, privacy="scrubbed")
         except LeavingRefused as error:
             return PreviewObject(
                 leaves=False,
@@ -61,9 +61,9 @@ def router(administration: Administration, edge: AdminEdge) -> APIRouter:
             leaves=True,
             reason=None,
             detail=None,
-            body=outgoing.body,
-            entities={str(kind): count for kind, count in outgoing.entities.items()},
-            policy=outgoing.policy,
+            body=outbound.body,
+            entities={str(kind): count for kind, count in outbound.entities.items()},
+            policy=outbound.policy,
             **languages,
         )
 

@@ -28,7 +28,7 @@ def router(
     routes = APIRouter()
 
     async def answer(
-        request: Request, kind: Kind, shape: type[ChatRequest | CompletionRequest]
+        request: Request, kind: Kind, token_budget: type[ChatRequest | CompletionRequest]
     ) -> Response:
         await edge.admit(request)
 
@@ -41,7 +41,7 @@ def router(
             call = _call(request, principal(request), kind, wire)
             return _response(call, file_search)
 
-        return await edge.once(request, shape, make)
+        return await edge.once(request, token_budget, make)
 
     def _response(call: GenerationCall, file_search: FileSearch | None) -> Response:
         generating = pipeline.generate(call, file_search)

@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 from serving.privacy.patterns import checksums
-from serving.privacy.patterns.pattern_spec import Shape, words
+from serving.privacy.patterns.pattern_spec import PatternSpec, words
 
 _ROUTING = words("routing", "aba", "rtn", "routing number", "transit number", "wire", "ach")
 _SORT_CODE = words("sort code", "sort-code", "sortcode")
@@ -20,8 +20,8 @@ _ACCOUNT = words(
     "rachunek", "conta", "agência", "ifsc", "bsb", "clabe",
 )  # fmt: skip
 
-SHAPES: Final = (
-    Shape(  # Wallets of Bitcoin and Ethereum.
+SPECS: Final = (
+    PatternSpec(  # Wallets of Bitcoin and Ethereum.
         entity="ACCOUNT",
         pattern=re.compile(
             r"(?<![A-Za-z0-9])(?:bc1[a-z0-9]{25,60}|0x[0-9A-Fa-f]{40})(?![A-Za-z0-9])"
@@ -30,7 +30,7 @@ SHAPES: Final = (
         marks=("bc1", "0x"),
         anywhere=True,
     ),
-    Shape(
+    PatternSpec(
         entity="ACCOUNT",
         pattern=re.compile(r"[0-9](?<![A-Za-z0-9].)(?:[ -]?[0-9]){8}(?![A-Za-z0-9])"),
         check=checksums.aba,
@@ -38,7 +38,7 @@ SHAPES: Final = (
         named=0.7,
         both=0.9,
     ),
-    Shape(
+    PatternSpec(
         entity="ACCOUNT",
         pattern=re.compile(
             r"[0-9](?<![A-Za-z0-9/.\-].)[0-9](?:[- ][0-9]{2}){2}[ ,/|]{1,3}[0-9]{8}(?![A-Za-z0-9])"
@@ -48,25 +48,25 @@ SHAPES: Final = (
         named=0.9,
         long=True,
     ),
-    Shape(
+    PatternSpec(
         entity="ACCOUNT",
         pattern=re.compile(r"[0-9](?<![A-Za-z0-9].)[0-9][- ]?[0-9]{2}[- ]?[0-9]{2}(?![A-Za-z0-9])"),
         near=_SORT_CODE,
         named=0.8,
     ),
-    Shape(
+    PatternSpec(
         entity="ACCOUNT",
         pattern=re.compile(r"(?<![A-Za-z0-9])[A-Z]{6}[A-Z0-9]{2}(?:[A-Z0-9]{3})?(?![A-Za-z0-9])"),
         near=_BIC,
         named=0.8,
         anywhere=True,
     ),
-    Shape(  # India's branch code.
+    PatternSpec(  # India's branch code.
         entity="ACCOUNT",
         pattern=re.compile(r"[A-Z](?<![A-Za-z0-9].)[A-Z]{3}0[A-Z0-9]{6}(?![A-Za-z0-9])"),
         alone=0.6,
     ),
-    Shape(
+    PatternSpec(
         entity="ACCOUNT",
         pattern=re.compile(
             r"[0-9](?<![A-Za-z0-9.,$\u20ac\u00a3].)(?:[ \-/.]?[0-9]){5,22}+(?![A-Za-z0-9%])"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from serving.privacy.patterns.pattern_spec import Shape, words
+from serving.privacy.patterns.pattern_spec import PatternSpec, words
 
 _BIRTH = words(
     "born", "dob", "d.o.b", "date of birth", "birth date", "birthdate", "birthday", "birth", "geb",
@@ -30,7 +30,9 @@ _MONTH_FIRST = re.compile(
 )
 
 
-SHAPES: Final = tuple(
-    Shape(entity="BIRTH_DATE", pattern=pattern, near=_BIRTH, named=0.85, reach=48, anywhere=True)
+SPECS: Final = tuple(
+    PatternSpec(
+        entity="BIRTH_DATE", pattern=pattern, near=_BIRTH, named=0.85, reach=48, anywhere=True
+    )
     for pattern in (_DATE, _MONTH_FIRST)
 )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from serving.privacy.patterns.normalised import View
-from serving.privacy.patterns.pattern_spec import Finder, Shape, words
+from serving.privacy.patterns.pattern_spec import Finder, PatternSpec, words
 from serving.privacy.spans import Span
 
 MAX_LOCAL_CHARS: Final = 256
@@ -100,9 +100,9 @@ def _of_national_length(number: str) -> bool:
     return 9 <= sum(map(str.isdigit, number)) <= 13
 
 
-SHAPES: Final = (
+SPECS: Final = (
     # International: plus and country, or 00 and country.
-    Shape(
+    PatternSpec(
         entity="PHONE",
         pattern=re.compile(
             rf"\+(?<![0-9A-Za-z+].)[ (]?[0-9](?:{_IN_NUMBER}){{6,14}}(?![0-9]){_EXTENSION}"
@@ -110,7 +110,7 @@ SHAPES: Final = (
         alone=0.9,
         long=True,
     ),
-    Shape(
+    PatternSpec(
         entity="PHONE",
         pattern=re.compile(
             rf"0(?<![0-9A-Za-z.,].)0[ .\-]?[1-9](?:{_IN_NUMBER}){{7,13}}(?![0-9A-Za-z]){_EXTENSION}"
@@ -119,7 +119,7 @@ SHAPES: Final = (
         long=True,
     ),
     # North America, in groups.
-    Shape(
+    PatternSpec(
         entity="PHONE",
         pattern=re.compile(
             r"(?<![0-9A-Za-z.])(?<![0-9][\-,])(?:(?:\+|00)?1[ .\-]?)?"
@@ -130,7 +130,7 @@ SHAPES: Final = (
         long=True,
     ),
     # National, with a leading zero: in groups, or of ten or eleven digits.
-    Shape(
+    PatternSpec(
         entity="PHONE",
         pattern=re.compile(
             r"[(0](?<![0-9A-Za-z.,$].)(?<![0-9][/\-].)"
@@ -141,14 +141,14 @@ SHAPES: Final = (
         check=_of_national_length,
         checked=0.65,
     ),
-    Shape(
+    PatternSpec(
         entity="PHONE",
         pattern=re.compile(rf"0(?<![0-9A-Za-z.,$].)[1-9][0-9]{{8,9}}(?![0-9A-Za-z]){_END}"),
         alone=0.5,
         long=True,
     ),
     # Hungary, Brazil and others: the area in brackets. India; any other grouping after words.
-    Shape(
+    PatternSpec(
         entity="PHONE",
         pattern=re.compile(
             r"\((?<![0-9A-Za-z].)[1-9][0-9]{1,3}\) ?[0-9]{3,5}[ \-][0-9]{3,4}"
@@ -157,13 +157,13 @@ SHAPES: Final = (
         alone=0.6,
         long=True,
     ),
-    Shape(
+    PatternSpec(
         entity="PHONE",
         pattern=re.compile(rf"[6-9](?<![0-9A-Za-z.,].)[0-9]{{4}}[ -][0-9]{{5}}(?![A-Za-z]){_END}"),
         alone=0.65,
         long=True,
     ),
-    Shape(
+    PatternSpec(
         entity="PHONE",
         pattern=re.compile(
             rf"[0-9(](?<![0-9A-Za-z.,$].)(?:{_IN_NUMBER}){{6,14}}(?![0-9A-Za-z%]){_EXTENSION}"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from serving.privacy.patterns.normalised import View
-from serving.privacy.patterns.pattern_spec import Finder, Shape, starting
+from serving.privacy.patterns.pattern_spec import Finder, PatternSpec, starting
 from serving.privacy.spans import Span
 
 _START, _END = "(?<![A-Za-z0-9]..)", "(?![A-Za-z0-9])"
@@ -93,9 +93,9 @@ _PREFIXES: tuple[tuple[str, str], ...] = (
 )
 
 
-def _prefixed(prefix: str, rest: str) -> Shape:
+def _prefixed(prefix: str, rest: str) -> PatternSpec:
     before = f"(?<![A-Za-z0-9]{'.' * len(prefix)})"
-    return Shape(
+    return PatternSpec(
         entity="SECRET",
         pattern=re.compile(f"{re.escape(prefix)}{before}{rest}"),
         alone=_ISSUED,
@@ -109,32 +109,32 @@ _ANY_PREFIX = re.compile(
     starting(*(re.escape(prefix) for prefix, _ in _PREFIXES), not_after="A-Za-z0-9")
 )
 
-SHAPES: Final = (
-    Shape(  # Twilio.
+SPECS: Final = (
+    PatternSpec(  # Twilio.
         entity="SECRET",
         pattern=re.compile(f"(?:SK|AC){_START}[0-9a-f]{{32}}{_END}"),
         alone=_ISSUED,
     ),
-    Shape(  # Hashes of passwords, as crypt(3) writes them.
+    PatternSpec(  # Hashes of passwords, as crypt(3) writes them.
         entity="SECRET",
         pattern=re.compile(r"\$(?:2[abxy]|[156y]|argon2(?:id?|d)|scrypt)\$[\w./+=,$-]{20,}+"),
         alone=0.95,
         anywhere=True,
     ),
-    Shape(  # Telegram.
+    PatternSpec(  # Telegram.
         entity="SECRET",
         pattern=re.compile(r"[0-9](?<![A-Za-z0-9].)[0-9]{7,9}:A[\w-]{32,40}(?![\w-])"),
         alone=_ISSUED,
         long=True,
     ),
-    Shape(  # Azure's storage, queues and databases: 64 bytes.
+    PatternSpec(  # Azure's storage, queues and databases: 64 bytes.
         entity="SECRET",
         pattern=re.compile(r"(?<![A-Za-z0-9+/])[A-Za-z0-9+/]{86}==(?![A-Za-z0-9+/=])"),
         alone=_ISSUED,
         marks=("==",),
         anywhere=True,
     ),
-    Shape(  # Azure's newer keys have a mark in the middle, and a checksum behind it.
+    PatternSpec(  # Azure's newer keys have a mark in the middle, and a checksum behind it.
         entity="SECRET",
         pattern=re.compile(
             r"(?<![A-Za-z0-9])[A-Za-z0-9+/]{30,80}(?:AzSe|AzFu|AzCa|APIM|ACDb|AIoT|ASbE|AACJ99|ACOG)"
@@ -144,7 +144,7 @@ SHAPES: Final = (
         marks=("azse", "azfu", "azca", "apim", "acdb", "aiot", "asbe", "aacj99", "acog"),
         anywhere=True,
     ),
-    Shape(
+    PatternSpec(
         entity="SECRET",
         pattern=re.compile(
             r"(?<![A-Za-z0-9])[Bb]earer\s{1,4}(?P<value>(?=[\w.~+/=-]{0,128}?[0-9])[\w.~+/=-]{12,}+)"
@@ -153,7 +153,7 @@ SHAPES: Final = (
         marks=("bearer",),
         anywhere=True,
     ),
-    Shape(
+    PatternSpec(
         entity="SECRET",
         pattern=re.compile(
             r"(?i:authorization)[\"']?\s{0,4}[:=]\s{0,4}[\"']?(?i:basic|token|digest|negotiate)\s{1,4}"
@@ -174,8 +174,8 @@ _PEM = re.compile(
 def issued(view: View) -> Iterator[Span]:
     """Keys and tokens that begin as those of their issuer do."""
     if _ANY_PREFIX.search(view.text):
-        for shape in _PREFIXED:
-            yield from shape.find(view)
+        for spec in _PREFIXED:
+            yield from spec.find(view)
 
 
 def private_keys(view: View) -> Iterator[Span]:

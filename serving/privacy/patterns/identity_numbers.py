@@ -9,7 +9,7 @@ import re
 from typing import Final
 
 from serving.privacy.patterns import checksums
-from serving.privacy.patterns.pattern_spec import Shape, Words, words
+from serving.privacy.patterns.pattern_spec import PatternSpec, Words, words
 from serving.privacy.spans import EntityType
 
 _START, _END = "(?<![A-Za-z0-9].)", "(?![A-Za-z0-9])"
@@ -63,28 +63,28 @@ def _letters(first: str, rest: str) -> re.Pattern[str]:
     return re.compile(f"[{first}{first.lower()}]{_START}(?i:{rest}){_END}")
 
 
-def _document(near: Words, pattern: str, entity: EntityType = "NATIONAL_ID") -> Shape:
+def _document(near: Words, pattern: str, entity: EntityType = "NATIONAL_ID") -> PatternSpec:
     """A document whose number has hardly a shape: the words before it decide."""
     whole = re.compile(f"(?<![A-Za-z0-9]){_HAS_DIGIT}{pattern}{_END}")
-    return Shape(entity=entity, pattern=whole, near=near, named=0.75, reach=40)
+    return PatternSpec(entity=entity, pattern=whole, near=near, named=0.75, reach=40)
 
 
-SHAPES: Final = (
+SPECS: Final = (
     # United States: SSN and ITIN.
-    Shape(
+    PatternSpec(
         entity="NATIONAL_ID",
         pattern=_digits(r"[0-9]{2}(?:-[0-9]{2}-| [0-9]{2} |[.][0-9]{2}[.])[0-9]{4}"),
         alone=0.85,
         long=True,
     ),
-    Shape(
+    PatternSpec(
         entity="NATIONAL_ID",
         pattern=_digits("[0-9]{2}[-. ]?[0-9]{2}[-. ]?[0-9]{4}"),
         near=_SSN,
         named=0.85,
     ),
     # United Kingdom: National Insurance, National Health Service.
-    Shape(
+    PatternSpec(
         entity="NATIONAL_ID",
         pattern=_letters(
             "A-CEGHJ-PR-TW-Z",
@@ -92,7 +92,7 @@ SHAPES: Final = (
         ),
         alone=0.85,
     ),
-    Shape(
+    PatternSpec(
         entity="NATIONAL_ID",
         pattern=_digits("[0-9]{2}[ -]?[0-9]{3}[ -]?[0-9]{4}"),
         check=lambda number: checksums.nhs(number) and number[0] in "4679",
@@ -102,7 +102,7 @@ SHAPES: Final = (
         long=True,
     ),
     # Canada.
-    Shape(
+    PatternSpec(
         entity="NATIONAL_ID",
         pattern=_digits("[0-9]{2}(?:[ -][0-9]{3}){2}"),
         check=checksums.luhn,
@@ -111,17 +111,17 @@ SHAPES: Final = (
         named=0.85,
         long=True,
     ),
-    Shape(entity="NATIONAL_ID", pattern=_digits("[0-9]{8}"), near=_SIN, named=0.8),
+    PatternSpec(entity="NATIONAL_ID", pattern=_digits("[0-9]{8}"), near=_SIN, named=0.8),
     # Germany: identity card; pension insurance.
     _document(_AUSWEIS, "[CFGHJKLMNPRTVWXYZ0-9]{9}[0-9]?D?"),
-    Shape(
+    PatternSpec(
         entity="NATIONAL_ID",
         pattern=_digits("[0-9][ ]?[0-3][0-9][01][0-9]{3}[ ]?[A-Z][ ]?[0-9]{2}[ ]?[0-9]"),
         alone=0.7,
         long=True,
     ),
     # France.
-    Shape(
+    PatternSpec(
         entity="NATIONAL_ID",
         pattern=re.compile(
             f"[12378]{_START}(?:[ .]?[0-9]{{2}}){{2}}[ .]?[0-9][0-9AB](?:[ .]?[0-9]{{3}}){{2}}"
@@ -134,7 +134,7 @@ SHAPES: Final = (
         long=True,
     ),
     # Spain: DNI and NIE.
-    Shape(
+    PatternSpec(
         entity="NATIONAL_ID",
         pattern=_letters("XYZ0-9", "[ .-]?[0-9]{1,3}[.]?[0-9]{3}[.]?[0-9]{3}[ -]?[A-Z]"),
         check=checksums.dni,
@@ -144,7 +144,7 @@ SHAPES: Final = (
         long=True,
     ),
     # Poland, the Netherlands.
-    Shape(
+    PatternSpec(
         entity="NATIONAL_ID",
         pattern=_digits("[0-9]{10}"),
         check=checksums.pesel,
@@ -153,14 +153,14 @@ SHAPES: Final = (
         named=0.85,
         long=True,
     ),
-    Shape(
+    PatternSpec(
         entity="NATIONAL_ID",
         pattern=_digits("(?:[ .]?[0-9]){7,8}"),
         near=_BSN,
         named=0.85,
     ),
     # Sweden; Denmark, Finland, Norway.
-    Shape(
+    PatternSpec(
         entity="NATIONAL_ID",
         pattern=_digits("[0-9]{5}(?:[0-9]{2})?[-+][0-9]{4}"),
         check=checksums.personnummer,
@@ -169,7 +169,7 @@ SHAPES: Final = (
         named=0.85,
         long=True,
     ),
-    Shape(
+    PatternSpec(
         entity="NATIONAL_ID",
         pattern=_digits("[0-9]{9,11}"),
         check=checksums.personnummer,
@@ -178,7 +178,7 @@ SHAPES: Final = (
         both=0.9,
         long=True,
     ),
-    Shape(
+    PatternSpec(
         entity="NATIONAL_ID",
         pattern=_digits("[0-9]{5}[-+A-FU-Y ][0-9]{3}[0-9A-Y]"),
         check=checksums.dated,
@@ -186,7 +186,7 @@ SHAPES: Final = (
         long=True,
     ),
     # India.
-    Shape(
+    PatternSpec(
         entity="NATIONAL_ID",
         pattern=re.compile(
             f"[2-9]{_START}[0-9]{{3}}(?:[ -][0-9]{{4}}){{2}}(?![ -]?[0-9])(?![A-Za-z])"
@@ -196,32 +196,32 @@ SHAPES: Final = (
         checked=0.85,
         long=True,
     ),
-    Shape(
+    PatternSpec(
         entity="NATIONAL_ID",
         pattern=_digits("[0-9]{3}[ -]?[0-9]{4}[ -]?[0-9]{4}"),
         near=_AADHAAR,
         named=0.9,
     ),
     # Belgium, Switzerland, China, Korea, Mexico.
-    Shape(
+    PatternSpec(
         entity="NATIONAL_ID",
         pattern=_digits(r"[0-9]\.[0-9]{2}\.[0-9]{2}-[0-9]{3}\.[0-9]{2}"),
         alone=0.85,
         long=True,
     ),
-    Shape(
+    PatternSpec(
         entity="NATIONAL_ID",
         pattern=re.compile(rf"7{_START}56\.?[0-9]{{4}}\.?[0-9]{{4}}\.?[0-9]{{2}}{_END}"),
         alone=0.75,
         long=True,
     ),
-    Shape(
+    PatternSpec(
         entity="NATIONAL_ID",
         pattern=_digits("[0-9]{5}(?:19|20)[0-9]{2}[01][0-9][0-3][0-9]{4}[0-9Xx]"),
         alone=0.75,
         long=True,
     ),
-    Shape(
+    PatternSpec(
         entity="NATIONAL_ID",
         pattern=_digits("[0-9][01][0-9][0-3][0-9]-[1-8][0-9]{6}"),
         alone=0.75,
@@ -229,14 +229,14 @@ SHAPES: Final = (
         named=0.9,
         long=True,
     ),
-    Shape(
+    PatternSpec(
         entity="NATIONAL_ID",
         pattern=_letters("A-Z", "[A-Z]{3}[0-9]{6}[HMX][A-Z]{5}[A-Z0-9][0-9]"),
         alone=0.9,
         long=True,
     ),
     # Passports and licences; the United Kingdom's licence has a shape of its own.
-    Shape(
+    PatternSpec(
         entity="NATIONAL_ID",
         pattern=_letters(
             "A-Z", "[A-Z]{1,4}9{0,3}[0-9][0156][0-9][0-3][0-9]{2}[A-Z9]{2}[0-9][A-Z]{2}"

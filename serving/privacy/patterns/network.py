@@ -8,7 +8,7 @@ from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Final
 
 from serving.privacy.patterns.normalised import View
-from serving.privacy.patterns.pattern_spec import Finder, Shape, words
+from serving.privacy.patterns.pattern_spec import Finder, PatternSpec, words
 from serving.privacy.spans import Span
 
 _IPV4 = re.compile(
@@ -31,7 +31,7 @@ _PARAMETER = re.compile(
 MAX_SCHEME_CHARS: Final = 31
 
 MACS: Final = (
-    Shape(
+    PatternSpec(
         entity="MAC",
         pattern=re.compile(
             r"[0-9A-Fa-f](?<![A-Za-z0-9].)(?<![A-Za-z0-9][:\-].)[0-9A-Fa-f]"
@@ -40,7 +40,7 @@ MACS: Final = (
         alone=0.95,
         anywhere=True,
     ),
-    Shape(
+    PatternSpec(
         entity="MAC",
         pattern=re.compile(
             r"[0-9A-Fa-f](?<![A-Za-z0-9].)[0-9A-Fa-f]{3}(?:\.[0-9A-Fa-f]{4}){2}(?![A-Za-z0-9])"

@@ -99,7 +99,7 @@ def words(*those: str) -> Words:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
+class PatternSpec:
     """A kind of value. Its score is the best of those that apply; 0 is no find.
 
     Args:

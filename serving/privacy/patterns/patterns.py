@@ -31,19 +31,19 @@ from serving.privacy.spans import Span, merged
 NO_RULES: Final = OperatorRules()
 
 _SHAPES = (
-    *credentials.SHAPES,
+    *credentials.SPECS,
     *network.MACS,
-    *account_numbers.SHAPES,
-    *identity_numbers.SHAPES,
-    *tax_numbers.SHAPES,
-    *birth_dates.SHAPES,
-    *contacts.SHAPES,
-    *streets.SHAPES,
-    *postcodes.SHAPES,
+    *account_numbers.SPECS,
+    *identity_numbers.SPECS,
+    *tax_numbers.SPECS,
+    *birth_dates.SPECS,
+    *contacts.SPECS,
+    *streets.SPECS,
+    *postcodes.SPECS,
 )
 _FINDERS: tuple[Finder, ...] = (
     *credentials.FINDERS,
-    *(shape.find for shape in _SHAPES),
+    *(spec.find for spec in _SHAPES),
     *assigned_secrets.FINDERS,
     *network.FINDERS,
     *contacts.FINDERS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from serving.privacy.patterns.pattern_spec import Shape, starting, words
+from serving.privacy.patterns.pattern_spec import PatternSpec, starting, words
 
 _END = "(?![A-Za-z0-9])"
 _STATES = (
@@ -40,12 +40,12 @@ _BOX_MARKS = (
 )  # fmt: skip
 
 
-def _postcode(pattern: str, score: float) -> Shape:
-    return Shape(entity="ADDRESS", pattern=re.compile(pattern), alone=score)
+def _postcode(pattern: str, score: float) -> PatternSpec:
+    return PatternSpec(entity="ADDRESS", pattern=re.compile(pattern), alone=score)
 
 
-SHAPES: Final = (
-    Shape(
+SPECS: Final = (
+    PatternSpec(
         entity="ADDRESS",
         pattern=re.compile(
             starting(*_BOXES, not_after=r"\w", any_case=True)
@@ -58,13 +58,13 @@ SHAPES: Final = (
     ),
     # Of the United States: after the state; of nine digits.
     _postcode(starting(*_STATES, not_after="A-Za-z") + _ZIP, 0.8),
-    Shape(
+    PatternSpec(
         entity="ADDRESS",
         pattern=re.compile(starting(*_STATE_NAMES, not_after="A-Za-z") + _ZIP),
         alone=0.8,
         anywhere=True,
     ),
-    Shape(
+    PatternSpec(
         entity="ADDRESS",
         pattern=re.compile(r"[0-9](?<![\w.-].)[0-9]{4}-[0-9]{4}(?![\w-])"),
         alone=0.5,
@@ -81,7 +81,7 @@ SHAPES: Final = (
         f"[0-9][ABCEGHJ-NPRSTV-Z][0-9]{_END}",
         0.65,
     ),
-    Shape(
+    PatternSpec(
         entity="ADDRESS",
         pattern=re.compile(
             r"[1-9](?<![\w.,$\u20ac-].)[0-9]{3} [A-RT-Z][A-Z] {1,2}[A-Z][\w'-]{2,29}"
@@ -90,7 +90,7 @@ SHAPES: Final = (
         anywhere=True,
     ),
     # 10115 Berlin, D-80331 München: behind a street, at the start of a line, after the country.
-    Shape(
+    PatternSpec(
         entity="ADDRESS",
         pattern=re.compile(
             r"[0-9](?:(?<=[ ,\n][DFIAS]-.)|(?<=[,;\n] .)|(?<=\n.))[0-9]{3,4} "
@@ -100,7 +100,7 @@ SHAPES: Final = (
         anywhere=True,
     ),
     # Any, after words.
-    Shape(
+    PatternSpec(
         entity="ADDRESS",
         pattern=re.compile(
             r"(?<![A-Za-z0-9.,$])(?=[A-Z]{0,2}[0-9])[A-Z0-9]{2,5}(?:[ -][A-Z0-9]{3,4})?"

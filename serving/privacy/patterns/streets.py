@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from serving.privacy.patterns.pattern_spec import Shape, starting
+from serving.privacy.patterns.pattern_spec import PatternSpec, starting
 
 # USPS Publication 28, appendix C1, and what the United Kingdom, Ireland and Australia add.
 _SUFFIXES = (
@@ -57,11 +57,11 @@ _WAYS = (
 )  # fmt: skip
 
 
-def _street(pattern: str, score: float) -> Shape:
-    return Shape(entity="ADDRESS", pattern=re.compile(pattern), alone=score, anywhere=True)
+def _street(pattern: str, score: float) -> PatternSpec:
+    return PatternSpec(entity="ADDRESS", pattern=re.compile(pattern), alone=score, anywhere=True)
 
 
-SHAPES: Final = (
+SPECS: Final = (
     # 12 Main Street; 12b St James's Road, Flat 3.
     _street(
         rf"{_NUMBER}(?!of |the |and ){_PART}(?:{_PART}){{0,3}}?(?:{_SUFFIXES})(?![\w'\u2019])"

@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 from serving.privacy.patterns import checksums
-from serving.privacy.patterns.pattern_spec import Shape, starting, words
+from serving.privacy.patterns.pattern_spec import PatternSpec, starting, words
 
 _END = "(?![A-Za-z0-9])"
 _TAX = words(
@@ -38,11 +38,11 @@ def _letters(first: str, rest: str) -> re.Pattern[str]:
     return re.compile(f"[{first}{first.lower()}](?<![A-Za-z0-9].)(?i:{rest}){_END}")
 
 
-SHAPES: Final = (
+SPECS: Final = (
     # United States: employers.
-    Shape(entity="TAX_ID", pattern=_digits("[0-9]-?[0-9]{7}"), near=_TAX, named=0.8),
+    PatternSpec(entity="TAX_ID", pattern=_digits("[0-9]-?[0-9]{7}"), near=_TAX, named=0.8),
     # Germany.
-    Shape(
+    PatternSpec(
         entity="TAX_ID",
         pattern=_digits("[0-9][ ]?[0-9]{3}[ ]?[0-9]{3}[ ]?[0-9]{3}"),
         check=checksums.mod_11_10,
@@ -52,7 +52,7 @@ SHAPES: Final = (
         long=True,
     ),
     # Italy.
-    Shape(
+    PatternSpec(
         entity="TAX_ID",
         pattern=_letters(
             "A-Z", "[A-Z]{5}[0-9LMNP-V]{2}[A-EHLMPRST][0-9LMNP-V]{2}[A-Z][0-9LMNP-V]{3}[A-Z]"
@@ -62,23 +62,23 @@ SHAPES: Final = (
         checked=1.0,
     ),
     # Mexico; India: PAN and GSTIN.
-    Shape(
+    PatternSpec(
         entity="TAX_ID",
         pattern=_letters("A-ZÑ&", "[A-ZÑ&]{2,3}[0-9]{2}[01][0-9][0-3][0-9][A-Z0-9]{2}[0-9A]"),
         alone=0.75,
     ),
-    Shape(
+    PatternSpec(
         entity="TAX_ID",
         pattern=_letters("A-Z", "[A-Z]{2}[ABCFGHJLPT][A-Z][0-9]{4}[A-Z]"),
         alone=0.8,
     ),
-    Shape(
+    PatternSpec(
         entity="TAX_ID",
         pattern=_digits("[0-9](?i:[A-Z]{5}[0-9]{4}[A-Z][0-9A-Z]Z[0-9A-Z])"),
         alone=0.9,
     ),
     # Australia.
-    Shape(
+    PatternSpec(
         entity="TAX_ID",
         pattern=_digits("[0-9]{2}(?: [0-9]{3}){2}"),
         check=checksums.tfn,
@@ -88,7 +88,7 @@ SHAPES: Final = (
         long=True,
     ),
     # Brazil: people and firms.
-    Shape(
+    PatternSpec(
         entity="TAX_ID",
         pattern=_digits(r"[0-9]{2}\.[0-9]{3}\.[0-9]{3}-[0-9]{2}"),
         alone=0.9,
@@ -96,7 +96,7 @@ SHAPES: Final = (
         checked=1.0,
         long=True,
     ),
-    Shape(
+    PatternSpec(
         entity="TAX_ID",
         pattern=_digits(r"[0-9]\.[0-9]{3}\.[0-9]{3}/[0-9]{4}-[0-9]{2}"),
         alone=0.9,
@@ -104,14 +104,14 @@ SHAPES: Final = (
         checked=1.0,
         long=True,
     ),
-    Shape(
+    PatternSpec(
         entity="TAX_ID", pattern=_digits("[0-9]{10}"), check=checksums.cpf, checked=0.6, long=True
     ),
-    Shape(
+    PatternSpec(
         entity="TAX_ID", pattern=_digits("[0-9]{13}"), check=checksums.cnpj, checked=0.75, long=True
     ),
     # European Union.
-    Shape(
+    PatternSpec(
         entity="TAX_ID",
         pattern=re.compile(starting(*_COUNTRIES, not_after="A-Za-z0-9", any_case=True) + _END),
         alone=0.7,
@@ -119,7 +119,7 @@ SHAPES: Final = (
         named=0.9,
     ),
     # Anywhere, after words.
-    Shape(
+    PatternSpec(
         entity="TAX_ID",
         pattern=re.compile(
             rf"(?<![A-Za-z0-9])[A-Z]{{0,3}}[ -]?[0-9](?:[ .\-/]?[0-9]|[A-Z]){{6,14}}+{_END}"

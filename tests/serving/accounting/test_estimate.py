@@ -16,7 +16,7 @@ from models.tokens.token_counter import SimulatedCounter, upper_bound
 from serving.accounting.estimate import (
     DEFAULT_COMPLETION_TOKENS,
     UNKNOWN_CONTEXT_TOKENS,
-    Shape,
+    TokenBudget,
 )
 from serving.accounting.pricing import Tariff
 
@@ -24,12 +24,12 @@ CONTEXT = 100
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi"}]}
 
 
-def chat(**fields: Any) -> Shape:
-    return Shape.of("chat", CHAT | fields, CONTEXT)
+def chat(**fields: Any) -> TokenBudget:
+    return TokenBudget.of("chat", CHAT | fields, CONTEXT)
 
 
-def completion(**fields: Any) -> Shape:
-    return Shape.of("completion", {"prompt": "Hi"} | fields, CONTEXT)
+def completion(**fields: Any) -> TokenBudget:
+    return TokenBudget.of("completion", {"prompt": "Hi"} | fields, CONTEXT)
 
 
 def test_chat_without_a_bound_may_fill_the_context() -> None:
@@ -42,8 +42,8 @@ def test_completion_without_a_bound_has_openai_s_default() -> None:
 
 
 @pytest.mark.parametrize("shape", [chat(max_tokens=9), completion(max_tokens=9)])
-def test_bound_of_the_client_holds_while_it_fits(shape: Shape) -> None:
-    assert [shape.completion_tokens(n) for n in (0, 91, 95, 100, 500)] == [9, 9, 5, 0, 0]
+def test_bound_of_the_client_holds_while_it_fits(token_budget: TokenBudget) -> None:
+    assert [token_budget.completion_tokens(n) for n in (0, 91, 95, 100, 500)] == [9, 9, 5, 0, 0]
 
 
 def test_newer_name_of_the_bound_goes_before_the_older() -> None:
@@ -64,9 +64,9 @@ def test_every_choice_may_have_as_much(n: int | None, choices: int) -> None:
     ids=["text", "list of one", "texts", "ids", "lists of ids"],
 )
 def test_every_prompt_has_its_choices(prompt: Any, prompts: int) -> None:
-    shape = completion(prompt=prompt, n=2, max_tokens=9)
-    assert (shape.prompts, shape.choices) == (prompts, 2 * prompts)
-    assert shape.completion_tokens(3) == 2 * prompts * 9
+    token_budget = completion(prompt=prompt, n=2, max_tokens=9)
+    assert (token_budget.prompts, token_budget.choices) == (prompts, 2 * prompts)
+    assert token_budget.completion_tokens(3) == 2 * prompts * 9
 
 
 def test_one_of_several_prompts_may_be_short_however_long_they_are_together() -> None:
@@ -75,15 +75,17 @@ def test_one_of_several_prompts_may_be_short_however_long_they_are_together() ->
 
 @pytest.mark.parametrize("context", [None, 0])
 def test_unknown_context_is_taken_to_be_large(context: int | None) -> None:
-    assert Shape.of("chat", CHAT, context).completion_tokens(72) == UNKNOWN_CONTEXT_TOKENS - 72
+    assert (
+        TokenBudget.of("chat", CHAT, context).completion_tokens(72) == UNKNOWN_CONTEXT_TOKENS - 72
+    )
 
 
 def test_texts_to_embed_have_no_answer() -> None:
-    shape = Shape.of_embedding(3, CONTEXT)
-    assert shape.completion_tokens(50) == 0
-    assert shape.plausible(Usage(3 * CONTEXT, 0))
-    assert not shape.plausible(Usage(3 * CONTEXT + 1, 0))
-    assert not shape.plausible(Usage(1, 1))
+    token_budget = TokenBudget.of_embedding(3, CONTEXT)
+    assert token_budget.completion_tokens(50) == 0
+    assert token_budget.plausible(Usage(3 * CONTEXT, 0))
+    assert not token_budget.plausible(Usage(3 * CONTEXT + 1, 0))
+    assert not token_budget.plausible(Usage(1, 1))
 
 
 @pytest.mark.parametrize(
@@ -105,8 +107,10 @@ def test_usage_that_no_engine_can_have_is_told_apart(usage: Usage, *, plausible:
     assert completion(prompt=["a", "b"], n=3).plausible(usage) is plausible
 
 
-def seen(shape: Shape, events: int, *, interval: int = 1, prompt_tokens: int = 10) -> int:
-    usage = shape.seen(events=events, interval=interval, prompt_tokens=prompt_tokens)
+def seen(
+    token_budget: TokenBudget, events: int, *, interval: int = 1, prompt_tokens: int = 10
+) -> int:
+    usage = token_budget.seen(events=events, interval=interval, prompt_tokens=prompt_tokens)
     assert (usage.prompt_tokens, usage.cached_tokens) == (prompt_tokens, 0)
     return usage.completion_tokens
 
@@ -192,15 +196,15 @@ async def test_engine_uses_no_more_than_the_bound(
         return
     events, usage = ended
     counter = SimulatedCounter(SPEC)
-    shape = Shape.of(kind, body, counter.context_tokens)
+    token_budget = TokenBudget.of(kind, body, counter.context_tokens)
     prompt_tokens = await counter.count(kind, body)
     assert prompt_tokens is not None
-    most = shape.completion_tokens(prompt_tokens)
+    most = token_budget.completion_tokens(prompt_tokens)
     assert usage.prompt_tokens == prompt_tokens
     assert usage.completion_tokens <= most
-    assert shape.plausible(usage)
+    assert token_budget.plausible(usage)
     # Of an answer that is cut short at its very end, about as much is seen; at most what is said.
-    watched = shape.seen(events=events, interval=interval, prompt_tokens=prompt_tokens)
+    watched = token_budget.seen(events=events, interval=interval, prompt_tokens=prompt_tokens)
     assert watched.completion_tokens <= most
 
 
@@ -215,8 +219,8 @@ async def test_every_token_that_was_sent_alone_is_seen(
     if ended is None:
         return
     events, usage = ended
-    shape = Shape.of(kind, body, SPEC.context_tokens)
-    watched = shape.seen(events=events, interval=1, prompt_tokens=usage.prompt_tokens)
+    token_budget = TokenBudget.of(kind, body, SPEC.context_tokens)
+    watched = token_budget.seen(events=events, interval=1, prompt_tokens=usage.prompt_tokens)
     assert watched.completion_tokens == usage.completion_tokens
 
 
@@ -225,9 +229,9 @@ async def test_cost_is_covered_too_where_the_prompt_is_only_bounded() -> None:
     body = CHAT | {"max_tokens": 200}
     ended = await run("chat", body | {"ignore_eos": True}, interval=1)
     assert ended is not None
-    shape = Shape.of("chat", body, SPEC.context_tokens)
+    token_budget = TokenBudget.of("chat", body, SPEC.context_tokens)
     price = Price.model_validate({"input_per_million": "1", "output_per_million": "5"})
     tariff = Tariff.of(SPEC.model_copy(update={"price": price}))
-    most = shape.most_used(None, lambda: upper_bound("chat", body))
+    most = token_budget.most_used(None, lambda: upper_bound("chat", body))
     assert tariff.cost_nanos(ended[1], seconds=0) <= tariff.most_nanos(most, seconds=0)
-    assert most.prompt_tokens <= shape.context_tokens
+    assert most.prompt_tokens <= token_budget.context_tokens

@@ -37,7 +37,7 @@ from serving.storage.schema import UsageAttempt
 from serving.storage.valkey import Valkey
 from tests.serving.live import within
 from tests.serving.storage.databases import migrated_url, postgres_url
-from tests.serving.valkeys import seed
+from tests.serving.valkeys import initialise
 
 __all__ = ["migrated_url", "postgres_url"]
 
@@ -391,7 +391,7 @@ async def test_row_written_while_valkey_was_away_is_not_added_to_a_sum_that_has_
     unsettled = Ledger(impatient, cut, prefix=valkey_prefix, unsettled=gone.unsettled_rows)
     ledger = Ledger(impatient, near, prefix=valkey_prefix)
     demand = Demand(one.id, 0, 100, [], [budget], [budget.name], one.lost())
-    await seed(gone, budget, 0)
+    await initialise(gone, budget, 0)
     await gone.reserve(demand)
     cut.cut = True
     unsettled.start()
@@ -400,7 +400,7 @@ async def test_row_written_while_valkey_was_away_is_not_added_to_a_sum_that_has_
     assert await arrives(impatient, (one.id, "ok", 7))
     for name in await near.command("KEYS", f"{valkey_prefix}*"):
         await near.command("DEL", name)
-    await seed(other, budget, await ledger.spent_nanos("key:k1", None))
+    await initialise(other, budget, await ledger.spent_nanos("key:k1", None))
     cut.cut = False
     gone.start()
     assert await within(5, lambda: gone.unsettled == 0)

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from serving.admission.budgets import KEPT_S, Lookups, Spending, begin, budget_of
 from serving.admission.limits import WINDOWS, Subject, Window
 from serving.admission.policies import BudgetLimit
-from serving.admission.reservations import Budget, Demand, Reservations, Settlement, Unseeded
+from serving.admission.reservations import Budget, Demand, Reservations, Settlement, Uninitialised
 from serving.domain.quota import Quota, Spent
 from serving.storage.errors import DatabaseUnavailable, ValkeyUnavailable
 from serving.storage.valkey import Valkey
-from tests.serving.valkeys import seed
+from tests.serving.valkeys import initialise
 
 ACME = Subject("tenant", "acme")
 DAYS = st.dates(date(2020, 1, 1), date(2100, 12, 31))
@@ -90,12 +90,12 @@ async def test_clock_that_goes_back_over_midnight_finds_the_old_sum_again(
     reservations: Reservations,
 ) -> None:
     before, after = (budget_of(daily(), date(2026, 3, day)) for day in (1, 2))
-    await seed(reservations, before, 0)
+    await initialise(reservations, before, 0)
     spent = demand("a", before, cost=1000)
     assert isinstance(await reservations.reserve(spent), Quota)
     await reservations.settle(spent, Settlement(0, 950, None))
-    assert await reservations.reserve(demand("b", after)) == Unseeded(0, moves=0)
-    await seed(reservations, after, 0)
+    assert await reservations.reserve(demand("b", after)) == Uninitialised(0, version=0)
+    await initialise(reservations, after, 0)
     assert isinstance(await reservations.reserve(demand("c", after)), Quota)
     assert isinstance(await reservations.reserve(demand("d", before, cost=50)), Quota)
     assert not isinstance(await reservations.reserve(demand("e", before, cost=1)), Quota)
@@ -106,7 +106,7 @@ async def test_sum_goes_away_some_time_after_its_window(
     reservations: Reservations, near: Valkey, valkey_prefix: str, window: Window
 ) -> None:
     budget = budget_of(BudgetLimit(ACME, window, 1000), date(2026, 3, 1))
-    await seed(reservations, budget, 5)
+    await initialise(reservations, budget, 5)
     left_s = await near.command("TTL", f"{valkey_prefix}budget:{budget.name}")
     assert KEPT_S[window] - 60 < left_s <= KEPT_S[window]
 
@@ -134,7 +134,7 @@ async def test_spending_is_what_valkey_knows(
     reservations: Reservations, near: Valkey, valkey_prefix: str
 ) -> None:
     budget = budget_of(daily(), today())
-    await seed(reservations, budget, 40)
+    await initialise(reservations, budget, 40)
     await reservations.reserve(demand("a", budget, cost=300))
     ledger = FakeLedger(999)
     told = await Spending(near, ledger, prefix=valkey_prefix).spending("tenant:acme", ["day"])
@@ -182,10 +182,10 @@ async def test_lookups_ask_the_ledger_once_for_all_who_ask_for_the_same() -> Non
         return 7
 
     lookups = Lookups(ledger)
-    same = [lookups.spent("key:a", None, moves=1) for _ in range(20)]
-    assert await asyncio.gather(*same, lookups.spent("key:a", None, moves=2)) == [7] * 21
+    same = [lookups.spent("key:a", None, version=1) for _ in range(20)]
+    assert await asyncio.gather(*same, lookups.spent("key:a", None, version=2)) == [7] * 21
     assert asked == ["key:a", "key:a"]
-    await lookups.spent("key:a", None, moves=1)
+    await lookups.spent("key:a", None, version=1)
     assert len(asked) == 3
 
 
@@ -197,7 +197,7 @@ async def test_lookups_go_on_for_others_when_one_gives_up() -> None:
         raise DatabaseUnavailable("away")
 
     lookups = Lookups(ledger)
-    first, second = (asyncio.create_task(lookups.spent("key:a", None, moves=1)) for _ in range(2))
+    first, second = (asyncio.create_task(lookups.spent("key:a", None, version=1)) for _ in range(2))
     await asyncio.sleep(0)
     first.cancel()
     go.set()

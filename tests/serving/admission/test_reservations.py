@@ -23,14 +23,14 @@ from serving.admission.reservations import (
     Refused,
     Reservations,
     Settlement,
-    Unseeded,
+    Uninitialised,
 )
 from serving.domain.quota import Headroom, Quota
 from serving.storage.embedded_valkey import EmbeddedValkey
 from serving.storage.errors import ValkeyUnavailable
 from serving.storage.valkey import Valkey
 from tests.serving.live import within
-from tests.serving.valkeys import seed
+from tests.serving.valkeys import initialise
 
 MINUTE_MS = 60_000
 BUDGET = Budget("key:k:total", limit_nanos=1000, keep_s=60)
@@ -212,9 +212,9 @@ async def test_budget_that_valkey_does_not_know_asks_for_the_ledger(
     make: Make, valkey: Valkey, valkey_prefix: str
 ) -> None:
     first, second = make(), make()
-    assert await first.reserve(demand(cost=1, budgets=[BUDGET])) == Unseeded(0, moves=0)
-    await seed(first, BUDGET, 990)
-    await seed(second, BUDGET, 5)
+    assert await first.reserve(demand(cost=1, budgets=[BUDGET])) == Uninitialised(0, version=0)
+    await initialise(first, BUDGET, 990)
+    await initialise(second, BUDGET, 5)
     assert await budget_of(valkey, valkey_prefix) == (990, 0)
     assert await first.reserve(demand(cost=11, budgets=[BUDGET])) == OverBudget(0, in_flight=False)
 
@@ -225,11 +225,11 @@ async def test_sum_that_moves_while_it_is_looked_up_is_looked_up_again(
     """The settlement between may be in what the ledger told, or not."""
     running, asks = replace(demand(), sums=[BUDGET.name]), demand(cost=1, budgets=[BUDGET])
     one.hold(running)
-    assert await one.reserve(asks) == Unseeded(0, moves=0)
+    assert await one.reserve(asks) == Uninitialised(0, version=0)
     await one.settle(running, used(cost=5))
-    await one.seed(BUDGET, 990, moves=0)
-    assert await one.reserve(asks) == Unseeded(0, moves=1)
-    await one.seed(BUDGET, 995, moves=1)
+    await one.initialise(BUDGET, 990, version=0)
+    assert await one.reserve(asks) == Uninitialised(0, version=1)
+    await one.initialise(BUDGET, 995, version=1)
     assert isinstance(await one.reserve(asks), Quota)
     assert await budget_of(valkey, valkey_prefix) == (995, 1)
 
@@ -238,7 +238,7 @@ async def test_parallel_requests_on_the_last_of_a_budget_overspend_nothing(
     make: Make, valkey: Valkey, valkey_prefix: str
 ) -> None:
     gateways = make(), make()
-    await seed(gateways[0], BUDGET, 0)
+    await initialise(gateways[0], BUDGET, 0)
 
     async def spend(number: int) -> bool:
         wanted = demand(cost=30, budgets=[BUDGET])
@@ -256,7 +256,7 @@ async def test_parallel_requests_on_the_last_of_a_budget_overspend_nothing(
 
 
 async def test_budget_in_the_hands_of_running_requests_is_told_apart(one: Reservations) -> None:
-    await seed(one, BUDGET, 0)
+    await initialise(one, BUDGET, 0)
     await one.reserve(demand(cost=900, budgets=[BUDGET]))
     assert await one.reserve(demand(cost=200, budgets=[BUDGET])) == OverBudget(0, in_flight=True)
 
@@ -265,7 +265,7 @@ async def test_amounts_keep_every_digit(
     one: Reservations, valkey: Valkey, valkey_prefix: str
 ) -> None:
     large = Budget(BUDGET.name, limit_nanos=2**53 - 1, keep_s=60)
-    await seed(one, large, 9_007_199_254_740_001)
+    await initialise(one, large, 9_007_199_254_740_001)
     wanted = demand(cost=987, budgets=[large])
     assert isinstance(await one.reserve(wanted), Quota)
     await one.settle(wanted, used(cost=986))
@@ -275,7 +275,7 @@ async def test_amounts_keep_every_digit(
 async def test_request_that_costs_nothing_is_settled_too(
     one: Reservations, valkey: Valkey, valkey_prefix: str
 ) -> None:
-    await seed(one, BUDGET, 0)
+    await initialise(one, BUDGET, 0)
     wanted = demand(RateLimits("key:k", tokens_per_minute=9), budgets=[BUDGET])
     await one.reserve(wanted)
     assert await one.settle(wanted, used()) == ["settled"]
@@ -308,7 +308,7 @@ async def test_what_a_dead_gateway_held_is_free_after_its_lease(
 ) -> None:
     limit = RateLimits("key:k", concurrent_requests=1, tokens_per_minute=100)
     dead, alive = make(lease_s=0.2), make()
-    await seed(dead, BUDGET, 0)
+    await initialise(dead, BUDGET, 0)
     lost = demand(limit, tokens=40, cost=700, budgets=[BUDGET])
     await dead.reserve(lost)
     assert isinstance(await alive.reserve(demand(limit)), Refused)
@@ -333,7 +333,7 @@ async def test_attempt_that_was_given_up_for_lost_is_charged_when_it_ends(
     make: Make, valkey: Valkey, valkey_prefix: str
 ) -> None:
     stalled, other = make(lease_s=0.1), make()
-    await seed(stalled, BUDGET, 0)
+    await initialise(stalled, BUDGET, 0)
     wanted = demand(cost=100, budgets=[BUDGET])
     await stalled.reserve(wanted)
     await asyncio.sleep(0.15)
@@ -379,7 +379,7 @@ async def test_settlement_whose_answer_was_lost_counts_once(
 ) -> None:
     losing = Losing(valkey)
     one = Reservations(losing, prefix=valkey_prefix, heartbeat_s=0.05)  # type: ignore[arg-type]
-    await seed(one, BUDGET, 0)
+    await initialise(one, BUDGET, 0)
     wanted = demand(cost=100, budgets=[BUDGET])
     await one.reserve(wanted)
     losing.lose = 2
@@ -429,7 +429,7 @@ async def test_valkey_killed_and_restarted_has_lost_nothing(server: EmbeddedValk
     valkey = Valkey.open(server.url, timeout_s=2)
     one = Reservations(valkey, heartbeat_s=0.05)
     one.start()
-    await seed(one, BUDGET, 0)
+    await initialise(one, BUDGET, 0)
     limit = RateLimits("key:k", requests_per_minute=5)
     wanted = [demand(limit, cost=10, budgets=[BUDGET]) for _ in range(4)]
     for each in wanted:
@@ -457,13 +457,13 @@ async def test_what_runs_is_held_again_after_valkey_lost_everything(
 ) -> None:
     one = Reservations(valkey, prefix=valkey_prefix)
     limit = RateLimits("key:k", concurrent_requests=1)
-    await seed(one, BUDGET, 0)
+    await initialise(one, BUDGET, 0)
     running = demand(limit, cost=300, budgets=[BUDGET])
     await one.reserve(running)
     for name in await valkey.command("KEYS", f"{valkey_prefix}*"):
         await valkey.command("DEL", name)
     await one.reserve(demand())
-    await seed(one, BUDGET, 40)
+    await initialise(one, BUDGET, 40)
     assert isinstance(await one.reserve(demand(limit)), Refused)
     assert await budget_of(valkey, valkey_prefix) == (40, 300)
     await one.settle(running, used(cost=100))

@@ -74,7 +74,7 @@ class Scene:
         overflow = {"providers": [near | (provider or {})], "max_share": 1.0} | settings.pop(
             "overflow", {}
         )
-        self.pipeline, self.books, self.meter = self._wire(
+        self.pipeline, self.admission_parts, self.meter = self._wire(
             SPECS,
             engines,
             {"embed": FakeEmbedder()},
@@ -296,7 +296,7 @@ async def test_usage_and_cost_of_the_provider_are_booked_by_its_price(scene: Sta
     near = await scene()
     near.open(model={"price": {"input_per_million": 500_000, "output_per_million": 1_000_000}})
     await near.ask()
-    rows = await near.books.ledger.attempts_of("acme", near.request_id)
+    rows = await near.admission_parts.ledger.attempts_of("acme", near.request_id)
     assert [(row.route, row.outcome) for row in rows] == [
         ("local", "model_unavailable"), ("overflow:near", "ok"),
     ]  # fmt: skip
@@ -308,7 +308,7 @@ async def test_surge_leaves_before_it_waits_and_comes_home_after_it(scene: Start
     near = await scene()
     near.open(*WHOLE, overflow={"max_wait_s": 0.0, "resume_wait_s": 0.0, "dwell_s": 0.0})
     assert (await near.ask())[0].route == "local"
-    queue = near.books.admission.queues["chat"]
+    queue = near.admission_parts.admission.queues["chat"]
     queue.predicted_wait_s = lambda: 5.0
     assert (await near.ask())[0].route == "overflow:near"
     del queue.predicted_wait_s

@@ -21,8 +21,8 @@ from models.engine import (
 from serving.accounting.pricing import Tariff
 from serving.admission.fair_queue import FairQueue
 from serving.answering.resume.continuation import Break
-from serving.answering.routing import Generation, Routing, Way
-from serving.attempts import NO_TOKENS, Exit, Forecast
+from serving.answering.routing import Generation, Routing, Target
+from serving.attempts import NO_TOKENS, ExternalRoute, Forecast
 from serving.domain.calls import Call, GenerationCall
 from serving.domain.errors import RingfenceError
 from serving.domain.route import Origin
@@ -40,28 +40,28 @@ TARIFF = Tariff.of(SPECS[0].model_copy(update={"price": Price(output_per_million
 
 @dataclass
 class FakeDetour:
-    """Ways that were given, and what became of them."""
+    """EgressParts that were given, and what became of them."""
 
     engines: Sequence[ScriptedEngine]
-    goes_first: bool = False
+    preferred: bool = False
     outcomes: list[tuple[str, str]] = field(default_factory=list)
     closed: int = 0
     departures: Sequence[Entry] = ()
     patience_s: float = 5.0
 
-    def helps(self, error: RingfenceError | EngineError) -> bool:
+    def handles(self, error: RingfenceError | EngineError) -> bool:
         return not isinstance(error, RequestRejected)
 
-    def onward(self, broken: Break) -> AsyncGenerator[Way, None]:
+    def resume(self, broken: Break) -> AsyncGenerator[Target, None]:
         raise AssertionError(f"an answer that may not go on was gone on with: {broken.number}")
 
-    async def ways(self) -> AsyncGenerator[Way, None]:
+    async def targets(self) -> AsyncGenerator[Target, None]:
         for at, engine in enumerate(self.engines):
-            way_out = Exit(f"overflow:p{at}", TARIFF, again=not self.goes_first)
-            yield Way(engine, NO_TOKENS, way_out)
+            external = ExternalRoute(f"overflow:p{at}", TARIFF, again=not self.preferred)
+            yield Target(engine, NO_TOKENS, external)
 
-    def failed(self, way: Way, error: RingfenceError | EngineError) -> None:
-        self.outcomes.append((way.route, type(error).__name__))
+    def failed(self, target: Target, error: RingfenceError | EngineError) -> None:
+        self.outcomes.append((target.route, type(error).__name__))
 
     async def close(self) -> None:
         self.closed += 1
@@ -69,11 +69,11 @@ class FakeDetour:
 
 @dataclass
 class FakeOverflow:
-    """The same detour for every request, or none."""
+    """The same fallback for every request, or none."""
 
     way_round: FakeDetour | None
 
-    def detour(self, call: GenerationCall, forecast: Forecast) -> FakeDetour | None:
+    def fallback(self, call: GenerationCall, forecast: Forecast) -> FakeDetour | None:
         del call, forecast
         return self.way_round
 
@@ -91,14 +91,14 @@ Ask = Callable[..., Any]
 
 @pytest.fixture
 def ask(wire: Wire) -> Ask:
-    def build(here: ScriptedEngine, detour: FakeDetour | None) -> Any:
+    def build(here: ScriptedEngine, fallback: FakeDetour | None) -> Any:
         engines = {"chat": here, "other": ScriptedEngine()}
-        _, books, _ = wire(SPECS, engines, {"embed": FakeEmbedder()})
+        _, admission_parts, _ = wire(SPECS, engines, {"embed": FakeEmbedder()})
         routing = Routing(
-            attempts=books.attempts,
+            attempts=admission_parts.attempts,
             engines=engines,
-            overflow=FakeOverflow(detour),
-            notary=FakeNotary(),
+            overflow=FakeOverflow(fallback),
+            receipt_issuer=FakeNotary(),
         )
         call = GenerationCall(
             request_id=secrets.token_hex(8),
@@ -110,7 +110,7 @@ def ask(wire: Wire) -> Ask:
             stream=True,
         )
         request = GenerationRequest("r1", "chat", call.body)
-        return (books, call.request_id), routing.answer(call, request, NO_TOKENS)
+        return (admission_parts, call.request_id), routing.answer(call, request, NO_TOKENS)
 
     return build
 
@@ -122,8 +122,8 @@ async def told(answering: Any) -> tuple[Origin, list[bytes]]:
 
 
 async def rows(asked: Any) -> list[tuple[str, str]]:
-    books, request_id = asked
-    found = await books.ledger.attempts_of("acme", request_id)
+    admission_parts, request_id = asked
+    found = await admission_parts.ledger.attempts_of("acme", request_id)
     return [(one.route, one.outcome) for one in found]
 
 
@@ -136,26 +136,26 @@ async def test_model_here_answers_while_it_can(ask: Ask) -> None:
 
 
 async def test_failure_before_the_first_delta_is_answered_elsewhere(ask: Ask) -> None:
-    detour = FakeDetour([ScriptedEngine(*AWAY)])
-    books, answering = ask(ScriptedEngine(DOWN), detour)
+    fallback = FakeDetour([ScriptedEngine(*AWAY)])
+    admission_parts, answering = ask(ScriptedEngine(DOWN), fallback)
     origin, deltas = await told(answering)
     assert origin == Origin("scrubbed", "overflow:p0", "chat by overflow:p0 after 0")
     assert ELSEWHERE in deltas
-    assert (detour.outcomes, detour.closed) == ([("local", "EngineUnavailable")], 1)
-    assert await rows(books) == [("local", "model_unavailable"), ("overflow:p0", "ok")]
+    assert (fallback.outcomes, fallback.closed) == ([("local", "EngineUnavailable")], 1)
+    assert await rows(admission_parts) == [("local", "model_unavailable"), ("overflow:p0", "ok")]
 
 
 async def test_ways_are_tried_in_their_order(ask: Ask) -> None:
-    detour = FakeDetour([ScriptedEngine(EngineFailed("No.")), ScriptedEngine(*AWAY)])
-    _, answering = ask(ScriptedEngine(DOWN), detour)
+    fallback = FakeDetour([ScriptedEngine(EngineFailed("No.")), ScriptedEngine(*AWAY)])
+    _, answering = ask(ScriptedEngine(DOWN), fallback)
     origin, _ = await told(answering)
     assert origin.route == "overflow:p1"
-    assert [route for route, _ in detour.outcomes] == ["local", "overflow:p0"]
+    assert [route for route, _ in fallback.outcomes] == ["local", "overflow:p0"]
 
 
 async def test_error_of_the_model_here_is_told_when_nothing_helps(ask: Ask) -> None:
-    detour = FakeDetour([ScriptedEngine(EngineFailed("Theirs."))])
-    _, answering = ask(ScriptedEngine(DOWN), detour)
+    fallback = FakeDetour([ScriptedEngine(EngineFailed("Theirs."))])
+    _, answering = ask(ScriptedEngine(DOWN), fallback)
     with pytest.raises(EngineUnavailable, match="not available now"):
         await told(answering)
 
@@ -176,18 +176,18 @@ async def test_request_without_a_detour_fails_as_it_does_here(ask: Ask) -> None:
 
 async def test_surge_goes_elsewhere_first_and_comes_here_when_that_fails(ask: Ask) -> None:
     here = ScriptedEngine(*WHOLE)
-    detour = FakeDetour([ScriptedEngine(EngineFailed("No."))], goes_first=True)
-    _, answering = ask(here, detour)
+    fallback = FakeDetour([ScriptedEngine(EngineFailed("No."))], preferred=True)
+    _, answering = ask(here, fallback)
     origin, deltas = await told(answering)
     assert (origin.route, HELLO in deltas) == ("local", True)
-    detour = FakeDetour([ScriptedEngine(*AWAY)], goes_first=True)
-    _, answering = ask(here, detour)
+    fallback = FakeDetour([ScriptedEngine(*AWAY)], preferred=True)
+    _, answering = ask(here, fallback)
     assert (await told(answering))[0].route == "overflow:p0"
 
 
 async def test_ways_that_failed_first_are_not_tried_again(ask: Ask) -> None:
     away = ScriptedEngine(EngineFailed("No."))
-    _, answering = ask(ScriptedEngine(DOWN), FakeDetour([away], goes_first=True))
+    _, answering = ask(ScriptedEngine(DOWN), FakeDetour([away], preferred=True))
     with pytest.raises(EngineUnavailable):
         await told(answering)
     assert len(away.requests) == 1
@@ -195,11 +195,11 @@ async def test_ways_that_failed_first_are_not_tried_again(ask: Ask) -> None:
 
 async def test_model_that_takes_too_long_to_begin_is_given_up(ask: Ask) -> None:
     here = ScriptedEngine(asyncio.Event())
-    detour = FakeDetour([ScriptedEngine(*AWAY)], patience_s=0.05)
-    _, answering = ask(here, detour)
+    fallback = FakeDetour([ScriptedEngine(*AWAY)], patience_s=0.05)
+    _, answering = ask(here, fallback)
     origin, _ = await told(answering)
     assert (origin.route, here.open) == ("overflow:p0", 0)
-    assert detour.outcomes == [("local", "EngineTimeout")]
+    assert fallback.outcomes == [("local", "EngineTimeout")]
 
 
 async def test_failure_after_the_first_delta_stays_with_who_began(ask: Ask) -> None:
@@ -211,11 +211,11 @@ async def test_failure_after_the_first_delta_stays_with_who_began(ask: Ask) -> N
 
 
 async def test_full_queue_is_no_end_where_there_is_another_way(ask: Ask) -> None:
-    detour = FakeDetour([ScriptedEngine(*AWAY)])
-    books, answering = ask(ScriptedEngine(*WHOLE), detour)
+    fallback = FakeDetour([ScriptedEngine(*AWAY)])
+    admission_parts, answering = ask(ScriptedEngine(*WHOLE), fallback)
     queue = FairQueue(slots=1, max_waiting=0, max_wait_s=1)
-    books[0].admission.queues = {"chat": queue}
+    admission_parts[0].admission.queues = {"chat": queue}
     async with queue.slot("somebody"):
         origin, _ = await told(answering)
     assert origin.route == "overflow:p0"
-    assert detour.outcomes == [("local", "Overloaded")]
+    assert fallback.outcomes == [("local", "Overloaded")]

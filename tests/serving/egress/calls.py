@@ -23,7 +23,7 @@ from serving.egress.providers.provider import (
     Provider,
     ProviderRequest,
 )
-from serving.egress.providers.transport import Bounds, Outlet
+from serving.egress.providers.transport import Bounds, Connections
 from tests.serving.egress.standin import Script, StandIn
 
 QUICK = Deadlines(connect_s=2.0, first_event_s=0.3, idle_s=0.3, total_s=5.0)
@@ -73,7 +73,7 @@ async def openai_at(
     *script: Script, dialect: OpenAIDialect | None = None, bounds: Bounds | None = None
 ) -> AsyncIterator[tuple[StandIn, OpenAIProvider]]:
     async with StandIn(*script) as server:
-        outlet = Outlet(openai_destination(KEY, server.url + "/v1"), bounds=bounds)
+        outlet = Connections(openai_destination(KEY, server.url + "/v1"), bounds=bounds)
         provider = OpenAIProvider(outlet, dialect or OpenAIDialect())
         yield server, provider
         await provider.aclose()
@@ -84,7 +84,7 @@ async def anthropic_at(
     *script: Script, bounds: Bounds | None = None
 ) -> AsyncIterator[tuple[StandIn, AnthropicProvider]]:
     async with StandIn(*script) as server:
-        outlet = Outlet(anthropic_destination(KEY, server.url), bounds=bounds)
+        outlet = Connections(anthropic_destination(KEY, server.url), bounds=bounds)
         provider = AnthropicProvider(outlet)
         yield server, provider
         await provider.aclose()

@@ -15,7 +15,7 @@ from serving.egress.providers.provider import (
     ProviderBroken,
     ProviderUnavailable,
 )
-from serving.egress.providers.transport import Bounds, Outlet
+from serving.egress.providers.transport import Bounds, Connections
 from tests.serving.egress.calls import (
     KEY,
     QUICK,
@@ -43,7 +43,7 @@ SLACK_S = 0.5
 async def test_no_server_is_unavailable() -> None:
     async with StandIn(HANGS) as server:
         url = server.url
-    provider = OpenAIProvider(Outlet(openai_destination(KEY, url)))
+    provider = OpenAIProvider(Connections(openai_destination(KEY, url)))
 
     with pytest.raises(ProviderUnavailable) as caught:
         await collect(provider)
@@ -53,7 +53,7 @@ async def test_no_server_is_unavailable() -> None:
 
 async def test_a_connection_that_is_not_taken_times_out() -> None:
     deadlines = Deadlines(connect_s=0.2, first_event_s=2.0)
-    outlet = Outlet(openai_destination(KEY, "https://192.0.2.1"))
+    outlet = Connections(openai_destination(KEY, "https://192.0.2.1"))
     started = time.monotonic()
 
     with pytest.raises(ProviderUnavailable) as caught:
@@ -64,7 +64,7 @@ async def test_a_connection_that_is_not_taken_times_out() -> None:
 
 
 async def test_a_name_that_does_not_exist_is_unavailable() -> None:
-    outlet = Outlet(openai_destination(KEY, "https://no-such-host.invalid"))
+    outlet = Connections(openai_destination(KEY, "https://no-such-host.invalid"))
 
     with pytest.raises(ProviderUnavailable) as caught:
         await collect(OpenAIProvider(outlet), request(deadlines=Deadlines(first_event_s=10.0)))

@@ -17,7 +17,7 @@ from serving.egress.providers.provider import (
     NOT_CONNECTED,
     ProviderUnavailable,
 )
-from serving.egress.providers.transport import Outlet
+from serving.egress.providers.transport import Connections
 from tests.serving.egress.calls import (
     KEY,
     collect,
@@ -70,7 +70,7 @@ async def test_a_certificate_that_nobody_vouches_for_is_not_accepted(
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     async with StandIn(WHOLE, tls=server_tls) as server:
-        provider = OpenAIProvider(Outlet(openai_destination(KEY, server.url + "/v1")))
+        provider = OpenAIProvider(Connections(openai_destination(KEY, server.url + "/v1")))
         with pytest.raises(ProviderUnavailable) as caught:
             await collect(provider)
         await provider.aclose()
@@ -84,7 +84,7 @@ async def test_an_authority_of_ones_own_can_vouch(
 ) -> None:
     tls = ssl.create_default_context(cafile=certificate)
     async with StandIn(WHOLE, tls=server_tls) as server:
-        provider = OpenAIProvider(Outlet(openai_destination(KEY, server.url + "/v1"), tls=tls))
+        provider = OpenAIProvider(Connections(openai_destination(KEY, server.url + "/v1"), tls=tls))
         chunks, _ = await collect(provider)
         await provider.aclose()
         await asyncio.sleep(0)

@@ -180,7 +180,7 @@ async def test_200_parallel_requests_overspend_nothing(make: Make, own: tuple[st
 
 
 async def spent_nanos(backend: Backend, key_id: str) -> int:
-    rows = await backend.books.ledger.report(group_by=[], key_id=key_id)
+    rows = await backend.admission_parts.ledger.report(group_by=[], key_id=key_id)
     return sum(row.cost_nanos for row in rows)
 
 
@@ -269,7 +269,7 @@ async def test_full_queue_refuses_at_once_with_a_time_to_come_again(make: Make) 
         "per_key": {"requests_per_minute": 3}
     })  # fmt: skip
     running = [asyncio.create_task(chat(backend)) for _ in range(2)]
-    await within(5, lambda: backend.books.admission.queues["chat"].waiting == 1)
+    await within(5, lambda: backend.admission_parts.admission.queues["chat"].waiting == 1)
     loop = asyncio.get_running_loop()
     began = loop.time()
     refused = await chat(backend)
@@ -322,7 +322,7 @@ async def test_key_revoked_in_mid_stream_ends_the_stream(make: Make, database: D
     gate = asyncio.Event()
     engine = ScriptedEngine(ROLE, HELLO, gate)
     backend = make(engine)
-    backend.books.start()
+    backend.admission_parts.start()
     key = issued.key.get_secret_value()
     answering = asyncio.create_task(backend.chat(key=key, stream=True))
     await engine.started.wait()
@@ -338,7 +338,7 @@ async def outcomes(backend: Backend, database: Database, key_id: str = "env") ->
 
 
 async def attempts(backend: Backend, database: Database, key_id: str = "env") -> list[UsageAttempt]:
-    await backend.books.ledger.drain()
+    await backend.admission_parts.ledger.drain()
     query = select(UsageAttempt).where(UsageAttempt.key_id == key_id)
     async with database.session() as session:
         return list(await session.scalars(query.order_by(UsageAttempt.started_at)))
@@ -442,7 +442,7 @@ async def test_no_text_is_in_the_ledger_or_in_valkey(
         admission={"per_key": {"tokens_per_minute": 10_000}},
     )
     await backend.chat(key=key, messages=[{"role": "user", "content": canary}], max_tokens=4)
-    valkey = backend.books.valkey
+    valkey = backend.admission_parts.valkey
     kept = [await valkey.command("DUMP", name) for name in await valkey.command("KEYS", "*")]
     rows = await attempts(backend, database, key_id)
     assert rows

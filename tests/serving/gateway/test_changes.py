@@ -101,8 +101,8 @@ async def make_pair(
         prefix = f"{{pair-{secrets.token_hex(6)}}}:"
         gateways = [make(engine(), specs=specs, prefix=prefix) for _ in range(2)]
         for gateway in gateways:
-            gateway.books.start()
-            assert await within(20, gateway.books.invalidations.is_current)
+            gateway.admission_parts.start()
+            assert await within(20, gateway.admission_parts.invalidations.is_current)
         outsiders.append(Valkey.open(embedded_valkey_url, timeout_s=5.0))
         announcer = Announcer(outsiders[-1], prefix=prefix)
         announce = announcer.announce
@@ -220,7 +220,7 @@ async def test_weight_that_was_just_changed_holds(pair: Pair) -> None:
     principal = Principal(record.tenant, record.id, record.name, "inference", None)
     await pair.tenants.set_weight(record.tenant, 7.0)
     for gateway in pair.gateways:
-        policy = await gateway.books.admission.policies.of(principal, "chat")
+        policy = await gateway.admission_parts.admission.policies.of(principal, "chat")
         assert policy.weight == 7.0
 
 
@@ -252,7 +252,7 @@ async def test_key_that_was_revoked_while_its_request_waits_for_a_place_gets_non
     running = asyncio.create_task(pair.burst(2, key=other.key.get_secret_value()))
     assert await within(20, lambda: all(one.open for one in engines))
     waiting = asyncio.create_task(pair.burst(10))
-    queues = [one.books.admission.queues["chat"] for one in pair.gateways]
+    queues = [one.admission_parts.admission.queues["chat"] for one in pair.gateways]
     assert await within(20, lambda: sum(queue.waiting for queue in queues) == 10)
     await pair.keys.revoke(pair.issued.record.id)
     assert await asyncio.wait_for(waiting, 20) == {401: 10}
@@ -356,7 +356,7 @@ async def test_change_holds_when_whoever_makes_it_cannot_reach_valkey(
 
 
 async def test_gateway_that_misses_an_announcement_does_not_serve_the_old(pair: Pair) -> None:
-    deaf = pair.gateways[1].books.invalidations
+    deaf = pair.gateways[1].admission_parts.invalidations
     await pair.warm()
     assert deaf._listening is not None
     deaf._listening.cancel()

@@ -36,7 +36,7 @@ from serving.retrieval.knowledge import Knowledge
 from serving.retrieval.query_vectors import QueryVectors
 from serving.retrieval.searching import Searching
 from serving.storage.database import Database
-from serving.wiring.admission import Books
+from serving.wiring.admission import AdmissionParts
 from tests.rag.passage import passage
 from tests.serving.answering.resume.test_continuation import BROKEN, REST, Replicas
 from tests.serving.answering.test_routing import AWAY, FakeDetour
@@ -109,12 +109,14 @@ async def place(wire: Wire, database: Database) -> AsyncIterator[Open]:
         engine, embedder = engine or ScriptedEngine(*WHOLE), embedder or FakeEmbedder()
         stores, index = stores or FakeStores(), index or FakeIndex.holding(*WINGS)
         engines: dict[str, Engine] = {"chat": engine, "other": SimulatedEngine(SPECS[1])}
-        _, books, meter = wire(SPECS, engines, {"embed": embedder}, **settings)
+        _, admission_parts, meter = wire(SPECS, engines, {"embed": embedder}, **settings)
         pipeline = _pipeline(
-            books, engines, embedder, stores, index, database=database, overflow=overflow
+            admission_parts, engines, embedder, stores, index, database=database, overflow=overflow
         )
         requests = OpenRequests()
-        idempotency = Idempotency(IdempotencyStore(books.valkey, SECRET), requests=requests)
+        idempotency = Idempotency(
+            IdempotencyStore(admission_parts.valkey, SECRET), requests=requests
+        )
         app = build_app(
             pipeline,
             idempotency,
@@ -127,7 +129,7 @@ async def place(wire: Wire, database: Database) -> AsyncIterator[Open]:
         client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://ringfence")
         clients.append(client)
         return Place(
-            Backend(app, meter, client, books, requests, idempotency),
+            Backend(app, meter, client, admission_parts, requests, idempotency),
             pipeline,
             engine,
             stores,
@@ -141,7 +143,7 @@ async def place(wire: Wire, database: Database) -> AsyncIterator[Open]:
 
 
 def _pipeline(
-    books: Books,
+    admission_parts: AdmissionParts,
     engines: dict[str, Engine],
     embedder: FakeEmbedder,
     stores: FakeStores,
@@ -153,14 +155,14 @@ def _pipeline(
     counters: dict[str, TokenCounter] = {spec.id: counter(spec, None, None) for spec in SPECS[:2]}
     counters["embed"] = CharacterCounter()
     searching = Searching(
-        stores, index, QueryVectors(books.attempts, {"embed": embedder}, counters)
+        stores, index, QueryVectors(admission_parts.attempts, {"embed": embedder}, counters)
     )
     return Pipeline(
         authenticator=Authenticator(
             KeyStore(database, SECRET), SECRET, fixed_key=SecretStr(FIXED_KEY)
         ),
-        attempts=books.attempts,
-        routing=Routing(attempts=books.attempts, engines=engines, overflow=overflow),
+        attempts=admission_parts.attempts,
+        routing=Routing(attempts=admission_parts.attempts, engines=engines, overflow=overflow),
         specs={spec.id: spec for spec in SPECS},
         engines=engines,
         embedders={"embed": embedder},
@@ -315,7 +317,7 @@ async def test_search_and_answer_are_attempts_of_one_request(place: Open) -> Non
     there = place()
     answer = await there.chat()
     request_id = answer.headers["x-request-id"]
-    rows = await there.backend.books.ledger.attempts_of("default", request_id)
+    rows = await there.backend.admission_parts.ledger.attempts_of("default", request_id)
     assert [(row.endpoint, row.model, row.outcome) for row in rows] == [
         ("search", "embed", "ok"),
         ("chat", "chat", "ok"),
@@ -393,12 +395,12 @@ async def test_completion_knows_no_search(place: Open) -> None:
 
 @dataclass
 class FencedOverflow:
-    """A detour for whatever may leave, as the real one has it; remembers what was asked."""
+    """A fallback for whatever may leave, as the real one has it; remembers what was asked."""
 
     engine: ScriptedEngine
     calls: list[GenerationCall] = field(default_factory=list)
 
-    def detour(self, call: GenerationCall, forecast: Forecast) -> FakeDetour | None:
+    def fallback(self, call: GenerationCall, forecast: Forecast) -> FakeDetour | None:
         del forecast
         self.calls.append(call)
         return None if call.privacy == "local_only" else FakeDetour([self.engine])

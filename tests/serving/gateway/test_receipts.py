@@ -85,18 +85,20 @@ async def place(wire: Wire, database: Database, tmp_path: Path) -> AsyncIterator
                  "continuation": True}
             ],
         }  # fmt: skip
-        pipeline, books, meter = wire(
+        pipeline, admission_parts, meter = wire(
             SPECS,
             {"chat": engine, "other": ScriptedEngine()},
             {"embed": FakeEmbedder()},
             detector=WORDS,
             overflow={"providers": [near], "max_share": 1.0},
         )
-        explanations = Explanations(books.valkey, books.ledger, prefix=f"{secrets.token_hex(6)}:")
+        explanations = Explanations(
+            admission_parts.valkey, admission_parts.ledger, prefix=f"{secrets.token_hex(6)}:"
+        )
         requests = OpenRequests()
         app = build_app(
             pipeline,
-            Idempotency(IdempotencyStore(books.valkey, SECRET), requests=requests),
+            Idempotency(IdempotencyStore(admission_parts.valkey, SECRET), requests=requests),
             requests=requests,
             readiness=FixedReadiness({}),
             meter=meter,

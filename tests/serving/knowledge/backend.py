@@ -48,8 +48,8 @@ from serving.knowledge.service import KnowledgeService
 from serving.pipeline import Pipeline
 from serving.storage.database import Database
 from serving.telemetry.meter import Meter
-from serving.wiring.admission import Books
-from serving.wiring.retrieval import Shelves
+from serving.wiring.admission import AdmissionParts
+from serving.wiring.retrieval import RetrievalParts
 from tests.rag.store_with_vectors import WordEmbedder
 from tests.serving.conftest import SECRET, FixedReadiness
 from tests.serving.fakes import ROLE, STOP, USAGE, chat_frame, usage_frame
@@ -190,20 +190,25 @@ async def opened(settings: Settings) -> AsyncIterator[Backend]:
     authenticator = Authenticator(keys, SECRET, fixed_key=None, clock=clock)
     meter, models = Meter(), _models(settings)
     prefix = f"{{test-{secrets.token_hex(6)}}}:"
-    books = Books.open(
+    admission_parts = AdmissionParts.open(
         database, settings, authenticator=authenticator, meter=meter, is_ready=bool,
         invalidations=Invalidations.open(settings.valkey_url, prefix=prefix), prefix=prefix,
     )  # fmt: skip
     service = KnowledgeService(settings, database, embedders=models.served, reranker=None)
-    shelves = _shelves(
-        settings, service, database=database, models=models, books=books, meter=meter
+    retrieval_parts = _retrieval_parts(
+        settings,
+        service,
+        database=database,
+        models=models,
+        admission_parts=admission_parts,
+        meter=meter,
     )
     requests = OpenRequests()
-    idempotency = Idempotency(IdempotencyStore(books.valkey, SECRET), requests=requests)
-    pipeline = _pipeline(settings, authenticator, books, models, shelves)
-    app = _app(settings, pipeline, idempotency, shelves, requests=requests, meter=meter)
+    idempotency = Idempotency(IdempotencyStore(admission_parts.valkey, SECRET), requests=requests)
+    pipeline = _pipeline(settings, authenticator, admission_parts, models, retrieval_parts)
+    app = _app(settings, pipeline, idempotency, retrieval_parts, requests=requests, meter=meter)
     client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://ringfence")
-    books.start()
+    admission_parts.start()
     service.start()
     try:
         yield Backend(app, client, database, keys, service, clock)
@@ -211,7 +216,7 @@ async def opened(settings: Settings) -> AsyncIterator[Backend]:
         await client.aclose()
         await idempotency.close(grace_s=0.1)
         await service.close()
-        await books.close()
+        await admission_parts.close()
         await database.close()
 
 
@@ -229,22 +234,22 @@ def _models(settings: Settings) -> _Models:
     )
 
 
-def _shelves(
+def _retrieval_parts(
     settings: Settings,
     service: KnowledgeService,
     *,
     database: Database,
     models: _Models,
-    books: Books,
+    admission_parts: AdmissionParts,
     meter: Meter,
-) -> Shelves:
-    return Shelves.open(
+) -> RetrievalParts:
+    return RetrievalParts.open(
         settings,
         cast("RemoteKnowledge", service),  # What a handle reaches, without the way there.
         database=database,
         embedders=models.embedders,
         counters=models.counters,
-        books=books,
+        admission_parts=admission_parts,
         meter=meter,
     )
 
@@ -252,20 +257,20 @@ def _shelves(
 def _pipeline(
     settings: Settings,
     authenticator: Authenticator,
-    books: Books,
+    admission_parts: AdmissionParts,
     models: _Models,
-    shelves: Shelves,
+    retrieval_parts: RetrievalParts,
 ) -> Pipeline:
     return Pipeline(
         authenticator=authenticator,
-        attempts=books.attempts,
-        routing=Routing(attempts=books.attempts, engines=models.engines, overflow=None),
+        attempts=admission_parts.attempts,
+        routing=Routing(attempts=admission_parts.attempts, engines=models.engines, overflow=None),
         specs={spec.id: spec for spec in settings.models},
         engines=models.engines,
         embedders=models.embedders,
         counters=models.counters,
         secret=SECRET,
-        knowledge=shelves.knowledge,
+        knowledge=retrieval_parts.knowledge,
     )
 
 
@@ -273,7 +278,7 @@ def _app(
     settings: Settings,
     pipeline: Pipeline,
     idempotency: Idempotency,
-    shelves: Shelves,
+    retrieval_parts: RetrievalParts,
     *,
     requests: OpenRequests,
     meter: Meter,
@@ -287,7 +292,7 @@ def _app(
         server=settings.server,
         limits=settings.limits,
         library=library_routes.router(
-            pipeline, idempotency, shelves.library,
+            pipeline, idempotency, retrieval_parts.library,
             server=settings.server, limits=settings.limits, uploads=settings.files,
         ),
     )  # fmt: skip

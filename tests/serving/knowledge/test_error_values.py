@@ -12,7 +12,7 @@ from ray.serve.handle import DeploymentResponse
 
 from models.engine import EngineFailed, EngineUnavailable, Failure, RequestRejected
 from rag.errors import EmbedderMismatch, IndexUnavailable, NotThere, RagError, Refused, TooMany
-from serving.knowledge.error_values import Refusal, heard, told
+from serving.knowledge.error_values import Refusal, from_wire, told
 from serving.storage.errors import DatabaseUnavailable
 
 
@@ -35,7 +35,7 @@ class Response:
 
 
 async def hear(response: Response, *, timeout_s: float = 5.0) -> object:
-    return await heard(cast("DeploymentResponse[Any]", response), timeout_s=timeout_s)
+    return await from_wire(cast("DeploymentResponse[Any]", response), timeout_s=timeout_s)
 
 
 async def fails(error: Exception) -> None:

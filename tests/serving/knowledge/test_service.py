@@ -112,9 +112,9 @@ class Searchers:
 def searching(bench: Workbench, wire: Wire) -> Searching:
     """As a gateway searches: it looks vectors up, embeds with their model, and asks the service."""
     embedders: dict[str, Embedder] = {name: one.embedder for name, one in bench.embedders.items()}
-    _, books, _ = wire(SPECS, {}, embedders)
+    _, admission_parts, _ = wire(SPECS, {}, embedders)
     counters = {name: CharacterCounter() for name in embedders}
-    vectors = QueryVectors(books.attempts, embedders, counters)
+    vectors = QueryVectors(admission_parts.attempts, embedders, counters)
     return Searching(bench.stores, bench.service, vectors)
 
 

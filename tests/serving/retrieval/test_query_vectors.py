@@ -16,7 +16,7 @@ from serving.domain.calls import Call
 from serving.domain.errors import RateLimited
 from serving.domain.principal import Principal
 from serving.retrieval.query_vectors import MAX_PIECES, QueryVectors
-from serving.wiring.admission import Books
+from serving.wiring.admission import AdmissionParts
 from tests.serving.conftest import SPECS
 from tests.serving.fakes import DIMENSION, FakeEmbedder
 from tests.serving.wired import CharacterCounter, Wire, invent_key
@@ -38,21 +38,23 @@ class SeeingEmbedder(FakeEmbedder):
         return await super().embed(inputs)
 
 
-Make = Callable[..., tuple[QueryVectors, SeeingEmbedder, Books]]
+Make = Callable[..., tuple[QueryVectors, SeeingEmbedder, AdmissionParts]]
 
 
 @pytest.fixture
 def make(wire: Wire) -> Make:
-    def build(**settings: Any) -> tuple[QueryVectors, SeeingEmbedder, Books]:
+    def build(**settings: Any) -> tuple[QueryVectors, SeeingEmbedder, AdmissionParts]:
         embedder = SeeingEmbedder()
         price = Price(input_per_million=Decimal(1))
         specs = tuple(
             spec.model_copy(update={"price": price}) if spec.id == "embed" else spec
             for spec in SPECS
         )
-        _, books, _ = wire(specs, {}, {"embed": embedder}, **settings)
-        vectors = QueryVectors(books.attempts, {"embed": embedder}, {"embed": CharacterCounter()})
-        return vectors, embedder, books
+        _, admission_parts, _ = wire(specs, {}, {"embed": embedder}, **settings)
+        vectors = QueryVectors(
+            admission_parts.attempts, {"embed": embedder}, {"embed": CharacterCounter()}
+        )
+        return vectors, embedder, admission_parts
 
     return build
 
@@ -83,11 +85,11 @@ async def test_endless_question_is_cut(make: Make) -> None:
 
 
 async def test_questions_are_settled_like_any_request(make: Make) -> None:
-    vectors, _, books = make()
+    vectors, _, admission_parts = make()
     key_id = invent_key()  # The ledger has what other tests used, too.
     principal = replace(CALL.principal, key_id=key_id)
     await vectors.of(replace(CALL, principal=principal), ["abcd", "efg"])
-    (row,) = await books.ledger.report(group_by=[], key_id=key_id)
+    (row,) = await admission_parts.ledger.report(group_by=[], key_id=key_id)
     assert (row.prompt_tokens, row.cost_nanos) == (7, 7_000)
 
 

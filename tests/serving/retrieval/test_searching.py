@@ -31,7 +31,7 @@ from serving.domain.search_call import Ranking, SearchCall
 from serving.retrieval.query_vectors import QueryVectors
 from serving.retrieval.searching import Searching
 from serving.storage.errors import DatabaseUnavailable
-from serving.wiring.admission import Books
+from serving.wiring.admission import AdmissionParts
 from tests.rag.passage import passage
 from tests.serving.conftest import SPECS
 from tests.serving.fakes import DIMENSION, FakeEmbedder
@@ -49,7 +49,7 @@ class Place:
     stores: FakeStores
     index: FakeIndex
     embedder: FakeEmbedder
-    books: Books
+    admission_parts: AdmissionParts
     key_id: str
 
     def call(self, *store_ids: str, **fields: Any) -> SearchCall:
@@ -79,10 +79,12 @@ def place(wire: Wire) -> Open:
     ) -> Place:
         stores, index = stores or FakeStores(), index or FakeIndex.holding(passage(1))
         embedder = embedder or FakeEmbedder()
-        _, books, _ = wire(SPECS, {}, {"embed": embedder}, **settings)
-        vectors = QueryVectors(books.attempts, {"embed": embedder}, {"embed": CharacterCounter()})
+        _, admission_parts, _ = wire(SPECS, {}, {"embed": embedder}, **settings)
+        vectors = QueryVectors(
+            admission_parts.attempts, {"embed": embedder}, {"embed": CharacterCounter()}
+        )
         searching = Searching(stores, index, vectors)
-        return Place(searching, stores, index, embedder, books, invent_key())
+        return Place(searching, stores, index, embedder, admission_parts, invent_key())
 
     return build
 
@@ -203,7 +205,9 @@ async def test_search_is_an_attempt_of_a_key_that_may_not_use_the_embedder(place
     there = place()
     assert not there.call().principal.may_use("embed")
     await there.search()
-    (row,) = await there.books.ledger.report(group_by=[], key_id=there.key_id, model="embed")
+    (row,) = await there.admission_parts.ledger.report(
+        group_by=[], key_id=there.key_id, model="embed"
+    )
     assert row.prompt_tokens == len("lift?drag?")
 
 

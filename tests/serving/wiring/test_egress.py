@@ -45,7 +45,7 @@ def test_stand_ins_of_a_model_are_in_the_order_of_the_configuration() -> None:
     read = settings(provider("one", "a"), provider("two", "b", "a"))
     clients = {one.name: _provider(one) for one in read.overflow.providers}
     found = _stand_ins(read.overflow.providers, clients)
-    assert {model: [one.target.name for one in found[model]] for model in found} == {
+    assert {model: [one.provider_model.name for one in found[model]] for model in found} == {
         "a": ["one", "two"],
         "b": ["two"],
     }

@@ -41,7 +41,7 @@ class Stop:
         self.stopping = Stopping(
             self.backend.requests,
             idempotency=self.backend.idempotency,
-            admission=self.backend.books.admission,
+            admission=self.backend.admission_parts.admission,
             close=self._close,
         )
 
@@ -149,7 +149,7 @@ async def test_request_that_waits_for_its_turn_is_refused(make: Make) -> None:
         ScriptedEngine(never()), specs=(one_place,), admission={"max_queue_wait_s": LONG_S}
     )
     answering = await asking(backend, chat, count=2)
-    assert await within(5, lambda: backend.books.admission.queues["chat"].waiting == 1)
+    assert await within(5, lambda: backend.admission_parts.admission.queues["chat"].waiting == 1)
     assert (await Stop(backend)(0)).ended == 2
     assert {answer.status_code for answer in await asyncio.gather(*answering)} == {503}
 
@@ -267,7 +267,7 @@ async def test_ended_request_is_in_the_ledger_as_its_client_was_told(
     [answering] = await asking(backend, stream)
     await Stop(backend)(0)
     request_id = (await answering).headers["x-request-id"]
-    await backend.books.ledger.drain()
+    await backend.admission_parts.ledger.drain()
     async with database.session() as session:
         query = select(UsageAttempt).where(UsageAttempt.request_id == request_id)
         [row] = (await session.scalars(query)).all()

@@ -122,7 +122,7 @@ class Gateway:
     def __post_init__(self) -> None:
         self.request_id = uuid4().hex
         engines: dict[str, Engine] = {"chat": self.engine, "other": ScriptedEngine()}
-        self.pipeline, self.books, _ = self.wire(
+        self.pipeline, self.admission_parts, _ = self.wire(
             self.specs, engines, {"embed": FakeEmbedder()}, **self.settings
         )
 
@@ -162,7 +162,7 @@ class Gateway:
 
     async def rows(self) -> list[tuple[str, str]]:
         await asyncio.sleep(0)
-        found = await self.books.ledger.attempts_of("acme", self.request_id)
+        found = await self.admission_parts.ledger.attempts_of("acme", self.request_id)
         return [(one.route, one.outcome) for one in found]
 
 
@@ -193,7 +193,7 @@ async def test_every_attempt_is_billed_and_the_client_is_told_their_sum(wire: Wi
     gateway = Gateway(wire, Replicas(BROKEN, REST))
     events = await gateway.ask()
     await asyncio.sleep(0)
-    rows = await gateway.books.ledger.attempts_of("acme", gateway.request_id)
+    rows = await gateway.admission_parts.ledger.attempts_of("acme", gateway.request_id)
     assert [(row.outcome, row.completion_tokens) for row in rows] == [
         ("engine_failed", 1), ("ok", 1),
     ]  # fmt: skip

@@ -15,7 +15,7 @@ from serving.egress.providers.openai_provider import (
     openai_body,
 )
 from serving.egress.providers.provider import ProviderBroken
-from serving.egress.providers.transport import Outlet
+from serving.egress.providers.transport import Connections
 from tests.serving.egress.calls import KEY, MESSAGES, Border, collect, deltas, openai_at, request
 from tests.serving.egress.standin import StandIn
 from tests.serving.egress.wire_format import HELLO, Answer, echoes_openai, every, sse, streams
@@ -218,7 +218,7 @@ async def test_azure_is_reached_by_resource_or_by_deployment(
     async with StandIn(streams(sse(filtered, *HELLO.openai()))) as server:
         destination = azure_destination(KEY, server.url, api_version=api_version)
         dialect = OPENAI if api_version is None else AZURE_DEPLOYMENTS
-        provider = OpenAIProvider(Outlet(destination), dialect)
+        provider = OpenAIProvider(Connections(destination), dialect)
         chunks, _ = await collect(provider)
         await provider.aclose()
 

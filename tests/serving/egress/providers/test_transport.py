@@ -14,7 +14,7 @@ from serving.egress.providers.provider import (
     ProviderBroken,
     ProviderRateLimited,
 )
-from serving.egress.providers.transport import Destination, Door, Outlet
+from serving.egress.providers.transport import Connections, Destination, GatedTransport
 from tests.serving.egress.calls import (
     KEY,
     Border,
@@ -176,9 +176,9 @@ async def test_what_the_answer_tells_of_limits_is_observed_refused_or_not() -> N
 )
 async def test_another_place_is_refused_before_a_socket_is_opened(url: str) -> None:
     async with StandIn(WHOLE) as server, StandIn(WHOLE) as other:
-        outlet = Outlet(Destination(server.url + "/v1"))
+        outlet = Connections(Destination(server.url + "/v1"))
         border = Border()
-        door = Door(
+        door = GatedTransport(
             outlet, request_id="r1", gate=border.gate, observe=border.told.append,
             departed=lambda: None,
         )  # fmt: skip
@@ -193,9 +193,9 @@ async def test_another_place_is_refused_before_a_socket_is_opened(url: str) -> N
 
 async def test_a_door_lets_one_request_out() -> None:
     async with StandIn(WHOLE) as server:
-        outlet = Outlet(Destination(server.url + "/v1"))
+        outlet = Connections(Destination(server.url + "/v1"))
         border = Border()
-        door = Door(
+        door = GatedTransport(
             outlet, request_id="r1", gate=border.gate, observe=border.told.append,
             departed=lambda: None,
         )  # fmt: skip

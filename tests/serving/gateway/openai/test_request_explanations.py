@@ -47,12 +47,14 @@ class Desk:
 @pytest.fixture
 async def desk(wire: Wire) -> AsyncIterator[Desk]:
     engines = {"chat": ScriptedEngine(*WHOLE), "other": ScriptedEngine()}
-    pipeline, books, meter = wire(SPECS, engines, {"embed": FakeEmbedder()})
-    explanations = Explanations(books.valkey, books.ledger, prefix=f"{secrets.token_hex(6)}:")
+    pipeline, admission_parts, meter = wire(SPECS, engines, {"embed": FakeEmbedder()})
+    explanations = Explanations(
+        admission_parts.valkey, admission_parts.ledger, prefix=f"{secrets.token_hex(6)}:"
+    )
     requests = OpenRequests()
     app = build_app(
         pipeline,
-        Idempotency(IdempotencyStore(books.valkey, SECRET), requests=requests),
+        Idempotency(IdempotencyStore(admission_parts.valkey, SECRET), requests=requests),
         requests=requests,
         readiness=FixedReadiness({}),
         meter=meter,

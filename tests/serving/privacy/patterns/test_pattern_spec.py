@@ -20,7 +20,7 @@ from serving.privacy.patterns.normalised import LONG_NUMBER, views
 from serving.privacy.patterns.pattern_spec import starting, words
 
 MODULES = (account_numbers, contacts, credentials, identity_numbers, postcodes, tax_numbers)
-LONG = [shape.pattern for module in MODULES for shape in module.SHAPES if shape.long]
+LONG = [spec.pattern for module in MODULES for spec in module.SPECS if spec.long]
 
 
 def least_digits(items: Any) -> int:
