@@ -23,12 +23,12 @@ from serving.config import (
     ConfigError,
     ServerSettings,
     Settings,
-    SpendingDefaults,
     json_schema,
     load,
     parse,
     read,
 )
+from serving.config.settings import SpendingDefaults
 
 EXAMPLE = """
 server: {host: 0.0.0.0, port: 8080, keep_alive_s: 5}
@@ -224,7 +224,6 @@ def test_environment_gives_home_port_and_key() -> None:
     assert settings.api_key.get_secret_value() == "k"
     assert settings.access.database_url == "sqlite:////state/ringfence.db"
     assert settings.access.secret_file == Path("/state/secret")
-    assert settings.models_dir == Path("/state/models")
 
 
 def test_empty_variables_count_as_unset() -> None:
