@@ -46,7 +46,7 @@ from serving.gateway.admin.administration import Administration
 from serving.gateway.app import build_app
 from serving.gateway.idempotency import Idempotency
 from serving.gateway.open_requests import OpenRequests
-from serving.gateway.openai import library_routes
+from serving.gateway.openai import document_routes
 from serving.gateway.openai import request_explanations as request_routes
 from serving.idempotency.store import IdempotencyStore
 from serving.knowledge.curation import KNOWLEDGE, Curator
@@ -217,9 +217,9 @@ class Gateway:
             server=settings.server,
             limits=settings.limits,
             explained=explained,
-            library=None
+            documents=None
             if retrieval_parts is None
-            else _library(settings, pipeline, idempotency, retrieval_parts),
+            else _documents(settings, pipeline, idempotency, retrieval_parts),
             administration=_administration(
                 settings,
                 database,
@@ -327,16 +327,16 @@ def _administration(
     )
 
 
-def _library(
+def _documents(
     settings: Settings,
     pipeline: Pipeline,
     idempotency: Idempotency,
     retrieval_parts: RetrievalParts,
 ) -> APIRouter:
-    return library_routes.router(
+    return document_routes.router(
         pipeline,
         idempotency,
-        retrieval_parts.library,
+        retrieval_parts.documents,
         server=settings.server,
         limits=settings.limits,
         uploads=settings.files,

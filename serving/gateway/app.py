@@ -46,7 +46,7 @@ def build_app(
     limits: LimitSettings,
     explained: APIRouter | None = None,
     administration: Administration | None = None,
-    library: APIRouter | None = None,
+    documents: APIRouter | None = None,
 ) -> ASGIApp:
     """The HTTP edge over a pipeline. No path of it imports torch, vllm or chromadb.
 
@@ -66,7 +66,7 @@ def build_app(
     app.include_router(tokens.router(pipeline, edge, limits=limits))
     app.include_router(model_list.router(pipeline))
     app.include_router(health.router(readiness, meter, requests))
-    for routes_of in (explained, library):
+    for routes_of in (explained, documents):
         if routes_of is not None:
             app.include_router(routes_of)
     if administration is not None:

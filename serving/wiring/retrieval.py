@@ -17,7 +17,7 @@ from rag.reembedding.first_generation import ServedModel
 from rag.stores.store_files import StoreFiles
 from rag.stores.vector_stores import VectorStores
 from serving.config import Settings
-from serving.gateway.openai.library import Library
+from serving.gateway.openai.documents import Documents
 from serving.knowledge.remote import RemoteKnowledge
 from serving.retrieval.drift_watch import DriftWatch
 from serving.retrieval.grounding import Grounding
@@ -34,12 +34,12 @@ class RetrievalParts:
     """What routes, the pipeline and the admin API of a gateway share.
 
     Attributes:
-        library: files and vector stores in SQL.
+        documents: files and vector stores in SQL.
         knowledge: what can be looked up.
         drift: of the stores, in metrics.
     """
 
-    library: Library
+    documents: Documents
     knowledge: Knowledge
     drift: DriftWatch
 
@@ -66,11 +66,11 @@ class RetrievalParts:
             admission_parts: let searches in.
             meter: shows drift.
         """
-        library = _library(settings, remote, database=database, embedders=embedders)
+        documents = _documents(settings, remote, database=database, embedders=embedders)
         vectors = QueryVectors(admission_parts.attempts, embedders, counters)
-        searching = Searching(library.stores, remote, vectors)
+        searching = Searching(documents.stores, remote, vectors)
         knowledge = Knowledge(searching, Grounding(searching, counters))
-        return cls(library, knowledge, DriftWatch(database, meter))
+        return cls(documents, knowledge, DriftWatch(database, meter))
 
     def start(self) -> None:
         """Begin what runs beside requests."""
@@ -81,16 +81,16 @@ class RetrievalParts:
         await self.drift.close()
 
 
-def _library(
+def _documents(
     settings: Settings,
     remote: RemoteKnowledge,
     *,
     database: Database,
     embedders: Mapping[str, Embedder],
-) -> Library:
+) -> Documents:
     text, most = text_index(database.dialect), settings.retrieval.max_store_files
     store_files = StoreFiles(database, text, max_files=most)
-    return Library(
+    return Documents(
         files=Files(database, text),
         stores=VectorStores(
             database,

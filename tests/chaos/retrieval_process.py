@@ -73,7 +73,7 @@ class WordParser:
         return [Piece(at, part, None, size) for at, part in enumerate(parts)]
 
 
-class Library:
+class Documents:
     """All of retrieval over directories, as `KnowledgeService` and the gateway have it together."""
 
     def __init__(self, home: Path, url: str, *, clock: Callable[[], float]) -> None:
@@ -151,7 +151,7 @@ def _models(embedders: dict[str, ServedEmbedder]) -> dict[str, ServedModel]:
 class User:
     """Uses a library at random: small texts, each with a word of its own."""
 
-    library: Library
+    documents: Documents
     chance: random.Random
     stores: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
@@ -159,11 +159,11 @@ class User:
 
     async def remember(self) -> None:
         """What was made by those who were killed."""
-        library = self.library
-        self.stores = [one.id for one in (await library.stores.list(READER, limit=100)).rows]
-        self.files = [one.id for one in (await library.files.list(READER, limit=100)).rows]
+        documents = self.documents
+        self.stores = [one.id for one in (await documents.stores.list(READER, limit=100)).rows]
+        self.files = [one.id for one in (await documents.files.list(READER, limit=100)).rows]
         for store in self.stores:
-            rows = (await library.store_files.list(READER, store, limit=100)).rows
+            rows = (await documents.store_files.list(READER, store, limit=100)).rows
             self.attached += [(store, row.file_id) for row in rows]
 
     async def use(self) -> None:
@@ -185,7 +185,7 @@ class User:
     async def make_store(self) -> None:
         if len(self.stores) < 4:
             tell("about", "store")
-            made = await self.library.stores.create(READER, name="s", metadata={})
+            made = await self.documents.stores.create(READER, name="s", metadata={})
             self.stores.append(made.id)
             tell("done", "store", made.id)
 
@@ -196,7 +196,7 @@ class User:
         length = self.chance.choice((3, 20, 400))
         words = " ".join(f"word{self.chance.randrange(10_000)}" for _ in range(length))
         tell("about", "upload", file_id)
-        await self.library.upload(file_id, f"{words} {marker(file_id)}")
+        await self.documents.upload(file_id, f"{words} {marker(file_id)}")
         self.files.append(file_id)
         tell("done", "upload", file_id)
 
@@ -209,23 +209,23 @@ class User:
     async def _attach(self, store: str, file_id: str) -> None:
         chunking = self.chance.choice((None, (200, 0), (300, 100), (1600, 0)))
         tell("about", "attach", store, file_id)
-        await self.library.store_files.attach(
+        await self.documents.store_files.attach(
             READER, store, file_id, attributes={}, chunking=chunking
         )
-        self.library.ingestion.wake()
+        self.documents.ingestion.wake()
         self.attached.append((store, file_id))
         tell("done", "attach", store, file_id)
 
     async def detach(self) -> None:
         store, file_id = self.chance.choice(self.attached)
         tell("about", "detach", store, file_id)
-        await self.library.store_files.detach(READER, store, file_id)
+        await self.documents.store_files.detach(READER, store, file_id)
         tell("done", "detach", store, file_id)
 
     async def delete_file(self) -> None:
         file_id = self.chance.choice(self.files)
         tell("about", "delete", file_id)
-        await self.library.files.delete(READER, file_id)
+        await self.documents.files.delete(READER, file_id)
         self.files.remove(file_id)
         tell("done", "delete", file_id)
 
@@ -233,14 +233,14 @@ class User:
         if self.chance.random() < 0.3:
             store = self.chance.choice(self.stores)
             tell("about", "delete store", store)
-            await self.library.stores.delete(READER, store)
+            await self.documents.stores.delete(READER, store)
             self.stores.remove(store)
             tell("done", "delete store", store)
 
     async def reembed(self) -> None:
         store, model = self.chance.choice(self.stores), self.chance.choice(("old", "new"))
         tell("about", "reembed")
-        await self.library.jobs.begin(store, model, force=self.chance.random() < 0.2)
+        await self.documents.jobs.begin(store, model, force=self.chance.random() < 0.2)
         tell("done", "reembed")
 
 
@@ -257,10 +257,10 @@ def tell(*said: str) -> None:
 async def main(home: str, url: str, seed: str, later_s: str) -> None:
     chance = random.Random(int(seed))  # noqa: S311
     later = float(later_s)
-    library = Library(Path(home), url, clock=lambda: time.time() + later)
+    documents = Documents(Path(home), url, clock=lambda: time.time() + later)
     async with asyncio.TaskGroup() as group:
-        group.create_task(library.run())
-        group.create_task(User(library, chance).use())
+        group.create_task(documents.run())
+        group.create_task(User(documents, chance).use())
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import pytest
 from rag.errors import NotThere
 from serving.access.tenants import TenantStore
 from serving.storage.database import Database
-from tests.chaos.retrieval_process import LEASE_S, READER, Library, marker
+from tests.chaos.retrieval_process import LEASE_S, READER, Documents, marker
 from tests.rag.finding import eventually
 
 ROUNDS = 6
@@ -102,59 +102,59 @@ async def test_kills_lose_nothing_that_was_acknowledged(
         later_s += chance.choice((0.0, LEASE_S + 1))
     assert told.done > rounds
     later_s += LATER_S
-    library = Library(tmp_path, steps_url, clock=lambda: time.time() + later_s)
+    documents = Documents(tmp_path, steps_url, clock=lambda: time.time() + later_s)
     try:
-        await rests(library)
-        assert await library.consistency.check() == []
-        await agrees(library, told)
-        await TenantStore(library.database).delete("acme")
+        await rests(documents)
+        assert await documents.consistency.check() == []
+        await agrees(documents, told)
+        await TenantStore(documents.database).delete("acme")
     finally:
-        await library.close()
+        await documents.close()
 
 
-async def rests(library: Library) -> None:
+async def rests(documents: Documents) -> None:
     """The last process works until there is nothing left to do."""
 
     async def idle() -> bool:
-        while await library.ingestion.step():
+        while await documents.ingestion.step():
             pass
-        await library.recovery.settle()
-        stores = (await library.stores.list(READER, limit=100)).rows
-        facts = [await library.jobs.facts(one.id) for one in stores]
+        await documents.recovery.settle()
+        stores = (await documents.stores.list(READER, limit=100)).rows
+        facts = [await documents.jobs.facts(one.id) for one in stores]
         return not any(one.counts.in_progress for one in stores) and not any(
             one.phase in ("running", "complete") for one in facts
         )
 
-    await library.jobs.resume()
+    await documents.jobs.resume()
     await eventually(idle, within_s=REST_S)
-    await library.recovery.sweep()
+    await documents.recovery.sweep()
 
 
-async def agrees(library: Library, told: Told) -> None:
+async def agrees(documents: Documents, told: Told) -> None:
     """Everything is as it was acknowledged, file by file and store by store."""
-    stores = {one.id for one in (await library.stores.list(READER, limit=100)).rows}
-    files = {one.id for one in (await library.files.list(READER, limit=100)).rows}
+    stores = {one.id for one in (await documents.stores.list(READER, limit=100)).rows}
+    files = {one.id for one in (await documents.files.list(READER, limit=100)).rows}
     assert not (stores | files) & told.deleted
     assert told.uploaded - files <= told.deleted | told.unsure
-    assert {file async for _, file, _ in library.contents.listed()} == files
+    assert {file async for _, file, _ in documents.contents.listed()} == files
     for (store, file), attached in told.attached.items():
         gone = {store, file} & told.deleted or not {store, file} <= stores | files
         if gone or attached is False:
-            await found_nowhere(library, store, file)
+            await found_nowhere(documents, store, file)
         elif attached:
-            assert await library.found(store, marker(file)) == [{file}, {file}]
-            record = await library.store_files.get(READER, store, file)
+            assert await documents.found(store, marker(file)) == [{file}, {file}]
+            record = await documents.store_files.get(READER, store, file)
             assert record.status == "completed"
         else:
-            assert await library.found(store, marker(file)) in ([{file}, {file}], [set(), set()])
+            assert await documents.found(store, marker(file)) in ([{file}, {file}], [set(), set()])
     for store in {store for store, _ in told.attached} - stores:
         assert store in told.deleted | told.unsure
 
 
-async def found_nowhere(library: Library, store: str, file: str) -> None:
+async def found_nowhere(documents: Documents, store: str, file: str) -> None:
     try:
-        assert await library.found(store, marker(file)) == [set(), set()]
+        assert await documents.found(store, marker(file)) == [set(), set()]
     except NotThere:
         return  # The store itself is gone.
     with pytest.raises(NotThere):
-        await library.store_files.get(READER, store, file)
+        await documents.store_files.get(READER, store, file)

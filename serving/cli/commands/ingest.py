@@ -16,7 +16,7 @@ import typer
 from serving import config as configuration
 from serving.cli import rows
 from serving.cli.clients.api import FAILED, USAGE, CallFailed
-from serving.cli.clients.library import LibraryClient, Rights
+from serving.cli.clients.documents import DocumentsClient, Rights
 from serving.cli.ingest.plan import Contents, Plan, Removal, Source, SourceCounts, plan
 from serving.cli.ingest.run import Done, Outcome, Run
 from serving.cli.ingest.walk import is_utf8
@@ -69,7 +69,7 @@ def ingest(
     Each PATH is a source, known by its whole path or by its --source NAME. Other sources of the
     store are left alone.
     """
-    with _library(config, url=url, key=key) as client:
+    with _client(config, url=url, key=key) as client:
         _refuse_misused(paths, source, list_sources=list_sources, remove=remove)
         _refuse_unusable(store, *(access or ()), privacy, remove)
         if list_sources:
@@ -123,7 +123,7 @@ def _list(contents: Contents, *, as_json: bool) -> None:
 
 
 def _update(
-    client: LibraryClient,
+    client: DocumentsClient,
     store: str,
     sources: Sequence[Source],
     *,
@@ -144,7 +144,7 @@ def _update(
     return outcomes
 
 
-def _remove(client: LibraryClient, store: str, source: str, *, yes: bool) -> list[Outcome]:
+def _remove(client: DocumentsClient, store: str, source: str, *, yes: bool) -> list[Outcome]:
     contents = Contents(client.attached(store))
     contents.claim(source)
     gone = contents.of(source)
@@ -183,10 +183,10 @@ def _tell_unclaimed(left: Contents, sources: Sequence[Source]) -> None:
 
 
 @contextmanager
-def _library(config: Path | None, *, url: str | None, key: str | None) -> Iterator[LibraryClient]:
+def _client(config: Path | None, *, url: str | None, key: str | None) -> Iterator[DocumentsClient]:
     """A client for the block; a known failure in it ends the program with one line."""
     try:
-        client = LibraryClient.at(configuration.load(config), "/v1", url=url, key=key)
+        client = DocumentsClient.at(configuration.load(config), "/v1", url=url, key=key)
         try:
             yield client
         finally:

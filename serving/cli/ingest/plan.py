@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from serving.cli.clients.api import USAGE, CallFailed
-from serving.cli.clients.library import Attached
+from serving.cli.clients.documents import Attached
 from serving.cli.ingest.walk import MAX_PATH, Trouble, is_utf8, walk
 
 _MAX_NAME = 128

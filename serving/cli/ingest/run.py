@@ -12,7 +12,7 @@ from typing import Literal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from serving.cli.clients.api import CallFailed
-from serving.cli.clients.library import Attached, LibraryClient, Rights
+from serving.cli.clients.documents import Attached, DocumentsClient, Rights
 from serving.cli.ingest.plan import Job, Key, Plan, Rows
 from serving.cli.ingest.reading import Reading, Unreadable, reading
 from serving.cli.ingest.walk import shown
@@ -42,7 +42,7 @@ class Run:
         rights: of what is uploaded.
     """
 
-    def __init__(self, client: LibraryClient, store: str, rights: Rights) -> None:
+    def __init__(self, client: DocumentsClient, store: str, rights: Rights) -> None:
         self._client = client
         self._store = store
         self._rights = rights

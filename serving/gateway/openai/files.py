@@ -19,14 +19,14 @@ from serving.config.retrieval import FileSettings
 from serving.domain.errors import RingfenceError, StateUnavailable
 from serving.domain.privacy_class import strictest
 from serving.gateway.edge import principal
-from serving.gateway.openai.library import (
+from serving.gateway.openai.documents import (
     Answer,
     Cursor,
+    Documents,
+    DocumentsEdge,
+    DocumentsQuery,
+    DocumentsRoute,
     Id,
-    Library,
-    LibraryEdge,
-    LibraryQuery,
-    LibraryRoute,
     Order,
     reader,
 )
@@ -38,7 +38,7 @@ from serving.gateway.wire.own_fields import refuse_names
 from serving.gateway.wire.vector_stores import FileChange
 
 
-class FilesQuery(LibraryQuery):
+class FilesQuery(DocumentsQuery):
     """A page of the files."""
 
     limit: int = Field(10_000, ge=1, le=10_000)
@@ -47,17 +47,17 @@ class FilesQuery(LibraryQuery):
     purpose: Purpose | None = None
 
 
-def router(edge: LibraryEdge, library: Library, *, settings: FileSettings) -> APIRouter:
-    """Routes over the files of a library."""
+def router(edge: DocumentsEdge, documents: Documents, *, settings: FileSettings) -> APIRouter:
+    """Routes over files."""
     routes = APIRouter(
-        prefix="/v1/files", route_class=LibraryRoute, dependencies=[Depends(edge.admit)]
+        prefix="/v1/files", route_class=DocumentsRoute, dependencies=[Depends(edge.admit)]
     )
-    files = library.files
+    files = documents.files
 
     @routes.post("")
     async def upload_file(request: Request) -> Answer:
         upload = Upload(request, FIELDS, settings=settings)
-        return file_object(await _store(edge, library, request, upload))
+        return file_object(await _store(edge, documents, request, upload))
 
     @routes.get("")
     async def list_files(request: Request, query: Annotated[FilesQuery, Query()]) -> Answer:
@@ -88,32 +88,32 @@ def router(edge: LibraryEdge, library: Library, *, settings: FileSettings) -> AP
     @routes.delete("/{file_id}")
     async def delete_file(request: Request, file_id: Id) -> Answer:
         await files.delete(reader(request), file_id)
-        library.wake()
+        documents.wake()
         return deleted("file", file_id)
 
     @routes.get("/{file_id}/content")
     async def get_content(request: Request, file_id: Id) -> Response:
         file = await files.get(reader(request), file_id)
-        return await _content(file, library.blobs.read(file.tenant, file.id))
+        return await _content(file, documents.blobs.read(file.tenant, file.id))
 
     return routes
 
 
 async def _store(
-    edge: LibraryEdge, library: Library, request: Request, upload: Upload
+    edge: DocumentsEdge, documents: Documents, request: Request, upload: Upload
 ) -> FileRecord:
-    """Put an upload into the library, whole or not at all."""
+    """Keep an upload, whole or not at all."""
     tenant, file_id = principal(request).tenant, f"file-{uuid4().hex}"
     asked = header_privacy(request)
     try:
-        written = await library.blobs.write(tenant, file_id, upload.pieces())
+        written = await documents.blobs.write(tenant, file_id, upload.pieces())
     except OSError:  # A full disk; its text names a path of ours.
         raise StateUnavailable("The file cannot be stored now. Try again later.") from None
     try:
         await edge.admit(request)  # The upload may have taken long.
         refuse_names(upload.ignored, FIELDS)
         fields = FileFields.read(upload.fields)
-        return await library.files.create(
+        return await documents.files.create(
             reader(request),
             file_id=file_id,
             filename=upload.filename,
@@ -126,7 +126,7 @@ async def _store(
             expires_after_s=fields.expires_after_s,
         )
     except (RagError, RingfenceError):  # After other errors the row may be there, or a sweep helps.
-        await library.blobs.delete(tenant, file_id)
+        await documents.blobs.delete(tenant, file_id)
         raise
 
 

@@ -8,13 +8,13 @@ from fastapi import APIRouter, Depends, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serving.gateway.openai.library import (
+from serving.gateway.openai.documents import (
     Answer,
+    Documents,
+    DocumentsEdge,
+    DocumentsQuery,
+    DocumentsRoute,
     Id,
-    Library,
-    LibraryEdge,
-    LibraryQuery,
-    LibraryRoute,
     PageQuery,
     reader,
 )
@@ -44,7 +44,7 @@ class StoreFilesQuery(PageQuery):
         return rest | {"status": self.filter}
 
 
-class DetachQuery(LibraryQuery):
+class DetachQuery(DocumentsQuery):
     """How a file is taken out of a store. `delete_unused` is ours."""
 
     delete_unused: bool = False
@@ -53,20 +53,20 @@ class DetachQuery(LibraryQuery):
 FilesPage = Annotated[StoreFilesQuery, Query()]
 
 
-def router(edge: LibraryEdge, library: Library) -> APIRouter:
-    """Routes over the files in the vector stores of a library."""
+def router(edge: DocumentsEdge, documents: Documents) -> APIRouter:
+    """Routes over the files in vector stores."""
     routes = APIRouter(
         prefix="/v1/vector_stores/{store_id}",
-        route_class=LibraryRoute,
+        route_class=DocumentsRoute,
         dependencies=[Depends(edge.admit)],
     )
-    _add_files(routes, edge, library)
-    _add_batches(routes, edge, library)
+    _add_files(routes, edge, documents)
+    _add_batches(routes, edge, documents)
     return routes
 
 
-def _add_files(routes: APIRouter, edge: LibraryEdge, library: Library) -> None:
-    files = library.store_files
+def _add_files(routes: APIRouter, edge: DocumentsEdge, documents: Documents) -> None:
+    files = documents.store_files
 
     @routes.post("/files")
     async def attach_file(request: Request, store_id: Id) -> Response:
@@ -80,7 +80,7 @@ def _add_files(routes: APIRouter, edge: LibraryEdge, library: Library) -> None:
                 attributes=wire.attributes or {},
                 chunking=sizes(wire.chunking_strategy),
             )
-            library.wake()
+            documents.wake()
             return store_file_object(file)
 
         return await edge.answer(request, FileAttachment, attach)
@@ -111,7 +111,7 @@ def _add_files(routes: APIRouter, edge: LibraryEdge, library: Library) -> None:
         request: Request, store_id: Id, file_id: Id, query: Annotated[DetachQuery, Query()]
     ) -> Answer:
         await files.detach(reader(request), store_id, file_id, delete_unused=query.delete_unused)
-        library.wake()
+        documents.wake()
         return deleted("vector_store.file.deleted", file_id)
 
     @routes.get("/files/{file_id}/content")
@@ -119,8 +119,8 @@ def _add_files(routes: APIRouter, edge: LibraryEdge, library: Library) -> None:
         return content_page(await files.content(reader(request), store_id, file_id))
 
 
-def _add_batches(routes: APIRouter, edge: LibraryEdge, library: Library) -> None:
-    batches = library.batches
+def _add_batches(routes: APIRouter, edge: DocumentsEdge, documents: Documents) -> None:
+    batches = documents.batches
 
     @routes.post("/file_batches")
     async def create_batch(request: Request, store_id: Id) -> Response:
@@ -132,7 +132,7 @@ def _add_batches(routes: APIRouter, edge: LibraryEdge, library: Library) -> None
                 for file in wire.attachments()
             ]
             batch = await batches.create(who, store_id, files)
-            library.wake()
+            documents.wake()
             return batch_object(batch)
 
         return await edge.answer(request, BatchCreation, create)

@@ -11,12 +11,12 @@ from starlette.types import Send
 
 from serving.domain.search_call import SearchCall
 from serving.gateway.edge import principal
-from serving.gateway.openai.library import (
+from serving.gateway.openai.documents import (
     Answer,
+    Documents,
+    DocumentsEdge,
+    DocumentsRoute,
     Id,
-    Library,
-    LibraryEdge,
-    LibraryRoute,
     PageQuery,
     reader,
 )
@@ -26,18 +26,18 @@ from serving.gateway.wire.options import PRIVACY, options, privacy
 from serving.gateway.wire.vector_stores import StoreChange, StoreCreation, StoreSearch, sizes
 
 
-def router(edge: LibraryEdge, library: Library) -> APIRouter:
-    """Routes over the vector stores of a library."""
+def router(edge: DocumentsEdge, documents: Documents) -> APIRouter:
+    """Routes over vector stores."""
     routes = APIRouter(
-        prefix="/v1/vector_stores", route_class=LibraryRoute, dependencies=[Depends(edge.admit)]
+        prefix="/v1/vector_stores", route_class=DocumentsRoute, dependencies=[Depends(edge.admit)]
     )
-    _add_stores(routes, edge, library)
+    _add_stores(routes, edge, documents)
     _add_search(routes, edge)
     return routes
 
 
-def _add_stores(routes: APIRouter, edge: LibraryEdge, library: Library) -> None:
-    stores = library.stores
+def _add_stores(routes: APIRouter, edge: DocumentsEdge, documents: Documents) -> None:
+    stores = documents.stores
 
     @routes.post("")
     async def create_store(request: Request) -> Response:
@@ -56,7 +56,7 @@ def _add_stores(routes: APIRouter, edge: LibraryEdge, library: Library) -> None:
                 chunking=sizes(wire.chunking_strategy),
                 reuse=wire.reuse,
             )
-            library.wake()
+            documents.wake()
             return store_object(store)
 
         return await edge.answer(request, StoreCreation, create)
@@ -81,11 +81,11 @@ def _add_stores(routes: APIRouter, edge: LibraryEdge, library: Library) -> None:
     @routes.delete("/{store_id}")
     async def delete_store(request: Request, store_id: Id) -> Answer:
         await stores.delete(reader(request), store_id)
-        library.wake()
+        documents.wake()
         return deleted("vector_store.deleted", store_id)
 
 
-def _add_search(routes: APIRouter, edge: LibraryEdge) -> None:
+def _add_search(routes: APIRouter, edge: DocumentsEdge) -> None:
     @routes.post("/{store_id}/search")
     async def search_store(request: Request, store_id: Id) -> Response:
         async def search(wire: StoreSearch) -> Response:

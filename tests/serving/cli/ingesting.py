@@ -12,7 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from serving.cli.clients.library import LibraryClient
+from serving.cli.clients.documents import DocumentsClient
 from serving.cli.commands import ingest as command
 from serving.cli.ingest.plan import Contents, Plan, Source, plan
 from serving.cli.ingest.run import Run
@@ -56,10 +56,10 @@ def ingest(api: Client) -> Ingest:
 
 
 @pytest.fixture
-def library_client(api: Client) -> Iterator[LibraryClient]:
+def library_client(api: Client) -> Iterator[DocumentsClient]:
     """What the command works with, for what happens between two of its steps."""
     with httpx.Client(base_url=f"{api.live.url}/v1", headers=api.http.headers) as http:
-        yield LibraryClient(http)
+        yield DocumentsClient(http)
 
 
 def folder(root: Path, *names: str, text: str = "text of") -> Path:
@@ -88,9 +88,9 @@ def told_by(process: subprocess.Popen[str]) -> tuple[int, list[dict[str, str]]]:
     return process.returncode, json.loads(stdout)
 
 
-def planned(library: LibraryClient, docs: Path) -> tuple[Run, Plan]:
+def planned(documents: DocumentsClient, docs: Path) -> tuple[Run, Plan]:
     """A run that has looked, and has done nothing yet."""
-    store = library.store("manuals")
-    contents = Contents(library.attached(store))
+    store = documents.store("manuals")
+    contents = Contents(documents.attached(store))
     todo = plan(contents, [Source.at(docs, None)], exclude=(), keep_deleted=False)
-    return Run(library, store, {}), todo
+    return Run(documents, store, {}), todo

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.cli.clients.library import LibraryClient
+from serving.cli.clients.documents import DocumentsClient
 from tests.serving.cli.ingesting import Ingest, folder, planned, told_by
 from tests.serving.cli.live_gateway import Client, Live, client
 
@@ -47,7 +47,7 @@ def test_first_runs_at_once_make_one_store_of_each_name(
 
 
 def test_store_that_many_ask_for_at_once_is_one_for_each_name(
-    api: Client, library_client: LibraryClient
+    api: Client, library_client: DocumentsClient
 ) -> None:
     with ThreadPoolExecutor(8) as pool:
         made = list(pool.map(library_client.store, ["manuals", "guides"] * 6))
@@ -57,15 +57,15 @@ def test_store_that_many_ask_for_at_once_is_one_for_each_name(
 def test_store_is_one_for_each_person_who_reads_no_other_s(live: Live, home: Path) -> None:
     people = [client(live, home, user=user, tenant="several") for user in ("ann", "bob")]
     with people[0] as ann, people[1] as bob:
-        library = [LibraryClient(one.http) for one in (ann, bob)]
+        documents = [DocumentsClient(one.http) for one in (ann, bob)]
         with ThreadPoolExecutor(8) as pool:
-            made = list(pool.map(lambda one: one.store("manuals"), library * 4))
+            made = list(pool.map(lambda one: one.store("manuals"), documents * 4))
         assert made == [ann.store("manuals"), bob.store("manuals")] * 4
         assert made[0] != made[1]
 
 
 def test_file_that_two_runs_add_at_once_is_there_once(
-    ingest: Ingest, api: Client, docs: Path, library_client: LibraryClient
+    ingest: Ingest, api: Client, docs: Path, library_client: DocumentsClient
 ) -> None:
     late, todo = planned(library_client, docs)
     ingest(docs)
@@ -74,7 +74,7 @@ def test_file_that_two_runs_add_at_once_is_there_once(
 
 
 def test_file_that_another_run_has_replaced_is_waited_for(
-    ingest: Ingest, api: Client, docs: Path, library_client: LibraryClient
+    ingest: Ingest, api: Client, docs: Path, library_client: DocumentsClient
 ) -> None:
     ingest(docs)
     late, todo = planned(library_client, docs)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.cli.clients.library import LibraryClient
+from serving.cli.clients.documents import DocumentsClient
 from serving.cli.ingest.plan import Contents, Source, plan
 from tests.serving.cli.ingesting import Ingest, done, folder, planned, reasons, told_by
 from tests.serving.cli.live_gateway import Client
@@ -28,7 +28,7 @@ def test_path_that_is_no_file_fails(ingest: Ingest, docs: Path) -> None:
 
 
 def test_source_that_goes_as_a_run_begins_is_not_taken_for_empty(
-    ingest: Ingest, docs: Path, library_client: LibraryClient
+    ingest: Ingest, docs: Path, library_client: DocumentsClient
 ) -> None:
     ingest(docs)
     source = Source.at(docs, None)
@@ -68,7 +68,7 @@ CHANGES: dict[Callable[[Path], None], str] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_file_that_is_another_when_it_is_read_fails_alone(
-    docs: Path, library_client: LibraryClient, change: Callable[[Path], None]
+    docs: Path, library_client: DocumentsClient, change: Callable[[Path], None]
 ) -> None:
     late, todo = planned(library_client, docs)
     change(docs / "a.txt")

@@ -8,7 +8,7 @@ import pytest
 
 from serving.cli.mismatches import tell_mismatches
 from serving.config import Settings, parse
-from tests.serving.cli.library_stand_in import Library, listening
+from tests.serving.cli.documents_stand_in import Documents, listening
 
 STORES = {
     "object": "list",
@@ -29,14 +29,14 @@ def settings(home: Path, url: str, models: tuple[str, ...] = ("all-minilm-l6-v2"
 def test_store_that_is_refused_is_told_with_what_mends_it(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    library = Library(answers={("GET", "/admin/v1/vector_stores"): [STORES]})
-    with listening(library) as url:
+    documents = Documents(answers={("GET", "/admin/v1/vector_stores"): [STORES]})
+    with listening(documents) as url:
         tell_mismatches(settings(home, url))
     assert capsys.readouterr().err == "ringfence: Another. `ringfence reembed` makes new ones.\n"
 
 
 def test_server_that_cannot_tell_is_let_be(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with listening(Library()) as url:
+    with listening(Documents()) as url:
         tell_mismatches(settings(home, url))
     assert "were not compared" in capsys.readouterr().err
 
@@ -44,7 +44,7 @@ def test_server_that_cannot_tell_is_let_be(home: Path, capsys: pytest.CaptureFix
 def test_without_an_embedder_nothing_is_asked(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    library = Library()
-    with listening(library) as url:
+    documents = Documents()
+    with listening(documents) as url:
         tell_mismatches(settings(home, url, ("smollm2-135m-instruct",)))
-    assert (library.bodies, capsys.readouterr().err) == ([], "")
+    assert (documents.bodies, capsys.readouterr().err) == ([], "")

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from serving.cli.commands.drift import bars, drift
 from serving.cli.commands.reembed import reembed
-from tests.serving.cli.library_stand_in import Library, listening
+from tests.serving.cli.documents_stand_in import Documents, listening
 
 RECALL = {"queries": 200, "found_before": 0.9, "found_after": 0.95, "overlap": None}
 RUNNING = {
@@ -33,16 +33,16 @@ REPORT: dict[str, Any] = {
 
 
 @pytest.fixture
-def library() -> Library:
-    return Library()
+def documents() -> Documents:
+    return Documents()
 
 
 @pytest.fixture
-def call(library: Library, home: Path) -> Iterator[Callable[..., Result]]:  # noqa: ARG001
+def call(documents: Documents, home: Path) -> Iterator[Callable[..., Result]]:  # noqa: ARG001
     app = typer.Typer()
     app.command()(reembed)
     app.command()(drift)
-    with listening(library) as url:
+    with listening(documents) as url:
 
         def invoke(*arguments: str, code: int = 0) -> Result:
             fixed = ["--url", url, "--admin-key", "rf-key"]
@@ -53,13 +53,15 @@ def call(library: Library, home: Path) -> Iterator[Callable[..., Result]]:  # no
         yield invoke
 
 
-def test_reembedding_is_followed_to_its_end(call: Callable[..., Result], library: Library) -> None:
-    library.answers = {
+def test_reembedding_is_followed_to_its_end(
+    call: Callable[..., Result], documents: Documents
+) -> None:
+    documents.answers = {
         ("POST", f"{PATH}/reembed"): [RUNNING],
         ("GET", f"{PATH}/reembed"): [RUNNING, SWAPPED],
     }
     told = call("reembed", "--store", "vs_1", "--model", "m").stdout
-    assert library.bodies[0] == {"model": "m", "force": False}
+    assert documents.bodies[0] == {"model": "m", "force": False}
     assert told == (
         "vs_1 is searched by m now.\n"
         "Of 200 of its chunks, found among the first 10: 95.0%, before 90.0%. "
@@ -68,10 +70,10 @@ def test_reembedding_is_followed_to_its_end(call: Callable[..., Result], library
 
 
 def test_failed_reembedding_ends_with_one_and_its_reason(
-    call: Callable[..., Result], library: Library
+    call: Callable[..., Result], documents: Documents
 ) -> None:
     failed = RUNNING | {"phase": "failed", "error": "It finds less."}
-    library.answers = {
+    documents.answers = {
         ("POST", f"{PATH}/reembed"): [RUNNING],
         ("GET", f"{PATH}/reembed"): [failed],
     }
@@ -80,8 +82,8 @@ def test_failed_reembedding_ends_with_one_and_its_reason(
     assert json.loads(result.stdout) == failed
 
 
-def test_rollback_has_a_path_of_its_own(call: Callable[..., Result], library: Library) -> None:
-    library.answers = {
+def test_rollback_has_a_path_of_its_own(call: Callable[..., Result], documents: Documents) -> None:
+    documents.answers = {
         ("POST", f"{PATH}/rollback"): [RUNNING],
         ("GET", f"{PATH}/reembed"): [RUNNING | {"phase": "swapped"}],
     }
@@ -95,9 +97,9 @@ def test_model_and_rollback_exclude_each_other(call: Callable[..., Result]) -> N
 
 
 def test_drift_shows_measures_why_one_is_missing_and_alerts(
-    call: Callable[..., Result], library: Library
+    call: Callable[..., Result], documents: Documents
 ) -> None:
-    library.answers = {("GET", f"{PATH}/drift"): [REPORT]}
+    documents.answers = {("GET", f"{PATH}/drift"): [REPORT]}
     lines = call("drift", "vs_1", code=1).stdout.splitlines()
     assert lines[:3] == [
         "measure\tvalue\talarm",
@@ -112,10 +114,10 @@ def test_drift_shows_measures_why_one_is_missing_and_alerts(
 
 
 def test_drift_without_alerts_ends_with_zero_and_is_json_on_request(
-    call: Callable[..., Result], library: Library
+    call: Callable[..., Result], documents: Documents
 ) -> None:
     calm = REPORT | {"alerts": []}
-    library.answers = {("GET", f"{PATH}/drift"): [calm]}
+    documents.answers = {("GET", f"{PATH}/drift"): [calm]}
     assert json.loads(call("drift", "vs_1", "--json").stdout) == calm
 
 

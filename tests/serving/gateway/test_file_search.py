@@ -51,7 +51,7 @@ from tests.serving.fakes import (
     chat_frame,
     usage_frame,
 )
-from tests.serving.gateway.libraries import CALLERS
+from tests.serving.gateway.documents import CALLERS
 from tests.serving.live import Connection, listening, within
 from tests.serving.retrieval.shelf import FakeIndex, FakeStores, generation
 from tests.serving.wired import CharacterCounter, Wire

@@ -41,7 +41,7 @@ from serving.gateway.app import build_app
 from serving.gateway.boundary import Boundary
 from serving.gateway.idempotency import Idempotency
 from serving.gateway.open_requests import OpenRequests
-from serving.gateway.openai import library_routes
+from serving.gateway.openai import document_routes
 from serving.idempotency.store import IdempotencyStore
 from serving.knowledge.remote import RemoteKnowledge
 from serving.knowledge.service import KnowledgeService
@@ -291,8 +291,8 @@ def _app(
         meter=meter,
         server=settings.server,
         limits=settings.limits,
-        library=library_routes.router(
-            pipeline, idempotency, retrieval_parts.library,
+        documents=document_routes.router(
+            pipeline, idempotency, retrieval_parts.documents,
             server=settings.server, limits=settings.limits, uploads=settings.files,
         ),
     )  # fmt: skip

@@ -22,7 +22,7 @@ QUESTION = "What do wings do?"
 ASKED = FileSearch(["vs_1"], limit=3)
 
 
-class Library:
+class Documents:
     """Finds what it was given, whatever is asked."""
 
     def __init__(self, *passages: Passage, takes_s: float = 0.0) -> None:
@@ -63,13 +63,13 @@ def call(*messages: tuple[str, str], privacy: PrivacyClass = "open", **body: Any
     )
 
 
-def grounding(library: Library, context_tokens: int | None = 4096) -> Grounding:
-    return Grounding(library, {"chat": WordCounter(context_tokens)})
+def grounding(documents: Documents, context_tokens: int | None = 4096) -> Grounding:
+    return Grounding(documents, {"chat": WordCounter(context_tokens)})
 
 
 async def test_passages_are_in_the_prompt_and_told_as_sources() -> None:
-    library = Library(passage(1), passage(2, "Tails steer."))
-    grounded = await grounding(library).ground(call(), ASKED)
+    documents = Documents(passage(1), passage(2, "Tails steer."))
+    grounded = await grounding(documents).ground(call(), ASKED)
     prompt = grounded.call.body["messages"][-1]["content"]
     assert "Wings lift." in prompt
     assert prompt.endswith(QUESTION)
@@ -80,37 +80,37 @@ async def test_passages_are_in_the_prompt_and_told_as_sources() -> None:
 
 async def test_passages_themselves_are_told_on_request() -> None:
     asked = replace(ASKED, with_results=True)
-    grounded = await grounding(Library(passage(1))).ground(call(), asked)
+    grounded = await grounding(Documents(passage(1))).ground(call(), asked)
     (result,) = grounded.sources["file_search_call"]["results"]
     assert (result["file_id"], result["text"], result["page"]) == ("file-1", "Wings lift.", 3)
 
 
 async def test_last_question_of_the_user_is_looked_for() -> None:
-    library = Library()
+    documents = Documents()
     said = call(("user", "Hello"), ("user", "Why?"), ("assistant", "Because."))
-    grounded = await grounding(library).ground(said, ASKED)
-    assert [one.queries for one in library.calls] == [["Why?"]]
+    grounded = await grounding(documents).ground(said, ASKED)
+    assert [one.queries for one in documents.calls] == [["Why?"]]
     assert grounded.call.body == said.body
 
 
 async def test_question_is_the_last_one_that_has_text() -> None:
-    library = Library()
-    await grounding(library).ground(call(("user", "Why?"), ("user", " ")), ASKED)
-    assert [one.queries for one in library.calls] == [["Why?"]]
+    documents = Documents()
+    await grounding(documents).ground(call(("user", "Why?"), ("user", " ")), ASKED)
+    assert [one.queries for one in documents.calls] == [["Why?"]]
 
 
 async def test_answer_has_the_time_that_the_search_left() -> None:
     said = replace(call(), options=RequestOptions(timeout_s=5.0))
-    grounded = await grounding(Library(passage(1), takes_s=0.05)).ground(said, ASKED)
+    grounded = await grounding(Documents(passage(1), takes_s=0.05)).ground(said, ASKED)
     assert grounded.call.options.timeout_s is not None
     assert 4.0 < grounded.call.options.timeout_s <= 4.96
 
 
 async def test_nothing_is_looked_for_where_nobody_asks() -> None:
-    library = Library(passage(1))
+    documents = Documents(passage(1))
     said = call(("system", "Be brief."), ("user", " "))
-    grounded = await grounding(library).ground(said, ASKED)
-    assert (library.calls, grounded.call.body) == ([], said.body)
+    grounded = await grounding(documents).ground(said, ASKED)
+    assert (documents.calls, grounded.call.body) == ([], said.body)
 
 
 @pytest.mark.parametrize(
@@ -126,21 +126,21 @@ async def test_class_rises_to_that_of_every_passage_in_the_prompt(
     own: PrivacyClass, of_file: PrivacyClass, risen: PrivacyClass
 ) -> None:
     passages = replace(passage(1), privacy="open"), replace(passage(2), privacy=of_file)
-    grounded = await grounding(Library(*passages)).ground(call(privacy=own), ASKED)
+    grounded = await grounding(Documents(*passages)).ground(call(privacy=own), ASKED)
     assert grounded.call.privacy == risen
 
 
 async def test_passage_that_is_left_out_does_not_raise_the_class() -> None:
     first = replace(passage(1), privacy="open")
     second = replace(passage(2, "word " * 300), privacy="local_only")
-    grounded = await grounding(Library(first, second), 200).ground(call(), ASKED)
+    grounded = await grounding(Documents(first, second), 200).ground(call(), ASKED)
     assert [one["file_id"] for one in grounded.sources["annotations"]] == ["file-1"]
     assert grounded.call.privacy == "open"
 
 
 async def test_prompt_leaves_the_answer_its_room() -> None:
-    library = Library(*(passage(i, "word " * 30) for i in range(1, 9)))
-    grounded = await grounding(library, 400).ground(call(max_tokens=200), ASKED)
+    documents = Documents(*(passage(i, "word " * 30) for i in range(1, 9)))
+    grounded = await grounding(documents, 400).ground(call(max_tokens=200), ASKED)
     counted = await WordCounter(400).count("chat", grounded.call.body)
     assert 100 < counted <= 200
     assert 0 < len(grounded.sources["annotations"]) < 8

@@ -19,9 +19,9 @@ from serving.config.retrieval import FileSettings
 from serving.gateway.idempotency import Idempotency
 from serving.gateway.open_requests import OpenRequests
 from serving.gateway.openai import files
-from serving.gateway.openai.library import Library, LibraryEdge
+from serving.gateway.openai.documents import Documents, DocumentsEdge
 from serving.storage.errors import DatabaseUnavailable
-from tests.serving.gateway.libraries import ScriptedGate, served
+from tests.serving.gateway.documents import ScriptedGate, served
 
 MAX_BYTES = 1000
 
@@ -168,12 +168,12 @@ class Place:
 async def place() -> AsyncIterator[Place]:
     kept, blobs, woken = MemoryFiles(), MemoryBlobs(), list[bool]()
     anything = cast("Any", None)
-    library = Library(
+    documents = Documents(
         files=cast("Any", kept), blobs=cast("Any", blobs), stores=anything,
         store_files=anything, batches=anything, wake=lambda: woken.append(True),
     )  # fmt: skip
     gate = ScriptedGate()
-    edge = LibraryEdge(
+    edge = DocumentsEdge(
         gate,
         Idempotency(anything, requests=OpenRequests()),
         server=ServerSettings(),
@@ -182,7 +182,7 @@ async def place() -> AsyncIterator[Place]:
     settings = FileSettings.model_construct(
         max_bytes=MAX_BYTES, upload_timeout_s=5.0, idle_timeout_s=1.0
     )
-    app = served(files.router(edge, library, settings=settings))
+    app = served(files.router(edge, documents, settings=settings))
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app), base_url="http://ringfence"
     ) as client:

@@ -20,9 +20,9 @@ from serving.domain.search_call import Found, Ranking
 from serving.gateway.idempotency import Idempotency
 from serving.gateway.open_requests import OpenRequests
 from serving.gateway.openai import vector_store_files, vector_stores
-from serving.gateway.openai.library import Library, LibraryEdge
+from serving.gateway.openai.documents import Documents, DocumentsEdge
 from serving.storage.errors import DatabaseUnavailable
-from tests.serving.gateway.libraries import ScriptedGate, served
+from tests.serving.gateway.documents import ScriptedGate, served
 
 COUNTS = SimpleNamespace(in_progress=1, completed=2, failed=3, cancelled=4, total=10)
 SHOWN_COUNTS = {"in_progress": 1, "completed": 2, "failed": 3, "cancelled": 4, "total": 10}
@@ -94,17 +94,19 @@ class Place:
 async def place() -> AsyncIterator[Place]:
     anything = cast("Any", None)
     made = Place(anything, ScriptedGate(), anything)
-    library = Library(
+    documents = Documents(
         files=anything, blobs=anything, stores=cast("Any", made.stores),
         store_files=cast("Any", made.files), batches=cast("Any", made.batches), wake=made.wake,
     )  # fmt: skip
-    edge = LibraryEdge(
+    edge = DocumentsEdge(
         made.gate,
         Idempotency(anything, requests=OpenRequests()),
         server=ServerSettings(),
         limits=LimitSettings(),
     )  # No request here has an idempotency key.
-    made.app = served(vector_stores.router(edge, library), vector_store_files.router(edge, library))
+    made.app = served(
+        vector_stores.router(edge, documents), vector_store_files.router(edge, documents)
+    )
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(made.app), base_url="http://ringfence"
     ) as made.client:

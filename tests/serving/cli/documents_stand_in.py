@@ -12,7 +12,7 @@ from typing import Any
 
 
 @dataclass
-class Library:
+class Documents:
     """What it answers, and what it was sent."""
 
     answers: dict[tuple[str, str], list[dict[str, Any]]] = field(default_factory=dict)
@@ -34,14 +34,14 @@ def _error() -> dict[str, Any]:
 
 
 @contextmanager
-def listening(library: Library) -> Iterator[str]:
+def listening(documents: Documents) -> Iterator[str]:
     """Its URL."""
 
     class Handler(BaseHTTPRequestHandler):
         def _answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
-            with library.lock:
-                status, told = library.answer(self.command, self.path.partition("?")[0], body)
+            with documents.lock:
+                status, told = documents.answer(self.command, self.path.partition("?")[0], body)
             sent = json.dumps(told).encode()
             self.send_response(status)
             self.send_header("content-length", str(len(sent)))

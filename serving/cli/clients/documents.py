@@ -66,7 +66,7 @@ class Attached:
         return value if isinstance(value, str) else None
 
 
-class LibraryClient(ApiClient):
+class DocumentsClient(ApiClient):
     """Calls the files and vector stores API of one server."""
 
     def store(self, asked: str) -> str:

@@ -55,7 +55,7 @@ class Gate(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Library:
+class Documents:
     """What is kept for clients, and who is told when there is something to index."""
 
     files: Files
@@ -66,13 +66,13 @@ class Library:
     wake: Waker
 
 
-class LibraryQuery(BaseModel):
+class DocumentsQuery(BaseModel):
     """Base of what may stand behind a path's question mark."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class PageQuery(LibraryQuery):
+class PageQuery(DocumentsQuery):
     """A page of a list, after one of its objects or before it."""
 
     limit: int = Field(20, ge=1, le=100)
@@ -81,8 +81,8 @@ class PageQuery(LibraryQuery):
     before: Cursor = None
 
 
-class LibraryEdge(Edge):
-    """Reads requests to the library, whose errors are told as those of all others are.
+class DocumentsEdge(Edge):
+    """Reads requests about documents, whose errors are told as those of all others are.
 
     Args:
         gate: says who calls, and searches.
@@ -124,7 +124,7 @@ def reader(request: Request) -> Reader:
     return Reader.of(known.tenant, sorted(known.groups), known.user)
 
 
-class LibraryRoute(APIRoute):
+class DocumentsRoute(APIRoute):
     """A route whose errors are told as those of all others are."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
