@@ -65,18 +65,7 @@ class EgressParts:
         explanations: Explanations,
         prefix: str = PREFIX,
     ) -> Self:
-        """Wire everything; nothing runs yet.
-
-        Args:
-            settings: all of them.
-            database: where the ledger is.
-            valkey: what gateways share.
-            secret: of the server.
-            detector: finds personal data; None where there are no providers.
-            queues: of our models.
-            engines: knows which are there.
-            explanations: of who answered.
-            prefix: of names in Valkey.
+        """Wire everything; nothing runs yet. Without providers there is no `detector`.
 
         Raises:
             OSError, SigningKeyUnsafe: the signing key cannot be read or made.

@@ -91,11 +91,9 @@ async def wire(database: Database, embedded_valkey_url: str, tmp_path: Path) -> 
         prefix = prefix or f"{{test-{secrets.token_hex(6)}}}:"
         meter = Meter()
         invalidations = Invalidations.open(read.valkey_url, prefix=prefix)
+        keys, fixed_key = KeyStore(database, SECRET), SecretStr(FIXED_KEY)
         authenticator = LenientAuthenticator(
-            KeyStore(database, SECRET),
-            SECRET,
-            fixed_key=SecretStr(FIXED_KEY),
-            changes=invalidations,
+            keys, SECRET, fixed_key=fixed_key, changes=invalidations
         )
         admission_parts = AdmissionParts.open(
             database,
@@ -106,6 +104,7 @@ async def wire(database: Database, embedded_valkey_url: str, tmp_path: Path) -> 
             is_ready=is_ready,
             prefix=prefix,
         )
+        explanations = Explanations(admission_parts.valkey, admission_parts.ledger, prefix=prefix)
         egress_parts = EgressParts.open(
             read,
             database=database,
@@ -114,27 +113,17 @@ async def wire(database: Database, embedded_valkey_url: str, tmp_path: Path) -> 
             detector=detector,
             queues=admission_parts.admission.queues,
             engines=EngineWatch(NeverAsked()),
-            explanations=Explanations(
-                admission_parts.valkey, admission_parts.ledger, prefix=prefix
-            ),
+            explanations=explanations,
             prefix=prefix,
         )
         opened.append((admission_parts, egress_parts))
-        pipeline = Pipeline(
-            authenticator=authenticator,
-            attempts=admission_parts.attempts,
-            routing=Routing(
-                attempts=admission_parts.attempts,
-                engines=engines,
-                overflow=egress_parts.overflow,
-                receipt_issuer=egress_parts.receipt_issuer,
-            ),
-            specs={spec.id: spec for spec in specs},
+        pipeline = _pipeline(
+            authenticator,
+            admission_parts,
+            egress_parts,
+            specs,
             engines=engines,
             embedders=embedders,
-            counters={spec.id: _counter(spec) for spec in specs},
-            secret=SECRET,
-            receipt_issuer=egress_parts.receipt_issuer,
         )
         return pipeline, admission_parts, meter
 
@@ -142,6 +131,33 @@ async def wire(database: Database, embedded_valkey_url: str, tmp_path: Path) -> 
     for admission_parts, egress_parts in opened:
         await egress_parts.close()
         await admission_parts.close()
+
+
+def _pipeline(
+    authenticator: Authenticator,
+    admission_parts: AdmissionParts,
+    egress_parts: EgressParts,
+    specs: tuple[ModelSpec, ...],
+    *,
+    engines: Mapping[str, Engine],
+    embedders: Mapping[str, Embedder],
+) -> Pipeline:
+    return Pipeline(
+        authenticator=authenticator,
+        attempts=admission_parts.attempts,
+        routing=Routing(
+            attempts=admission_parts.attempts,
+            engines=engines,
+            overflow=egress_parts.overflow,
+            receipt_issuer=egress_parts.receipt_issuer,
+        ),
+        specs={spec.id: spec for spec in specs},
+        engines=engines,
+        embedders=embedders,
+        counters={spec.id: _counter(spec) for spec in specs},
+        secret=SECRET,
+        receipt_issuer=egress_parts.receipt_issuer,
+    )
 
 
 def _counter(spec: ModelSpec) -> TokenCounter:

@@ -15,10 +15,6 @@ from serving.cli.clients.api import FAILED, ApiClient, CallFailed
 from serving.cli.first_key import kept_admin_key
 from serving.config import ConfigError, Settings
 
-UrlOption = Annotated[
-    str | None,
-    typer.Option("--url", envvar="RINGFENCE_URL", help="Base URL, if not this machine's."),
-]
 AdminKeyOption = Annotated[
     str | None,
     typer.Option(

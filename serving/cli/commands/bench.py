@@ -17,7 +17,7 @@ from rich.table import Table
 
 from serving import config
 from serving.cli.first_key import kept_key
-from serving.cli.options import ConfigOption
+from serving.cli.options import ConfigOption, UrlOption
 from serving.cli.progress import Phases
 from serving.config import Settings
 
@@ -35,7 +35,7 @@ _MOST_WORDS = 100_000
 def bench(
     config_file: ConfigOption = None,
     *,
-    url: Annotated[str | None, typer.Option(help="Base URL, if not this machine's.")] = None,
+    url: UrlOption = None,
     api_key: Annotated[
         str | None,
         typer.Option(envvar="RINGFENCE_API_KEY", help="API key.", show_envvar=True),

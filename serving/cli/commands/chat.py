@@ -12,7 +12,7 @@ import typer
 
 from serving import config
 from serving.cli.first_key import kept_key
-from serving.cli.options import ConfigOption
+from serving.cli.options import ConfigOption, KeyOption, UrlOption
 from serving.config import Settings
 
 
@@ -25,11 +25,8 @@ def chat(
     config_file: ConfigOption = None,
     *,
     model: Annotated[str | None, typer.Option("--model", "-m", help="Which model answers.")] = None,
-    url: Annotated[str | None, typer.Option(help="Base URL, if not this machine's.")] = None,
-    key: Annotated[
-        str | None,
-        typer.Option(envvar="RINGFENCE_API_KEY", help="API key.", show_envvar=True),
-    ] = None,
+    url: UrlOption = None,
+    key: KeyOption = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 512,
 ) -> None:
     """Talk to a running server; answers stream in. Ctrl-D or Ctrl-C ends."""

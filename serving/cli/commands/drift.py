@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from serving.cli import rows
-from serving.cli.clients.admin import AdminKeyOption, UrlOption, administration, path_of
-from serving.cli.options import ConfigOption, JsonOption
+from serving.cli.clients.admin import AdminKeyOption, administration, path_of
+from serving.cli.options import ConfigOption, JsonOption, UrlOption
 
 _MEASURES = (
     *("canary_cosine", "psi", "centroid_shift", "psi_documents", "psi_documents_earlier"),

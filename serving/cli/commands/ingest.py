@@ -20,8 +20,12 @@ from serving.cli.clients.documents import DocumentsClient, Rights
 from serving.cli.ingest.plan import Contents, Plan, Removal, Source, SourceCounts, plan
 from serving.cli.ingest.run import Done, Outcome, Run
 from serving.cli.ingest.walk import is_utf8
-from serving.cli.options import ConfigOption, JsonOption
+from serving.cli.options import ConfigOption, JsonOption, KeyOption, UrlOption
 from serving.config import ConfigError
+
+StoreOption = Annotated[
+    str, typer.Option(help="Name of the vector store, made if missing, or its id.")
+]
 
 
 def ingest(
@@ -29,9 +33,7 @@ def ingest(
         list[Path] | None, typer.Argument(metavar="PATH...", exists=True, readable=False)
     ] = None,
     *,
-    store: Annotated[
-        str, typer.Option(help="Name of the vector store, made if missing, or its id.")
-    ],
+    store: StoreOption,
     source: Annotated[
         str | None, typer.Option(metavar="NAME", help="Name of the PATH as a source.")
     ] = None,
@@ -59,10 +61,8 @@ def ingest(
     ] = False,
     as_json: JsonOption = False,
     config: ConfigOption = None,
-    url: Annotated[str | None, typer.Option(help="Base URL, if not this machine's.")] = None,
-    key: Annotated[
-        str | None, typer.Option(envvar="RINGFENCE_API_KEY", help="API key.", show_envvar=True)
-    ] = None,
+    url: UrlOption = None,
+    key: KeyOption = None,
 ) -> None:
     """Bring a vector store up to date with files and folders; exit code 1 if a file failed.
 

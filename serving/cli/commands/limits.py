@@ -9,8 +9,8 @@ import typer
 
 from serving.admission.limits import RATES, SubjectKind, WithoutStore
 from serving.cli.bounds import Bounds
-from serving.cli.clients.admin import AdminKeyOption, UrlOption, administration
-from serving.cli.options import ConfigOption, JsonOption
+from serving.cli.clients.admin import AdminKeyOption, administration
+from serving.cli.options import ConfigOption, JsonOption, UrlOption
 
 limits_app = typer.Typer(no_args_is_help=True, help="Manage limits of a running server.")
 

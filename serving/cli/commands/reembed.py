@@ -10,15 +10,9 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from serving.cli.clients.admin import (
-    AdminClient,
-    AdminKeyOption,
-    UrlOption,
-    administration,
-    path_of,
-)
+from serving.cli.clients.admin import AdminClient, AdminKeyOption, administration, path_of
 from serving.cli.clients.api import CallFailed
-from serving.cli.options import ConfigOption, JsonOption
+from serving.cli.options import ConfigOption, JsonOption, UrlOption
 from serving.cli.progress import console
 
 _POLL_S = 0.5

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from serving.cli import rows
-from serving.cli.clients.admin import AdminKeyOption, UrlOption, administration, path_of
-from serving.cli.options import ConfigOption, JsonOption
+from serving.cli.clients.admin import AdminKeyOption, administration, path_of
+from serving.cli.options import ConfigOption, JsonOption, UrlOption
 
 tenants_app = typer.Typer(no_args_is_help=True, help="Manage tenants of a running server.")
 

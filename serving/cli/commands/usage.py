@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from serving.cli import rows
-from serving.cli.clients.admin import AdminKeyOption, UrlOption, administration
-from serving.cli.options import ConfigOption, JsonOption
+from serving.cli.clients.admin import AdminKeyOption, administration
+from serving.cli.options import ConfigOption, JsonOption, UrlOption
 
 _SUMS = (
     *("requests", "failed", "prompt_tokens", "cached_tokens", "completion_tokens"),

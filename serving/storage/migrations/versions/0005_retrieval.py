@@ -17,6 +17,9 @@ def upgrade() -> None:
     """Add the tables, and two columns of keys."""
     _add_files()
     _add_stores()
+    _add_store_files()
+    _add_store_lists()
+    _add_generations()
     _add_chunks()
     _add_drift()
     _add_rights()
@@ -57,7 +60,7 @@ def _add_files() -> None:
 
 
 def _add_stores() -> None:
-    """Vector stores, and the files in them."""
+    """Vector stores, and batches of files in them."""
     op.create_table(
         "vector_stores",
         sa.Column("number", BIG, autoincrement=True, nullable=False),
@@ -94,6 +97,10 @@ def _add_stores() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_file_batches"),
     )
     op.create_index("ix_file_batches_store_id", "file_batches", ["store_id"], unique=False)
+
+
+def _add_store_files() -> None:
+    """Files in vector stores."""
     op.create_table(
         "store_files",
         sa.Column("id", BIG, autoincrement=True, nullable=False),
@@ -129,6 +136,10 @@ def _add_stores() -> None:
     op.create_index(
         "ix_store_files_status_lease_until", "store_files", ["status", "lease_until"], unique=False
     )
+
+
+def _add_store_lists() -> None:
+    """Who may read a vector store, and which files a batch has."""
     op.create_table(
         "vector_store_access",
         sa.Column("store_id", sa.String(40), nullable=False),
@@ -158,8 +169,8 @@ def _add_stores() -> None:
     )
 
 
-def _add_chunks() -> None:
-    """Pieces of files, and where their vectors are."""
+def _add_generations() -> None:
+    """Where vectors are, and what is to be done there."""
     op.create_table(
         "index_intents",
         sa.Column("id", BIG, autoincrement=True, nullable=False),
@@ -200,6 +211,10 @@ def _add_chunks() -> None:
         ["store_id", "state"],
         unique=False,
     )
+
+
+def _add_chunks() -> None:
+    """Pieces of files."""
     op.create_table(
         "chunks",
         sa.Column("id", BIG, autoincrement=True, nullable=False),
