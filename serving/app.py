@@ -36,8 +36,8 @@ from serving.wiring.gateway import GatewayParts
 from serving.wiring.stopping import CLOSE_S, StopReport
 
 GC_THRESHOLD = 10_000
-"""Objects made before the youngest are looked through. At Python's 700 that was a fourteenth of
-the gateway's time under load."""
+"""Objects made before the youngest generation is collected. Python's default of 700 took a
+fourteenth of the gateway's time under load."""
 
 
 class Gateway:

@@ -27,7 +27,7 @@ from serving.telemetry.meter import Meter, Record, outcome_label
 logger = logging.getLogger("ringfence.attempts")
 
 COUNT_TIMEOUT_S = 1.0
-"""For the prompt of an answer that was cut short to be counted."""
+"""Time to count the prompt of an answer that was cut short."""
 
 NOTHING = Usage(prompt_tokens=0, completion_tokens=0)
 

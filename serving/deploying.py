@@ -24,7 +24,7 @@ _MODULES = {
     "sentence-transformers": "models.embedding.embedder_server",
     "simulated": "models.simulated.server",
 }
-"""What building a model of each kind imports."""
+"""The module that builds a model, by the kind of engine."""
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ Actor = str
 """Who changes something: the id of an admin key, or `COMMAND`."""
 
 COMMAND: Actor = "command"
-"""Whoever runs `ringfence` on a machine that can open the database."""
+"""The actor of changes that `ringfence` makes on a machine that can open the database."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ MAX_HEADER_CHARS = 256
 FIXED_PRINCIPAL = Principal(
     tenant="default", key_id="env", key_name="env", role="inference", allowed_models=None
 )
-"""Whom the key of the environment stands for."""
+"""The principal of the key in the environment."""
 
 _SENDABLE = re.compile(rf"[!-~]{{1,{MAX_HEADER_CHARS - len('Bearer ')}}}")
 _UNKNOWN_DIGEST = secrets.token_bytes(32)  # Compared with where there is no digest.

@@ -20,7 +20,7 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 TTL_S = 2.0
-"""Age from which the database is asked again, while the answer still serves."""
+"""Age from which the database is asked again, while the old answer still serves."""
 
 MAX_AGE_S = 5.0
 """Age up to which an answer serves, even while the database is silent.
@@ -36,8 +36,8 @@ MAX_ENTRIES = 10_000
 
 
 Forget = Callable[[frozenset[str] | None], None]
-"""Called with the subjects that have changed (`key:<id>`, `tenant:<name>`, `model:<id>`); with
-None when any may have."""
+"""Drops the subjects that have changed (`key:<id>`, `tenant:<name>`, `model:<id>`), or everything
+if it gets None."""
 
 
 class Changes(Protocol):

@@ -26,13 +26,13 @@ from serving.storage.errors import ValkeyUnavailable
 from serving.storage.valkey import PREFIX, Valkey, script
 
 TRUST_S = 4.0
-"""How long after it was last heard of a gateway may serve what it keeps."""
+"""How long a gateway may serve its cache after it was last heard of."""
 
 LEASE_S = 5.0
-"""How long it is waited for after that: longer, as clocks need not run equally fast."""
+"""How long a change waits for a silent gateway: longer than `TRUST_S`, as clocks differ."""
 
 LISTEN_S = 1.0
-"""How long one question for announcements waits for one."""
+"""How long one call waits for an announcement."""
 
 TIMEOUT_S = 3.0
 """The deadline of a call: longer than `LISTEN_S`."""

@@ -7,10 +7,10 @@ import re
 from serving.access.errors import InvalidName
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
-"""Of a tenant or a key."""
+"""Pattern of the name of a tenant or a key."""
 
 MODEL = r"[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}"
-"""Of a model; as the catalogue has it."""
+"""Pattern of a model's id, as the catalogue has it."""
 
 
 def is_name(value: str) -> bool:

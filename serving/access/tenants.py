@@ -24,7 +24,7 @@ from serving.storage.schema import Limit as LimitRow
 from serving.storage.schema import Tenant as TenantRow
 
 DEFAULT_TENANT = "default"
-"""Whom the key of the environment and the keys of the first start belong to."""
+"""The tenant of the key in the environment and of the keys of the first start."""
 
 DEFAULT_WEIGHT = 1.0
 MAX_WEIGHT = 1000.0

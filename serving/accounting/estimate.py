@@ -9,10 +9,10 @@ from typing import Any
 from models.engine import Kind, Usage
 
 DEFAULT_COMPLETION_TOKENS = 16
-"""OpenAI's and vLLM's, for `/v1/completions` without `max_tokens`."""
+"""The default of OpenAI and vLLM for `/v1/completions` without `max_tokens`."""
 
 UNKNOWN_CONTEXT_TOKENS = 131_072
-"""Of a model whose context neither its catalogue entry nor its engine tells."""
+"""Assumed context of a model if neither its catalogue entry nor its engine tells it."""
 
 
 @dataclass(frozen=True, slots=True)

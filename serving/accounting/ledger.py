@@ -31,19 +31,19 @@ logger = logging.getLogger("ringfence.accounting")
 
 BATCH = 500
 CLOSE_WAIT_S = 3.0
-"""For a gateway that stops to move rows."""
+"""Time that a gateway which stops has to move its rows into SQL."""
 
 EMPTY_WAIT_S = 20.0
-"""For the last rows to be moved when every gateway has stopped."""
+"""Time to move the last rows when every gateway has stopped."""
 
 DRAIN_S = 1.0
-"""How often rows are moved. A report moves them first, so it is never behind."""
+"""How often rows are moved into SQL. A report moves them first, so it is never behind."""
 
 UNSETTLED_S = 3600.0
-"""After which a row that its gateway has not settled counts in budgets: it may be gone for good."""
+"""Age from which an unsettled row counts in budgets: its gateway may be gone for good."""
 
 _TURN_MS = 3000
-"""How long one gateway has the moving to itself; several would do the same work twice."""
+"""How long one gateway moves rows alone; several would do the same work twice."""
 
 _OUTBOX = "outbox"
 _DRAINER = "drainer"

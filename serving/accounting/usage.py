@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 from serving.domain.quota import Spent
 
 Dimension = Literal["day", "key", "tenant", "model"]
-"""By what usage can be told apart. A day is one of UTC, a key its id."""
+"""What usage is grouped by. A day is one of UTC; a key is named by its id."""
 
 DIMENSIONS: tuple[Dimension, ...] = ("day", "key", "tenant", "model")
 

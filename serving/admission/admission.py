@@ -53,22 +53,22 @@ from serving.domain.quota import Quota
 from serving.storage.errors import DatabaseUnavailable, ValkeyUnavailable
 
 SETTLE_WAIT_S = 1.0
-"""For Valkey to confirm a settlement before the client hears the end. It is kept beyond that."""
+"""How long the client waits for Valkey to confirm a settlement. It is kept beyond that."""
 
 CLOSE_WAIT_S = 2.0
-"""For what a request has used to be known."""
+"""How long an ended request may take to find out what it used."""
 
 STORE_WAIT_S = 2.0
-"""For a Valkey that is away to come back, before a limit that lets nothing through refuses."""
+"""How long an unreachable Valkey is waited for before a limit that fails closed refuses."""
 
 STORE_RETRY_S = 0.1
 SEED_TRIES = 20
-"""Of a budget whose requests settle faster than the ledger answers; they end, as none begins."""
+"""Attempts to initialise a busy budget before giving up."""
 
 REVOCATION_CHECK_S = 1.0
 
 StillWorks = Callable[[str], Awaitable[bool]]
-"""Whether the key of that id has not been revoked since."""
+"""Tells whether the key of that id has not been revoked since."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,19 +21,19 @@ from serving.admission.pace import Pace
 from serving.domain.calls import Priority
 
 BACKGROUND_TURN = 16
-"""Every such slot goes to background work while both kinds wait, so that it never starves."""
+"""While both kinds wait, every 16th slot goes to background work, so that it never starves."""
 
 RECENT_S = 60.0
 """How long after its last request a tenant is expected back, and its counter kept."""
 
 HELD_BACK_FRACTION = 8
-"""One slot in so many is held back for a tenant that is expected back; at least one of two."""
+"""One slot in eight is held back for a tenant that is expected back; at least one of two."""
 
 MAX_IDLE_TENANTS = 10_000
 """Tenants remembered with nothing running or waiting; the one idle for longest is dropped first."""
 
 OVERLOADED_AFTER_S = 10.0
-"""A queue that was not empty for so long is no burst: more come than can be served."""
+"""A queue that was not empty for this long is overloaded: more requests come than are served."""
 
 MIN_RETRY_AFTER_S = 1.0
 MAX_RETRY_AFTER_S = 120.0

@@ -51,10 +51,10 @@ BudgetMeasure = Literal["budget_day", "budget_month", "budget_total"]
 Measure = Rate | BudgetMeasure
 
 MAX_VALUE = 2**53 - 1
-"""Of a limit or a budget. Valkey's scripts count in doubles, which are exact up to here."""
+"""Largest limit or budget. Valkey's scripts count in doubles, which are exact up to here."""
 
 FIXED_KEY_ID = FIXED_PRINCIPAL.key_id
-"""Of the key of RINGFENCE_API_KEY, which no database knows."""
+"""Id of the key in RINGFENCE_API_KEY, which no database knows."""
 
 NANOS = 10**9
 """Billionths of the currency in one of it, as in Google's `Money`."""

@@ -26,7 +26,7 @@ from serving.storage.valkey import PREFIX, Valkey, script
 logger = logging.getLogger("ringfence.reservations")
 
 LEASE_S = 15.0
-"""For a gateway that is not heard of: past it, what it held is free again."""
+"""After this time without a heartbeat, what a gateway held is free again."""
 
 HEARTBEAT_S = 3.0
 RETRY_S = 0.25
@@ -97,7 +97,7 @@ class Settlement:
 
 
 NEVER_RAN = Settlement(tokens=0, cost_nanos=0, row=None, kept=False)
-"""Of a request that was let in and then turned away by something else."""
+"""Settlement of a request that was let in and then turned away by something else."""
 
 
 @dataclass(frozen=True, slots=True)

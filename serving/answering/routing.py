@@ -43,7 +43,7 @@ __all__ = ["Generation", "GenerationCall", "Routing", "Target"]
 Begun = TypeVar("Begun")
 
 _FINAL = (AccessError, DeadlineExceeded, ServerStopping)
-"""After these nobody else is asked."""
+"""After these errors no other target is tried."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)

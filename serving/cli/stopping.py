@@ -23,7 +23,7 @@ from serving.wiring.admission import usage_leftovers
 from serving.wiring.stopping import CLOSE_S, StopReport
 
 ANSWER_S = 5.0
-"""For a gateway's report to arrive, beyond what its stop may take."""
+"""How long a gateway's report may take, beyond its stop."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

@@ -54,7 +54,8 @@ QUIET_ENVIRONMENT = {
 """No telemetry and no download at run time: set for every process we start."""
 
 EMBEDDED_VALKEY = "RINGFENCE_EMBEDDED_VALKEY"
-"""Tells gateways the URL of the Valkey that `ringfence serve` has started. Not for operators."""
+"""Environment variable that tells gateways the URL of the Valkey which `ringfence serve` started.
+Not for operators."""
 
 
 def read(path: Path | None) -> dict[str, Any]:

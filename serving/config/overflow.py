@@ -26,7 +26,7 @@ TRIGGERS: tuple[Trigger, ...] = (
     "engine_unavailable",
     "engine_error",
 )
-"""Those that are on by default."""
+"""The triggers that are on by default."""
 
 
 def _pattern(text: str) -> str:

@@ -55,7 +55,7 @@ class RingfenceError(Exception):
     """
 
     retry_after_s: float | None = None
-    """How long to wait where this one knows better than the table."""
+    """How long the client should wait, if the error knows better than the table."""
 
     quota: Quota | None = None
 

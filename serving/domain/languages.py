@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Final
 
 READ: Final = frozenset({"en"})
-"""Languages whose texts are read for names before they leave."""
+"""Languages in which the detector finds names."""
 
 
 @dataclass(frozen=True, slots=True)

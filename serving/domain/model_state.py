@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 RETRIEVAL = "(retrieval)"
-"""The state of what searches vector stores, among those of models. No model is called that."""
+"""Key of the state of vector search among the states of models. No model has this id."""
 
 
 @dataclass(frozen=True, slots=True)

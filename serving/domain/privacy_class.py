@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 PrivacyClass = Literal["open", "scrubbed", "local_only"]
-"""`local_only`: nothing leaves. `scrubbed`: without personal data. `open`: as it is."""
+"""`local_only` never leaves; `scrubbed` leaves without personal data; `open` leaves as it is."""
 
 CLASSES: tuple[PrivacyClass, ...] = get_args(PrivacyClass)
-"""From the loosest to the strictest."""
+"""All classes, from the loosest to the strictest."""
 
 EntityType = Literal[
     "PERSON",
@@ -32,8 +32,8 @@ EntityType = Literal[
 ENTITY_TYPES: tuple[EntityType, ...] = get_args(EntityType)
 
 Action = Literal["mask", "block", "never_restore"]
-"""What happens to personal data that would leave: a pseudonym that is restored in the answer, or
-one that is not, or nothing leaves."""
+"""What happens to personal data that would leave: `mask` puts a pseudonym that is restored in the
+answer, `never_restore` one that is not, and `block` stops the request from leaving."""
 
 
 def strictest(*classes: PrivacyClass | None) -> PrivacyClass:

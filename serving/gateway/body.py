@@ -138,7 +138,7 @@ _MESSAGES = {
     "union_tag_invalid": "is of no type that is known here",
     "union_tag_not_found": "has no type that is known here",
 }
-"""Where pydantic's own words would name a class of ours, or a value of the client's."""
+"""Messages for errors whose own words would name a class of ours, or a value of the client's."""
 
 _SUBJECTS = {
     "Value error, ": "",

@@ -13,7 +13,7 @@ from serving.gateway import body
 from serving.gateway.idempotency import Idempotency
 
 Authenticate = Callable[[str | None], Awaitable[Principal]]
-"""From an `Authorization` header to the caller. Raises `AccessError`."""
+"""Turns an `Authorization` header into the caller. Raises `AccessError`."""
 
 
 class Edge:

@@ -37,10 +37,10 @@ from serving.idempotency.store import IdempotencyStore, Recorder, Replay, RunLos
 
 HEADER = "Idempotency-Key"
 RUN_DEADLINE_S = 3600.0
-"""Of work that may have no client any more to give it up."""
+"""Deadline of work that may have no client any more."""
 
 SEND_DEADLINE_S = 60.0
-"""For a client to take what is sent: one that does not has stopped reading."""
+"""How long a client may take to read a piece; one that takes longer has stopped reading."""
 
 CLOSE_GRACE_S = 1.0
 CLOSE_DEADLINE_S = 5.0

@@ -21,7 +21,7 @@ from serving.storage.valkey import Valkey
 T = TypeVar("T")
 
 Ending = Literal["", "keep", "forget"]
-"""What becomes of an answer with this append: it goes on, is whole, or is for current readers."""
+"""What becomes of the record after an append: nothing yet, it is kept whole, or it is forgotten."""
 
 PIECE_BYTES = 16 * 1024
 PAGE = 64

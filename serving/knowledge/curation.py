@@ -10,7 +10,7 @@ KNOWLEDGE = "Knowledge"
 """The name of the deployment that owns the indexes."""
 
 CURATOR = "Curator"
-"""The one that looks after them, where several replicas search."""
+"""The deployment that looks after the indexes where several replicas search."""
 
 Phase = Literal["none", "running", "complete", "swapped", "failed"]
 

@@ -22,7 +22,7 @@ from serving.knowledge.curation import ReembeddingFacts
 logger = logging.getLogger("ringfence.reembedding")
 
 AGAIN_S = 5.0
-"""After which one is gone on with when an index or the embedder did not answer."""
+"""Pause before a re-embedding goes on after an index or the embedder did not answer."""
 
 
 class ReembeddingJobs:

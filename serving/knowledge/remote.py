@@ -18,11 +18,11 @@ from serving.knowledge.curation import ReembeddingFacts, StoreFacts
 from serving.knowledge.error_values import from_wire
 
 SPARE_S = 5.0
-"""For a call to be brought there and back, beside what it may take."""
+"""Time for the transport of a call, beyond the call's own."""
 
 WAKE_S = 5.0
 CURATION_S = 120.0
-"""For what an operator asks: a check reads everything."""
+"""Deadline of an operator's question: a check reads everything."""
 
 
 class RemoteKnowledge:

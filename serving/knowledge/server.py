@@ -36,7 +36,7 @@ MAX_ONGOING_REQUESTS = 64
 MAX_QUEUED_REQUESTS = 256
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "RAYON_NUM_THREADS": "2"}
-"""It compares small vectors; the machine's cores are the models'."""
+"""Environment that keeps numeric libraries to one thread: the machine's cores are the models'."""
 
 
 class KnowledgeServer:
@@ -141,7 +141,7 @@ def _served_embedder(spec: ModelSpec, directory: Path, embedder: RemoteEmbedder)
 
 
 UNBOUNDED = 1_000_000
-"""Tokens of a model without a limit."""
+"""Tokens that a model without a limit is taken to have."""
 
 
 @dataclass(frozen=True, slots=True)

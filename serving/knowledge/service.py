@@ -45,15 +45,15 @@ from serving.storage.errors import DatabaseUnavailable
 logger = logging.getLogger("ringfence.knowledge")
 
 WORKERS = 2
-"""Bundles of files at a time: one is embedded while another is read or published."""
+"""Batches of files at a time: one is embedded while another is read or published."""
 
 POLL_S = 1.0
-"""After which work is found that nobody told of: another gateway's, or a kill's."""
+"""How often the database is searched for work that nobody announced."""
 
 PASSING = (DatabaseUnavailable,)
 
 AGAIN_S = 5.0
-"""After which what did not answer is asked again."""
+"""Pause before something that did not answer is asked again."""
 
 UNKNOWN = "The embedder does not answer now."
 

@@ -25,7 +25,7 @@ _UNIT = re.compile(
 _CONTROLS = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 _CODE = re.compile(r"\\u[0-9a-fA-F]{4}")
 LONG_NUMBER = 100_000
-"""A number from here on may be somebody's."""
+"""A number from here on may identify somebody."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 

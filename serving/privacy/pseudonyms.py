@@ -23,7 +23,7 @@ ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 """Crockford's 32 (https://www.crockford.com/base32.html): without I, L, O and U."""
 
 TAG_CHARS = 8
-"""40 bits, but for tags without a digit: those might be words, and are not used."""
+"""Characters of a tag: 40 bits. Tags without a digit are not used, as they might be words."""
 
 CALL = "CALL"
 """The label of ids that only have to match each other."""

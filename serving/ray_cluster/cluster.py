@@ -52,13 +52,13 @@ LOCAL_FLAGS = {
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
     "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "1",
 }
-"""Added where Ray is started here and not joined."""
+"""Flags that are added where Ray is started here and not joined."""
 
 REPLICA_PORTS = 32
 """Ports for gateway replicas behind HAProxy; a replica that restarts takes the next one."""
 
 PROXY_DEADLINE_S = 5.0
-"""For clients to take the last bytes of their answers."""
+"""Time for clients to take the last bytes of their answers."""
 
 STOP_DEADLINE_S = 20.0
 

@@ -22,7 +22,7 @@ from models.engine import EngineUnavailable
 from serving.domain.errors import RingfenceError, UnknownUrl, envelope
 
 HEADER_TIMEOUT_S = 15
-"""For a request's line and headers to arrive."""
+"""Time for a request's line and headers to arrive."""
 
 
 REWRITE_DEADLINE_S = 3.0
@@ -46,7 +46,7 @@ _RAY_HEADERS = (
     "serve_multiplexed_model_id",
     "serve-multiplexed-model-id",
 )
-"""With these a client could tell Ray to run on after a hang-up, or to answer in plain text."""
+"""Headers by which a client could make Ray run on after a hang-up, or answer in plain text."""
 
 _RULES = (
     _Rule(r"(stats socket \S+ )mode 666", r"\1mode 600", "the admin socket"),

@@ -29,10 +29,10 @@ from models.resources.weights import check_weights
 from serving.config import Settings
 
 SERVER_BYTES = int(1.5 * GIB)
-"""Of Ray and one gateway: see `ENGINE_BYTES`."""
+"""Memory of Ray and one gateway; see `ENGINE_BYTES`."""
 
 SMALL_MODEL_BYTES = GIB
-"""Of a small model that embeds, ranks or finds personal data, and of what it feeds."""
+"""Memory of a small model that embeds, ranks or finds personal data."""
 
 
 class CannotRun(Exception):

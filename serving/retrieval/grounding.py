@@ -23,7 +23,7 @@ ANSWER_SHARE = 4
 """The part of a model's context that is left to an answer without a limit of its own."""
 
 SPARE_TOKENS = 8
-"""For what counting here and in the engine may differ by."""
+"""By how much counts of tokens here and in the engine may differ."""
 
 
 class Searches(Protocol):

@@ -20,10 +20,10 @@ from serving.domain.calls import Call
 from serving.domain.quota import Quota
 
 MAX_PIECES = 16
-"""Of one question. What comes after them is not looked for by meaning, only by its words."""
+"""Most pieces of one question that are embedded. The rest is searched by its words only."""
 
 MAX_CHARACTERS = 8
-"""Of a token, on average. What is longer is cut before it is counted."""
+"""Most characters of a token, on average. A longer text is cut before it is counted."""
 
 
 class QueryVectors:

@@ -48,7 +48,7 @@ _SNAPSHOTS: dict[Dialect, dict[str, Any]] = {
     "sqlite": {},
     "postgresql": {"postgresql_readonly": True, "isolation_level": "REPEATABLE READ"},
 }
-"""What makes a session see one state of the database from its first statement on."""
+"""Options that make a session see one state of the database from its first statement on."""
 
 
 class Database:

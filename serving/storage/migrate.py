@@ -16,7 +16,7 @@ from serving.storage.database import Database
 from serving.storage.errors import MigrationFailed
 
 MIGRATION_TIMEOUT_S = 300.0
-"""Of one statement, and of the wait for another process that migrates."""
+"""Deadline of one statement, and of the wait for another process that migrates."""
 
 _SCRIPTS = Path(__file__).parent / "migrations"
 _ADVISORY_LOCK = 0x52494E47  # Any number that no other user of the same database takes.

@@ -27,7 +27,7 @@ from sqlalchemy.types import TypeDecorator
 from rag.schema import Base
 
 METADATA = Base.metadata
-"""Of all tables: those here, and those of retrieval."""
+"""All tables: those here, and those of retrieval."""
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -160,7 +160,7 @@ class UsageAttempt(Base):
     """Signed, as the client got it with the answer; none where this attempt gave none."""
 
     settled: Mapped[bool] = mapped_column(server_default=true(), default=True)
-    """Whether Valkey had it. False: written while Valkey was away, and still to be settled."""
+    """Whether Valkey has the settlement. False if it was written while Valkey was away."""
 
 
 class AuditEvent(Base):

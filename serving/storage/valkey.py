@@ -19,10 +19,10 @@ from valkey.exceptions import ValkeyError
 from serving.storage.errors import ValkeyNotAsked, ValkeyUnavailable, ValkeyUrlInvalid
 
 PREFIX = "{ringfence}:"
-"""What the name of every key in Valkey begins with."""
+"""Prefix of every key in Valkey."""
 
 TIMEOUT_S = 0.5
-"""Of one call. A gateway waits no longer for what Valkey knows."""
+"""Deadline of one call. A gateway waits no longer for what Valkey knows."""
 
 PAUSE_S = 0.25
 """How long a server that failed is left alone: callers fail at once then, not each in turn."""

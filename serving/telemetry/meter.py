@@ -43,7 +43,7 @@ class Record:
     deltas: int = 0
     usage: Usage | None = None
     receipt: str | None = None
-    """Given with the answer; kept by the usage ledger, and in no metric or log."""
+    """The receipt given with the answer; the usage ledger keeps it, no metric or log does."""
 
     @property
     def duration_s(self) -> float:

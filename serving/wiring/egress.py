@@ -36,7 +36,7 @@ from serving.storage.leftovers import Leftover, Leftovers
 from serving.storage.valkey import PREFIX, Valkey
 
 SCRUB_TIMEOUTS = 4
-"""So many times what a thousand characters may take, a whole request may."""
+"""Scrub time-out of a request, as a multiple of that for 1,000 characters."""
 
 
 @dataclass(frozen=True, slots=True)

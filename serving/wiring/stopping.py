@@ -15,7 +15,7 @@ from serving.storage.leftovers import Leftover
 logger = logging.getLogger("ringfence.stopping")
 
 END_WAIT_S = 3.0
-"""For requests that were ended to settle and to tell their clients."""
+"""How long requests that were ended may take to settle and to tell their clients."""
 
 CLOSE_S = 30.0
 """The most that a stop takes after its time to drain."""

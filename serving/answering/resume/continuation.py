@@ -20,10 +20,10 @@ from serving.domain.quota import Quota
 from serving.telemetry.meter import Record
 
 MAX_CONTINUATIONS = 3
-"""Of one request, those that come to nothing included."""
+"""Continuations of one request, failed ones included."""
 
 PAUSE_S = 0.5
-"""Before all ways are tried once more: a replica that died may still be thought alive."""
+"""Pause before all targets are tried once more: a dead replica may still be thought alive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Break:
 
 Next = tuple[Attempt, ResumePoint]
 Onward = Callable[[AsyncExitStack, Break], Awaitable[Next | None]]
-"""Begins an attempt that goes on, within a stack; None: nobody does."""
+"""Begins an attempt that continues the answer, within a stack. Returns None if nobody can."""
 
 
 class Continuation:
@@ -62,11 +62,11 @@ class Continuation:
         self._answer = answer
         self._onward = resume
         self.stack = AsyncExitStack()
-        """Holds the attempt that runs."""
+        """Holds the running attempt."""
         self.attempt: Attempt | None = None
-        """That one; None: it is settled."""
+        """The running attempt; None once it is settled."""
         self.ended = False
-        """Whether the whole answer was told."""
+        """Whether the client has the whole answer."""
 
     async def __aenter__(self) -> Self:
         return self

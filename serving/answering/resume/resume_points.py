@@ -13,10 +13,10 @@ from typing import Any
 from models.engine import Engine, GenerationRequest, RequestRejected, TokenizeRequest
 
 CONTEXT_IDS = 8
-"""Tokens before a text that are turned into text with it: the first of a text may lose a space."""
+"""Tokens before a text that are decoded with it, as the first token may lose a space."""
 
 MOST_STEPS_BACK = 8
-"""Tokens that a character may be made of, and more."""
+"""More tokens than one character is made of."""
 
 _CHAT_ONLY = frozenset(
     {

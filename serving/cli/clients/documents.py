@@ -19,7 +19,7 @@ _INDEX_S = 1800.0
 _FIRST_POLL_S, _POLL_S = 0.05, 0.5
 
 Rights: TypeAlias = Mapping[str, str | list[str]]
-"""`access` and `privacy` of a file, those that are given."""
+"""The `access` and `privacy` of a file, as far as they are given."""
 
 _STORE_ID = re.compile(r"vs_[0-9a-f]{32}")
 

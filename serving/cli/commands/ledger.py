@@ -33,7 +33,7 @@ ledger_app = typer.Typer(
 )
 
 NO_END = "no end"
-"""Shown in place of an outcome: the attempt goes on, or its gateway died."""
+"""Shown in place of an outcome: the attempt still runs, or its gateway died."""
 
 _COLUMNS = (
     *("sequence", "left_at", "request_id", "tenant", "key_id", "provider", "host", "path", "model"),

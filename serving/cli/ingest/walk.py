@@ -10,7 +10,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 MAX_PATH = 512
-"""Characters of an attribute of a file in a store."""
+"""Most characters that an attribute of a file in a store may have."""
 
 NOT_A_FILE = "not a regular file"
 

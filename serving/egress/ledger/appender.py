@@ -25,7 +25,7 @@ __all__ = ["Appender", "CheckpointRules"]
 logger = logging.getLogger("ringfence.egress")
 
 RETRY_S = 0.5
-"""How long entries that must be written wait after the database was away."""
+"""Pause before entries are written again after the database was away."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -43,7 +43,7 @@ class Head(NamedTuple):
 
 
 ORIGIN = Head(0, "0" * 64)
-"""Before the first entry."""
+"""The head of an empty chain."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from serving.storage.database import Database
 from serving.storage.schema import EgressCheckpoint, EgressEntry
 
 LOCK = text("SELECT pg_advisory_xact_lock(1380533092)")
-"""Its number is any that no other user of the same database takes."""
+"""Advisory lock of the chain; any number that no other user of the database takes."""
 
 _HEAD = select(EgressEntry.sequence, EgressEntry.hash).order_by(EgressEntry.sequence.desc())
 _SIGNED = select(EgressCheckpoint.sequence, EgressCheckpoint.at).order_by(

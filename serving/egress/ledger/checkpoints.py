@@ -20,10 +20,10 @@ from serving.egress.ledger.errors import LedgerFileInvalid
 from serving.egress.ledger.signing import PublicKeys, Signer
 
 EVERY_ENTRIES = 64
-"""At least so often the ledger is signed: its end is never further from the last checkpoint."""
+"""The ledger is signed at least every 64 entries."""
 
 KIND = "checkpoint"
-"""Tells it from an entry, in a file."""
+"""Tells a checkpoint from an entry, in a file."""
 
 _CONTEXT = "ringfence egress checkpoint 1"
 

@@ -36,17 +36,17 @@ from serving.storage.errors import ValkeyUnavailable
 from serving.storage.valkey import Valkey, script
 
 PREFIX = "{ringfence}:egress:"
-"""Of every key in Valkey."""
+"""Prefix of every key in Valkey."""
 
 LEASE_S = 15.0
-"""Of an attempt whose gateway is not heard of."""
+"""After this time without a heartbeat, the attempts of a gateway are given up."""
 
 HEARTBEAT_S = 3.0
 AWAY_S = 1.0
 """When to ask again while Valkey is away."""
 
 SPREAD = 0.2
-"""A cooldown is longer or shorter by up to this part of it, so that not all end at once."""
+"""Cooldowns vary by up to this part, so that not all end at once."""
 
 _SCRIPT = script(Path(__file__).parent / "gate.lua")
 
@@ -62,7 +62,7 @@ class Attempt:
         self._reservation = reservation
         self._ended = False
         self.is_probe = is_probe
-        """Whether it decides if the breaker closes."""
+        """Whether this attempt decides if the breaker closes."""
 
     async def __aenter__(self) -> Self:
         return self

@@ -25,7 +25,7 @@ is left. `unshared`: nobody knows what other gateways use."""
 REASONS: frozenset[str] = frozenset(get_args(Reason))
 
 RESET_S = 60.0
-"""When there is more again, where a provider does not tell: limits are of a minute."""
+"""Assumed time until a limit resets if the provider does not tell: limits are per minute."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,11 @@ from serving.egress.limits.sliding_window import MovingCount
 WINDOW_S = 60.0
 
 OVERFLOW_FLOOR = 2
-"""So many may leave in a window, however few came."""
+"""Requests that may leave in a window, however few came."""
 
 RETRY_SHARE = 0.2
 RETRY_FLOOR = 3
-"""Enough for one request to be tried everywhere, where hardly any come."""
+"""Retries that are always allowed: one request can be tried everywhere."""
 
 MAX_SUBJECTS = 10_000
 """Models and keys whose requests are counted; the one unheard of for longest is dropped first."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 PARTS = 12
-"""Of a window. The oldest leaves at once, so that a window is longer than it should by one."""
+"""Parts of a window. The oldest is dropped at once, so a window has one part more."""
 
 
 class MovingCount:

@@ -17,7 +17,7 @@ TOKEN_MARGIN = 0.3
 between tokenizers of one maker."""
 
 MIN_ANSWER_TOKENS = 16
-"""Room for an answer that names no limit."""
+"""Room for an answer without a limit of its own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ ENDS = {
 """`pause_turn` is an answer that could go on, as one cut off by its length is."""
 
 _WHOLE = ("end_turn", "tool_use")
-"""What a model itself ends with. Its last call is complete then; any other end may cut it short."""
+"""Ends that a model chooses itself: its last tool call is complete. Other ends may cut it short."""
 
 _KNOWN = (
     "message_start", "message_delta", "content_block_start", "content_block_delta",

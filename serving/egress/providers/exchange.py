@@ -37,7 +37,7 @@ class EventStream(Protocol):
 
 
 Opening = Callable[[httpx2.AsyncClient, httpx2.Timeout], Awaitable[EventStream]]
-"""Sends the request by this HTTP client; done when the head of the answer is there."""
+"""Sends the request by this HTTP client; returns when the head of the answer is there."""
 
 
 class Exchange:

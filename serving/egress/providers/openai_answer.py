@@ -11,7 +11,7 @@ from models.engine import Kind, Usage
 from serving.egress.providers.provider import Chunk, ProviderBroken, ProviderRequest
 
 MAX_INDEX = 1024
-"""Of tool calls in one answer."""
+"""Largest index of a tool call in one answer."""
 
 _OBJECTS = {"chat": "chat.completion.chunk", "completion": "text_completion"}
 _ID_PREFIXES = {"chat": "chatcmpl", "completion": "cmpl"}

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from serving.egress.providers.provider import Headroom
 
 LONGEST_S = 24 * 3600.0
-"""No wait that is told counts for more: a wrong clock must not close a provider for good."""
+"""Longest wait that is believed: a wrong clock must not close a provider for good."""
 
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+)ms)?")
 _UNITS_S = (86400.0, 3600.0, 60.0, 1.0, 0.001)

@@ -47,7 +47,7 @@ from serving.storage.database import Database
 from serving.storage.errors import DatabaseUnavailable, ValkeyUnavailable
 
 MAX_BODY_BYTES = 64 * 1024
-"""Of a body here; what may be sent to a model is much larger."""
+"""Largest body of an admin request."""
 
 
 @dataclass(frozen=True, slots=True)

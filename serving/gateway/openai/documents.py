@@ -35,7 +35,7 @@ from serving.retrieval.errors import errors_told as retrieval_told
 
 Answer = dict[str, Any]
 Waker = Callable[[], None]
-"""Tells those who index that there is work. Never waits, and may be lost."""
+"""Tells the indexing process that there is work. It never waits, and may be lost."""
 
 Id = Annotated[str, Path(max_length=64, pattern=r"^[A-Za-z0-9_-]+$")]
 Cursor = Annotated[str | None, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]

@@ -17,10 +17,10 @@ MAX_PARTS = 32
 MAX_FIELD_BYTES = 16 * 1024
 MAX_HEADERS = 8
 MAX_HEADER_BYTES = 4096
-"""Of one header of a part; a file's name is in one."""
+"""Largest header of a part; a file's name is in one."""
 
 MAX_FILENAME = 512
-"""Characters."""
+"""Longest file name, in characters."""
 
 
 class Form:

@@ -14,7 +14,7 @@ from serving.domain.errors import BodyTimeout, BodyTooLarge, InvalidRequest
 from serving.gateway.openai.multipart import FILE, Form
 
 MAX_FORM_BYTES = 1024 * 1024
-"""Of a body, beside its file."""
+"""Largest form, without its file."""
 
 
 class Upload:

@@ -20,7 +20,7 @@ PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 
 MIN_EXPIRY_S, MAX_EXPIRY_S = 3600, 2_592_000
 BATCH_EXPIRY_S = MAX_EXPIRY_S
-"""Of a file for a batch, as OpenAI has it; other files stay until they are deleted."""
+"""How long a file for a batch is kept, as at OpenAI. Other files stay until they are deleted."""
 
 _ANCHOR, _SECONDS = "expires_after[anchor]", "expires_after[seconds]"
 FIELDS = frozenset({"purpose", "access", "privacy", _ANCHOR, _SECONDS})

@@ -24,14 +24,14 @@ MAX_UNKNOWN_CHARACTERS = 8192
 """Limit on the names of a body's unknown fields, all together: each of them is compared."""
 
 MAX_SHOWN = 40
-"""Characters of a name that an error repeats: a longer one may be text of a prompt."""
+"""Most characters of a name that an error repeats: a longer one may be text of a prompt."""
 
 _ONCE = frozenset({"access", "allowed_models", "groups", "role", "user"})
 _NESTING = ("extra_body", "extra_headers", "extra_query", "file_search", "stream_options")
-"""Objects in which a client may have put a field that belongs beside them."""
+"""Objects in which a client may wrongly have put a field of ours."""
 
 _SIMILAR = 0.83
-"""One letter of `privacy` is wrong, missing, doubled or in its neighbour's place."""
+"""Similarity from which a name is taken for `privacy` with a typing error of one letter."""
 
 _WORDS = {name.replace("_", ""): name for name in OWN_FIELDS}
 

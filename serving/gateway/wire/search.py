@@ -17,7 +17,7 @@ MAX_RESULTS = 100
 """OpenAI stops at 50. Recall is measured at 100."""
 
 MAX_STORES = 10
-"""That one conversation is grounded in."""
+"""Most vector stores that one conversation is grounded in."""
 
 Id = Annotated[str, StringConstraints(strict=True, pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Included = Literal["file_search_call.results"]

@@ -13,12 +13,12 @@ from serving.gateway.wire.search import Id, SearchOptions
 
 MAX_BATCH = 2000
 MAX_STORE_FILES = 500
-"""That a store can be created with."""
+"""Most files that a store can be created with."""
 
 MAX_PAIRS = 16
 MAX_QUERIES = 16
 MAX_QUERY = 8192
-"""Characters of one question."""
+"""Longest question, in characters."""
 
 
 def _entry(entry: str) -> str:

@@ -27,8 +27,8 @@ _DATE = re.compile(
     r"|(?:19|20)\d\d[ -](?:19|20)\d\d|\d{1,3}(?:\.\d{1,3}){3}"
 )
 _IN_DOUBT = re.compile(r"\d{1,3}(?:[ .]\d{3})+|(?!1[0-3]\d{8}$)\d+(?:\.\d+)?")
-"""An amount, or any number. Ten digits from 1.0 to 1.3 thousand million are no time in seconds of
-our years, as others that begin with a one mostly are."""
+"""Numbers that may be amounts. Ten digits that begin with 10 to 13 are no time in seconds of
+our years, unlike most others that begin with 1."""
 _WORDS_WITHIN = 48
 _FEWEST_DIGITS = 6
 _FEWEST_ALONE = 7

@@ -64,20 +64,21 @@ KINDS: Mapping[str, EntityType] = {
     "ZaIdNumberRecognizer": "NATIONAL_ID",
     "NgNinRecognizer": "NATIONAL_ID",
 }
-"""Those that are asked, by class, and what they find. Names and places are the models' work."""
+"""Recognisers that are used, by class, and the type that each finds. Models find names and places.
+"""
 
 PHONE_REGIONS = ("US", "GB", "DE")
-"""Whose national forms are known; numbers with a country's code are, of every country. A region
-costs a millisecond for a thousand characters."""
+"""Regions whose national numbers are known; international numbers are known everywhere. A region
+costs a millisecond per thousand characters."""
 
 SURE = 0.5
-"""From this score on a result counts by itself: a checksum held, or the form is unmistakable."""
+"""Score from which a result counts by itself: a checksum held, or the form is unmistakable."""
 
 WORDS_WITHIN = 64
 """Characters before a weaker result in which one of its recogniser's words makes it count."""
 
 _SLOW = "(?=.*"
-"""In a pattern that looks at the rest of the text from each place: its time is quadratic."""
+"""Marks a pattern that scans the rest of the text from each position, which is quadratic."""
 
 _DIGIT = re.compile(r"\d")
 

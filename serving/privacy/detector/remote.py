@@ -16,7 +16,7 @@ from models.remote.engine import answer_of
 from serving.privacy.spans import DetectorUnavailable, Span
 
 CALL_CHARACTERS = 1_000
-"""For so many characters the deadline is `timeout_s`; each of them more adds `MORE` of it."""
+"""Texts of up to this length get `timeout_s`; each character more adds `MORE` of it."""
 
 MORE = 0.05 / CALL_CHARACTERS
 

@@ -31,13 +31,14 @@ Look = Callable[[list[Window]], Awaitable[list[list[Span]]]]
 NAME = "Detector"
 
 MAX_CHARACTERS = 1_000_000
-"""Of one call. Longer ones are refused: they would hold the thread for half a minute."""
+"""Longest text of one call; a longer one would hold the thread for half a minute."""
 
 TURN = 4
-"""Windows of one call that are looked at before other calls have their turn."""
+"""Windows of one call that are read before other calls have their turn."""
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-"""The models are too small to gain from more, and the machine's cores are the engine's."""
+"""Environment that keeps numeric libraries to one thread: the models are too small to gain from
+more, and the machine's cores are the engine's."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import unicodedata
 from serving.privacy.json_text import has_escapes, without_escapes
 
 MAX_LAYERS = 3
-"""Codes of codes are taken off so many times."""
+"""How many nested encodings are decoded."""
 
 _WIDE = re.compile(
     r"\\U000(?P<eight>[0-9A-Fa-f]{5})|\\[ux]\{(?P<braced>[0-9A-Fa-f]{1,6})\}"

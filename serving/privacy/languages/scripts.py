@@ -13,7 +13,7 @@ from functools import lru_cache
 from fontTools.unicodedata import script
 
 _READ = frozenset({"Latn", "Zyyy", "Zinh"})
-"""Latin, what all scripts share, and marks that take the script of their letter."""
+"""Latin, characters that all scripts share, and marks that take the script of their letter."""
 
 _SYMBOLS = frozenset({"Grek", "Zyyy", "Zzzz"})
 """Scripts of characters that mean something alone: letters of mathematics, units, icons."""

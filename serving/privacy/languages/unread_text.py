@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from py3langid.langid import LanguageIdentifier
 
 MAX_DOUBT: Final = 0.02
-"""A piece stays if the languages that may leave have no more of its probability together."""
+"""A piece stays if allowed languages have no more than this probability together."""
 
 MIN_CERTAINTY: Final = 0.5
-"""And if the three likeliest others have at least that together: close languages share a text, and
-what is no language at all is a little of each."""
+"""It stays only if the three likeliest other languages have at least this probability together.
+Close languages share a text; text in no language is a little of each."""
 
 MIN_WORDS: Final = 3
 MIN_SHOUTED_WORDS: Final = 5
 MIN_FOREIGN_LETTERS: Final = 12
-"""The least that tells a language: different words, and letters of scripts without spaces."""
+"""Least evidence of a language: different words, and letters of scripts without spaces."""
 
 SHORT_CHARS: Final = 120
 """Pieces too short to tell are told together, about as many as these."""

@@ -14,7 +14,7 @@ from serving.privacy.names.tokens import Token, words
 from serving.privacy.spans import Span
 
 SCORE = 0.86
-"""Above two models that call a part of it a name: the whole is an address."""
+"""Above the score of two models that call a part of it a name: the whole is an address."""
 
 _STREET = re.compile(
     r"(?:street|st|road|rd|avenue|ave|lane|ln|drive|dr|boulevard|blvd|court|ct|square|sq|place|pl"

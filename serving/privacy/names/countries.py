@@ -33,4 +33,5 @@ COUNTRY = re.compile(
     + "|".join(re.escape(name.strip()) for name in COUNTRIES if name.strip())
     + r")(?!\w)"
 )
-"""Without Chad, Georgia, Jordan and Turkey, which are other words too."""
+"""Matches names of countries, without Chad, Georgia, Jordan and Turkey, which are other words too.
+"""

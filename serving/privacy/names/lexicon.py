@@ -19,7 +19,7 @@ _MORE = words(
     " atm iban ssn vat id ids pin url urls http https www api usd eur gbp inc ltd llc plc corp co"
     " mr mrs ms dr etc vs tel fax mobile login username blog wifi usb pdf json html css sql"
 )
-"""Of our time, or too short for the lists."""
+"""Words that are too new or too short for the lists."""
 
 _CONTRACTED = re.compile(r"(?:n['’]t|['’](?:s|ll|re|ve|d|m))$")  # noqa: RUF001  As it is written.
 _BETWEEN = re.compile(r"['’.-]")  # noqa: RUF001

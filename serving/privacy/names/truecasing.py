@@ -16,7 +16,7 @@ _WORD = re.compile(WORD)
 _CODE = re.compile(r"[_=<>{}\[\]|;`]|\w\(")
 _FEWEST_WORDS = 3
 _SHOUTED = 0.7
-"""Share of capitals among the letters from which a sentence is in capitals."""
+"""A sentence with this share of capitals among its letters is written in capitals."""
 
 
 def recased(text: str, lexicon: Lexicon) -> str:

@@ -15,10 +15,10 @@ from typing import Final
 from serving.privacy.spans import Span
 
 DIGIT_GAP: Final = 8
-"""Digits no further apart than this are one region, and so far around them it reaches."""
+"""Digits no further apart than this form one region; the region reaches as far around them."""
 
 LONG_NUMBER: Final = 7
-"""Digits that most numbers have at least: years, times, prices and page numbers have fewer."""
+"""Digits that identifying numbers have at least; years, times, prices and pages have fewer."""
 
 MAX_FOLDS: Final = 16_384
 """Code points whose plain form is remembered."""

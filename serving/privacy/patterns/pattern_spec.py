@@ -15,9 +15,9 @@ Finder = Callable[[View], Iterable[Span]]
 """Finds values in a view; the spans are of the view's text and may overlap."""
 
 REACH: Final = 60
-"""How far before a value the words are that tell what it is; a third of that behind it."""
+"""How far before a value its keywords may stand; behind it, a third of that."""
 MAX_NAMED_CHARS: Final = 48
-"""A value that words decide on is no longer."""
+"""Longest value that is decided by its keywords."""
 
 _LETTERS = re.compile(r"[^\W\d_]+")
 _BEGINNING = re.compile(r"(?s)\A(\[[^\]]+\]|\w)(\w?)(.*)")

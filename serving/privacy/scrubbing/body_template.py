@@ -11,7 +11,7 @@ from serving.privacy.refusals import Unscrubbable
 
 Treatment = Literal["text", "number", "id"]
 Texts = Sequence[str]
-"""One for each position."""
+"""One text for each position."""
 
 Context = tuple[str | int, ...]
 """Text that is read but stays, and the positions that stand in it, in order."""

@@ -64,19 +64,19 @@ FUNCTION_NAMES: frozenset[Path] = frozenset(
 TOKENS: frozenset[Path] = frozenset({("prompt", "*"), ("prompt", "*", "*")}) | frozenset(
     {("input", "*"), ("input", "*", "*")}
 )
-"""Where a number is the id of a token."""
+"""Paths whose numbers are token ids."""
 
 SOUND: frozenset[Path] = frozenset({("audio",), ("messages", "*", "audio")})
 
 PARTS: frozenset[Path] = frozenset(
     {("messages", "*", "content", "*"), ("prediction", "content", "*")}
 )
-"""Where messages hold parts."""
+"""Paths of the parts of messages."""
 
 TEXT_PARTS = frozenset({"text", "input_text", "output_text", "refusal"})
 FILE_PARTS = frozenset({"file", "input_file", "document"})
 FILE_TEXT_KEYS = frozenset({"type", "file", "document", "filename", "title", "text"})
-"""All that a part which is a file may hold, so that it is text."""
+"""All keys that a file part may have to count as text."""
 
 _POWERS = {2**bits for bits in (15, 16, 31, 32, 53, 63, 64)}
 BOUNDS = frozenset(

@@ -21,14 +21,14 @@ LABELS: tuple[str, ...] = (*ENTITY_TYPES, CALL)
 LOOK_ALIKE = re.compile(
     f"({'|'.join(LABELS)})_(?=[A-Z]{{0,{TAG_CHARS - 1}}}[0-9])[{ALPHABET}]{{{TAG_CHARS}}}"
 )
-"""What has the form of an issued pseudonym, whoever wrote it; the group is its label."""
+"""Matches the form of an issued pseudonym, whoever wrote it; the group is its label."""
 
 _SEPARATORS = " _-*`\\\u00a0\u2010\u2011"
 _SEPARATOR = f"[{re.escape(_SEPARATORS)}]{{0,4}}"
 _WITHOUT_SEPARATORS = dict.fromkeys(map(ord, _SEPARATORS))
 
 Match = tuple[int, int, str | None]
-"""Start, end and the value; None where the end of the text cut a form."""
+"""Start, end and value; the value is None if the end of the text cut the form."""
 
 
 class Forms:

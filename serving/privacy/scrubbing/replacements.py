@@ -18,10 +18,10 @@ from serving.privacy.scrubbing.pseudonym_variants import LOOK_ALIKE
 from serving.privacy.spans import Span, merged
 
 LOOKS_ALIKE = -1.0
-"""The score of what only looks like a pseudonym: below any detector's."""
+"""Score of text that only looks like a pseudonym: below any detector's."""
 
 REPEATED = frozenset({"PERSON", "ORGANISATION", "ADDRESS", "PLACE"})
-"""Types that models find; whether they do depends on the words around a name."""
+"""Types that models find, by the words around a name; every repetition is replaced too."""
 
 MIN_REPEATED_CHARS = 5
 MAX_REPEATED = 200
@@ -30,7 +30,7 @@ Places = tuple[tuple[int, int, int], ...]
 """Positions in a text that was joined: which, where it begins, and where it ends. In order."""
 
 Found = Mapping[str, Sequence[Span]]
-"""From each text that was read to what is in it."""
+"""The spans in each text that was read."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ Channel = tuple[str, int]
 """One text of a choice: its field, and for tool calls which of them."""
 
 _ORDER = {"reasoning_content": 0, "reasoning": 0, "content": 1, "refusal": 1, "text": 1}
-"""A model that has begun with a later one has ended those before. All else comes after."""
+"""A model that has begun a later field has ended those before it. Other fields come last."""
 _LAST = 2
 _FIELDS = ("reasoning_content", "reasoning", "content", "refusal")
 

@@ -46,7 +46,7 @@ MIN_DIGITS = 6
 _ENCODED = re.compile(
     r"data:[^\s,]{0,200};base64,|(?<![A-Za-z0-9+/])[A-Za-z0-9+/]{1000}", re.IGNORECASE
 )
-"""Base64, by its name or by its length: nobody can say what is in it."""
+"""Matches base64, by its name or its length: nobody can say what is in it."""
 _IDENTIFIER = re.compile(r"(?!.*[0-9]{6})[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 _TOKEN_ID = re.compile(r"[0-9]{1,7}")
 
