@@ -89,8 +89,8 @@ class Meter:
             "ringfence_time_to_first_token_seconds", "From admission to the first delta.",
             ["model"], buckets=_SECONDS, registry=registry,
         )  # fmt: skip
-        self._books = Histogram(
-            "ringfence_books_seconds", "What letting a request in and settling it takes, no queue.",
+        self._admission = Histogram(
+            "ringfence_admission_seconds", "Time to admit and settle a request, without the queue.",
             ["part", "model"], buckets=_BRIEF_SECONDS, registry=registry,
         )  # fmt: skip
         self._duration = Histogram(
@@ -128,8 +128,8 @@ class Meter:
         duration_s = record.duration_s
         self._requests.labels(record.endpoint, record.model, told).inc()
         self._duration.labels(record.endpoint, record.model).observe(duration_s)
-        self._books.labels("admission", record.model).observe(record.admission_s)
-        self._books.labels("settlement", record.model).observe(record.settlement_s)
+        self._admission.labels("admission", record.model).observe(record.admission_s)
+        self._admission.labels("settlement", record.model).observe(record.settlement_s)
         if record.first_delta_s is not None:
             self._first_delta.labels(record.model).observe(record.first_delta_s)
         # A request that was cut short has no usage record: its deltas are a lower bound.
@@ -147,7 +147,7 @@ class Meter:
             "outcome": told,
             "duration_ms": round(duration_s * 1000, 1),
             "queued_ms": round(record.queued_s * 1000, 1),
-            "books_ms": round((record.admission_s + record.settlement_s) * 1000, 2),
+            "admission_ms": round((record.admission_s + record.settlement_s) * 1000, 2),
             "prompt_tokens": usage.prompt_tokens,
             "completion_tokens": usage.completion_tokens,
         }

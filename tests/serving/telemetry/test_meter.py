@@ -73,7 +73,7 @@ def test_log_line_has_names_and_counts(caplog: pytest.LogCaptureFixture) -> None
     with Meter().record(record()) as running:
         running.usage = Usage(3, 2, cached_tokens=1)
     line = orjson.loads(caplog.records[0].getMessage())
-    for name in ("duration_ms", "queued_ms", "books_ms"):
+    for name in ("duration_ms", "queued_ms", "admission_ms"):
         assert line.pop(name) >= 0
     assert line == {
         "event": "request", "request_id": "r1", "endpoint": "chat", "tenant": "acme",
