@@ -26,6 +26,7 @@ from models.engine import (
     Tokens,
     Usage,
 )
+from models.openai_stream import wants_usage
 from models.simulated.frames import Frames
 from models.simulated.scheduler import ScheduledSequence, Scheduler, Sleep
 from models.simulated.text import (
@@ -111,7 +112,7 @@ class SimulatedEngine:
             raise EngineOverloaded("Too many requests wait for this model; try again later.")
         failing = self._counted()
         sent = 0
-        frames = Frames(request, model=self._spec.id, created=int(self._clock()))
+        frames = Frames(request, model=self._spec.id, created=self._clock())
         with self._scheduler.scheduled([choice.sequence for choice in choices]):
             ready = choices[0].sequence.ready
             await _next_step(ready, choices)
@@ -130,7 +131,7 @@ class SimulatedEngine:
         if failing:
             raise _injected_failure()
         usage = Usage(sum(map(len, prompts)), sum(len(choice.answer) for choice in choices))
-        if (request.body.get("stream_options") or {}).get("include_usage"):
+        if wants_usage(request.body):
             yield frames.usage(usage)
         yield usage
 

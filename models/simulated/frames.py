@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import orjson
 
+from models import openai_stream
 from models.engine import Delta, GenerationRequest, Usage
 from models.simulated.text import Finish
 
@@ -20,17 +21,11 @@ class Frames:
         created: Unix time, s.
     """
 
-    def __init__(self, request: GenerationRequest, *, model: str, created: int) -> None:
+    def __init__(self, request: GenerationRequest, *, model: str, created: float) -> None:
         chat = request.kind == "chat"
-        envelope = orjson.dumps(
-            {
-                "id": f"{'chatcmpl' if chat else 'cmpl'}-{request.request_id}",
-                "object": "chat.completion.chunk" if chat else "text_completion",
-                "created": created,
-                "model": model,
-            }
-        )
-        self._head = b"data: " + envelope[:-1]
+        answer_id = openai_stream.answer_id(request.kind, request.request_id)
+        self._fields = openai_stream.head(request.kind, answer_id, model=model, created=created)
+        self._head = openai_stream.DATA + orjson.dumps(self._fields)[:-1]
         self._open = b',"delta":{"content":' if chat else b',"text":'
         self._close = b"}" + _FINISH if chat else _FINISH
 
@@ -47,9 +42,4 @@ class Frames:
 
     def usage(self, usage: Usage) -> Delta:
         """The event without choices that a client may ask for as the last one."""
-        record = {
-            "prompt_tokens": usage.prompt_tokens,
-            "total_tokens": usage.total_tokens,
-            "completion_tokens": usage.completion_tokens,
-        }
-        return b'%b,"choices":[],"usage":%b}\n\n' % (self._head, orjson.dumps(record))
+        return openai_stream.event(openai_stream.usage_chunk(self._fields, usage))

@@ -8,12 +8,13 @@ from contextlib import aclosing
 from functools import partial
 from typing import Any
 
-import orjson
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.tokenizers import TokenizerLike
 
+from models.engine import Usage
+from models.openai_stream import Chunk, chat_choice, event, head, usage_chunk
 from models.vllm.choice import ParsedChoice, wants_calls
 from models.vllm.steps import Step
 
@@ -70,12 +71,7 @@ class ParsedChat(OpenAIServingChat):
         chat_template_kwargs: dict[str, Any] | None = None,
         **_: object,
     ) -> AsyncGenerator[Event, None]:
-        head = {
-            "id": request_id,
-            "object": "chat.completion.chunk",
-            "created": int(time.time()),
-            "model": model,
-        }
+        begin = head("chat", request_id, model=model, created=time.time())
         parser = partial(
             self.parser_cls,
             tokenizer,
@@ -92,12 +88,12 @@ class ParsedChat(OpenAIServingChat):
                 if first is None:
                     first = result
                     for chunk in self._opening(request, first):
-                        yield _event(head | chunk)
+                        yield _event(begin | chunk)
                 for output in result.outputs:
                     self._raise_if_error(output.finish_reason, request_id)
                     for chunk in self._chunks(choices[output.index], output, first):
-                        yield _event(head | chunk)
-        yield _event(head | {"choices": [], "usage": self._usage(first, choices)})
+                        yield _event(begin | chunk)
+        yield _event(usage_chunk(begin, *self._usage(first, choices)))
 
     def _opening(
         self, request: ChatCompletionRequest, first: RequestOutput
@@ -137,25 +133,20 @@ class ParsedChat(OpenAIServingChat):
 
     def _usage(
         self, first: RequestOutput | None, choices: Sequence[ParsedChoice]
-    ) -> dict[str, Any]:
+    ) -> tuple[Usage, dict[str, Any]]:
+        """What the answer used, and further fields of its usage object."""
         prompt = len(first.prompt_token_ids) if first is not None else 0
-        completion = sum(len(choice.ids) for choice in choices)
-        usage: dict[str, Any] = {
-            "prompt_tokens": prompt,
-            "completion_tokens": completion,
-            "total_tokens": prompt + completion,
-            "prompt_tokens_details": {"cached_tokens": first.num_cached_tokens if first else None},
-        }
-        if self._include_reasoning_tokens_details:
-            reasoning = sum(choice.reasoning_tokens() for choice in choices)
-            usage["completion_tokens_details"] = {"reasoning_tokens": reasoning}
-        return usage
+        cached = (first.num_cached_tokens if first is not None else None) or 0
+        usage = Usage(prompt, sum(len(choice.ids) for choice in choices), cached)
+        if not self._include_reasoning_tokens_details:
+            return usage, {}
+        reasoning = sum(choice.reasoning_tokens() for choice in choices)
+        return usage, {"completion_tokens_details": {"reasoning_tokens": reasoning}}
 
 
-def _choice(index: int, delta: dict[str, Any], **fields: Any) -> dict[str, Any]:
-    choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None} | fields
-    return {"choices": [choice]}
+def _choice(index: int, delta: dict[str, Any], **fields: Any) -> Chunk:
+    return {"choices": [chat_choice(index, delta, **fields)]}
 
 
-def _event(chunk: dict[str, Any]) -> Event:
-    return f"data: {orjson.dumps(chunk).decode()}\n\n"
+def _event(chunk: Chunk) -> Event:
+    return event(chunk).decode()

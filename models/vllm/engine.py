@@ -12,7 +12,6 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
-import orjson
 from ray.llm._internal.serve.core.configs.accelerators import CPUConfig
 from ray.llm._internal.serve.engines.vllm import vllm_models
 from ray.serve.deployment import Application
@@ -43,6 +42,17 @@ from models.engine import (
     Tokens,
     Usage,
 )
+from models.openai_stream import (
+    DATA,
+    DONE,
+    WITH_USAGE,
+    chunks,
+    event,
+    head_of,
+    usage_chunk,
+    usage_of,
+    wants_usage,
+)
 from models.ray_binding import between_nodes, bind_to_node
 from models.vllm.chat import ParsedChat
 from models.vllm.config import llm_config, node_arguments
@@ -55,6 +65,7 @@ _NULLS = tuple(
     f',"{name}":null'.encode()
     for name in ("token_ids", "stop_reason", "prompt_token_ids", "prompt_text")
 )
+_ERROR = DATA + b'{"error"'
 
 
 class VLLMEngine(LLMServer):
@@ -105,21 +116,22 @@ class VLLMEngine(LLMServer):
             return failure(error)
 
     async def _generate(self, request: GenerationRequest) -> AsyncGenerator[Delta | Usage, None]:
-        wanted = bool((request.body.get("stream_options") or {}).get("include_usage"))
+        wanted = wants_usage(request.body)
         frames = await self._start(request)
         async with aclosing(frames):
             async for frame in frames:
-                if frame.startswith('data: {"error"'):
-                    raise _stream_error(frame)
-                if frame.startswith("data: [DONE]"):
+                delta = frame.encode()
+                if delta.startswith(_ERROR):
+                    raise _stream_error(delta)
+                if delta == DONE:
                     continue
-                if '"choices":[]' in frame:
-                    event, usage = _usage(frame)
+                if b'"choices":[]' in delta:
+                    last, usage = _usage(delta)
                     if wanted:
-                        yield event
+                        yield last
                     yield usage
                     return
-                yield _clean(frame)
+                yield _clean(delta)
         raise EngineFailed("The engine ended without a usage record.")
 
     async def _start(self, request: GenerationRequest) -> AsyncGenerator[str, None]:
@@ -129,7 +141,7 @@ class VLLMEngine(LLMServer):
             "model": self._llm_config.model_id,
             "request_id": request.request_id,
             "stream": True,
-            "stream_options": {"include_usage": True},
+            **WITH_USAGE,
             "stream_interval": request.stream_interval,
         }
         if request.kind == "chat":
@@ -195,34 +207,24 @@ def run_in_one_process() -> None:
     os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": "1"}
 
 
-def _clean(frame: str) -> Delta:
-    raw = frame.encode()
+def _clean(delta: Delta) -> Delta:
     for null in _NULLS:
-        raw = raw.replace(null, b"")
-    return raw
+        delta = delta.replace(null, b"")
+    return delta
 
 
-def _usage(frame: str) -> tuple[Delta, Usage]:
-    """The usage event with OpenAI's fields only, and the record in it."""
-    chunk = orjson.loads(frame[6:])
+def _usage(delta: Delta) -> tuple[Delta, Usage]:
+    """The usage event with OpenAI's fields only, and the counts in it."""
+    chunk = next(chunks(delta))
     record = chunk["usage"]
-    cached = (record.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-    usage = Usage(record["prompt_tokens"], record["completion_tokens"], cached)
-    shown: dict[str, Any] = {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.total_tokens,
-        "prompt_tokens_details": {"cached_tokens": cached},
-    }
-    if details := record.get("completion_tokens_details"):
-        shown["completion_tokens_details"] = details
-    event = {name: chunk[name] for name in ("id", "object", "created", "model")}
-    event |= {"choices": [], "usage": shown}
-    return b"data: " + orjson.dumps(event) + b"\n\n", usage
+    usage = usage_of(record)
+    reasoning = record.get("completion_tokens_details")
+    details = {"completion_tokens_details": reasoning} if reasoning else None
+    return event(usage_chunk(head_of(chunk), usage, details)), usage
 
 
-def _stream_error(frame: str) -> EngineError:
-    error = orjson.loads(frame[6:])["error"]
+def _stream_error(delta: Delta) -> EngineError:
+    error = next(chunks(delta))["error"]
     return rejection(error["message"], error.get("param"), error.get("code") or 500)
 
 

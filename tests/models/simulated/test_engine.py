@@ -127,6 +127,7 @@ async def test_usage_event_is_rendered_only_when_asked_and_usage_is_always_last(
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": 3,
         "total_tokens": usage.prompt_tokens + 3,
+        "prompt_tokens_details": {"cached_tokens": 0},
     }
 
 

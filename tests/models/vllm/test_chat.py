@@ -320,7 +320,7 @@ async def test_usage_comes_last_and_counts_the_tokens() -> None:
         "prompt_tokens": 3,
         "completion_tokens": count,
         "total_tokens": 3 + count,
-        "prompt_tokens_details": {"cached_tokens": None},
+        "prompt_tokens_details": {"cached_tokens": 0},
         "completion_tokens_details": {"reasoning_tokens": 0},
     }
 
