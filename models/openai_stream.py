@@ -33,7 +33,7 @@ _ID_PREFIXES: Final[Mapping[Kind, str]] = {"chat": "chatcmpl", "completion": "cm
 
 def event(chunk: Chunk) -> Delta:
     """A chunk as a server-sent event."""
-    return framed(orjson.dumps(chunk))
+    return DATA + orjson.dumps(chunk) + EVENT_END
 
 
 def framed(document: bytes) -> Delta:

@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from models.openai_stream import Chunk
 from serving.answering.resume.overlap import Overlap, repeats
 from serving.answering.resume.resume_points import PartialText, resume
 from serving.domain.errors import LeavingRefused
@@ -33,8 +34,6 @@ from serving.privacy.scrubbing.scrub import scrub
 from serving.privacy.spans import Detector, DetectorUnavailable
 
 RESCAN_TIMEOUT_S = 5.0
-
-Chunk = dict[str, Any]
 
 _BOUNDS = ("max_completion_tokens", "max_tokens", "min_tokens")
 

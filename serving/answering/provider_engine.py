@@ -11,7 +11,6 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -26,6 +25,7 @@ from models.engine import (
     GenerationRequest,
     Usage,
 )
+from models.openai_stream import Chunk, event, head_of, usage_chunk, wants_usage
 from serving.accounting.pricing import Tariff
 from serving.answering.outbound import OutboundRequest
 from serving.domain.calls import GenerationCall
@@ -37,7 +37,6 @@ from serving.egress.limits.breaker import Outcome
 from serving.egress.limits.gatekeeper import Attempt, Gatekeeper
 from serving.egress.limits.provider_limits import Denied
 from serving.egress.providers.provider import (
-    Chunk,
     Deadlines,
     Departure,
     Provider,
@@ -154,9 +153,9 @@ class ProviderEngine:
             chunks = self._outbound.noted(chunks)
         async with aclosing(chunks), aclosing(self._outbound.restored(chunks)) as restored:
             async for chunk in restored:
-                yield _event(chunk)
-        if crossing.usage is not None and _wants_usage(self._call.body):
-            yield _event(crossing.head | {"choices": [], "usage": _told(crossing.usage)})
+                yield event(chunk)
+        if crossing.usage is not None and wants_usage(self._call.body):
+            yield event(usage_chunk(crossing.head, crossing.usage))
 
     async def _chunks(
         self, request: GenerationRequest, attempt: Attempt, crossing: _Crossing
@@ -186,7 +185,7 @@ class ProviderEngine:
                 if isinstance(item, Usage):
                     crossing.usage = item
                 else:
-                    crossing.head = crossing.head or {name: item[name] for name in _HEAD}
+                    crossing.head = crossing.head or head_of(item)
                     crossing.received_bytes += len(orjson.dumps(item))
                     yield item
 
@@ -256,24 +255,3 @@ def _word(ended: BaseException | None) -> str:
     if isinstance(ended, ProviderError):
         return ended.code or type(ended).__name__
     return outcome_label(ended)
-
-
-def _event(chunk: Chunk) -> Delta:
-    return b"data: " + orjson.dumps(chunk) + b"\n\n"
-
-
-def _wants_usage(body: dict[str, Any]) -> bool:
-    return bool((body.get("stream_options") or {}).get("include_usage"))
-
-
-def _told(usage: Usage) -> dict[str, Any]:
-    """Usage as OpenAI's API tells it."""
-    return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.total_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-    }
-
-
-_HEAD = ("id", "object", "created", "model")

@@ -11,9 +11,9 @@ from uuid import uuid4
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.domain.errors import RingfenceError, ServerStopping, Unexpected, envelope
+from serving.domain.errors import RingfenceError, ServerStopping, Unexpected
 from serving.gateway.open_requests import OpenRequests
-from serving.gateway.streaming import error_response
+from serving.gateway.streaming import error_event, error_response
 
 logger = logging.getLogger("ringfence.gateway")
 
@@ -60,7 +60,7 @@ class Boundary:
             if not answered:
                 await error_response(error)(scope, receive, send_with_headers)
             elif streaming:
-                event = b"data: " + envelope(error) + b"\n\n"
+                event = error_event(error)
                 await send({"type": "http.response.body", "body": event, "more_body": False})
 
         with self._requests.counted(request_id):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import orjson
-
 from models.engine import Delta
+from models.openai_stream import Chunk, chunks, head_of
 
 _TEXT_LOGPROBS = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
 _SOURCES = {"annotations", "file_search_call"}
@@ -22,9 +21,8 @@ class Collector:
 
     def add(self, delta: Delta) -> None:
         """Take one or more whole events."""
-        for event in delta.split(b"\n\n"):
-            if event.startswith(b"data: "):
-                self._chunk(orjson.loads(event[6:]))
+        for chunk in chunks(delta):
+            self._chunk(chunk)
 
     def answer(self) -> dict[str, Any]:
         """The whole answer, choices in the order of their index."""
@@ -37,9 +35,9 @@ class Collector:
             "usage": self._usage,
         }
 
-    def _chunk(self, chunk: dict[str, Any]) -> None:
+    def _chunk(self, chunk: Chunk) -> None:
         if not self._head:
-            self._head = {key: chunk[key] for key in ("id", "object", "created", "model")}
+            self._head = head_of(chunk)
         if chunk.get("usage"):
             self._usage = chunk["usage"]
         for part in chunk["choices"]:

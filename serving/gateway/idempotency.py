@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from models.engine import EngineError
-from serving.domain.errors import IdempotencyUnavailable, InvalidRequest, RingfenceError, envelope
+from serving.domain.errors import IdempotencyUnavailable, InvalidRequest, RingfenceError
 from serving.domain.principal import Principal
 from serving.gateway.boundary import Boundary
 from serving.gateway.open_requests import OpenRequests
@@ -31,7 +31,7 @@ from serving.gateway.recorded_messages import (
     is_last,
     replayed,
 )
-from serving.gateway.streaming import Deferred, error_response
+from serving.gateway.streaming import Deferred, error_event, error_response
 from serving.gateway.wire.options import ON_FAILURE, PRIVACY
 from serving.idempotency.store import IdempotencyStore, Recorder, Replay, RunLost
 
@@ -152,8 +152,7 @@ class Idempotency:
         except RingfenceError as error:
             if not client.streaming:
                 raise
-            event = b"data: " + envelope(error) + b"\n\n"
-            await client.send(body_message(event, more=False))
+            await client.send(body_message(error_event(error), more=False))
 
 
 def idempotency_key(headers: Headers) -> str | None:

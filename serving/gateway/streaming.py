@@ -13,12 +13,12 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from models.engine import EngineError
+from models.openai_stream import DONE, framed
 from serving.answering.routing import Generation
 from serving.domain.errors import RingfenceError, envelope, outcome, retry_after_s
 from serving.gateway.collect import Collector
 from serving.gateway.headers import Raw, answer_headers, quota_headers
 
-DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
 
 Generating = AbstractAsyncContextManager[Generation]
@@ -69,7 +69,7 @@ def streamed(generating: Generating, *, keep_alive_s: float) -> Deferred:
         except (RingfenceError, EngineError) as error:
             if not started:
                 raise
-            last = b"data: " + envelope(error) + b"\n\n"
+            last = error_event(error)
         await send({"type": "http.response.body", "body": last, "more_body": False})
 
     return Deferred(produce)
@@ -121,6 +121,11 @@ def error_response(error: RingfenceError | EngineError) -> Response:
     if told.status in (408, 413):  # Else whoever drips the rest of a body keeps the connection.
         headers["connection"] = "close"
     return Response(envelope(error), told.status, headers, media_type="application/json")
+
+
+def error_event(error: RingfenceError | EngineError) -> bytes:
+    """OpenAI's error envelope as the last event of a stream."""
+    return framed(envelope(error))
 
 
 def _start(status: int, headers: Raw) -> dict[str, object]:

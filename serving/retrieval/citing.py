@@ -8,12 +8,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
-import orjson
-
 from models.engine import Delta
-
-_END = b"\n\n"
-_DATA = b"data: "
+from models.openai_stream import DATA, EVENT_END, chat_choice, chunks, event, head_of
 
 
 async def cited(
@@ -28,20 +24,15 @@ async def cited(
     """
     waiting = True
     async for delta in deltas:
-        if waiting and delta.startswith(_DATA):
+        if waiting and delta.startswith(DATA):
             waiting = False
-            first, _, rest = delta.partition(_END)
-            yield first + _END + _told(first, sources, choices) + rest
+            first, end, rest = delta.partition(EVENT_END)
+            yield first + end + _told(first, sources, choices) + rest
         else:
             yield delta
 
 
-def _told(first: bytes, sources: dict[str, Any], choices: int) -> bytes:
+def _told(first: bytes, sources: dict[str, Any], choices: int) -> Delta:
     """An event of the same answer as `first`, which tells the sources."""
-    chunk = orjson.loads(first.removeprefix(_DATA))
-    head = {name: chunk[name] for name in ("id", "object", "created", "model")}
-    told = [
-        {"index": index, "delta": sources, "logprobs": None, "finish_reason": None}
-        for index in range(choices)
-    ]
-    return _DATA + orjson.dumps(head | {"choices": told}) + _END
+    told = [chat_choice(index, sources) for index in range(choices)]
+    return event(head_of(next(chunks(first))) | {"choices": told})

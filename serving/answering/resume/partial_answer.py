@@ -9,15 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
-
 from models.engine import Delta, EngineError, RequestRejected, Usage
+from models.openai_stream import Chunk, chunks, event, head_of, usage_chunk, wants_usage
 from serving.answering.resume.overlap import Overlap
 from serving.answering.resume.resume_points import PartialText, ResumePoint
 
-Chunk = dict[str, Any]
-
-_HEAD = ("id", "object", "created", "model")
 _NOT_TEXT = ("tool_calls", "function_call", "reasoning", "reasoning_content", "refusal")
 _INTERNAL = ("token_ids", "prompt_token_ids", "text")
 
@@ -33,7 +29,7 @@ class PartialAnswer:
     """
 
     def __init__(self, body: Mapping[str, Any]) -> None:
-        self._wants_usage = bool((body.get("stream_options") or {}).get("include_usage"))
+        self._wants_usage = wants_usage(body)
         self._head: Chunk = {}
         self._text = ""
         self._plain = True
@@ -50,9 +46,8 @@ class PartialAnswer:
 
     def passed(self, delta: Delta) -> Delta:
         """What the client gets of a delta of the attempt that runs; often nothing."""
-        events = (event for event in delta.split(b"\n\n") if event.startswith(b"data: "))
-        chunks = (self._passed(orjson.loads(event[6:])) for event in events)
-        return b"".join(_event(chunk) for chunk in chunks if chunk is not None)
+        passed = map(self._passed, chunks(delta))
+        return b"".join(event(chunk) for chunk in passed if chunk is not None)
 
     def used(self, usage: Usage) -> None:
         """An attempt has ended, and used that."""
@@ -84,8 +79,7 @@ class PartialAnswer:
         """The last event, with what all attempts used; nothing where nobody asked for it."""
         if not self._wants_usage or self._usage is None:
             return b""
-        usage = (self._told_usage or {}) | told(self._usage)
-        return _event(self._head | {"choices": [], "usage": usage})
+        return event(usage_chunk(self._head, self._usage, self._told_usage))
 
     def _begin(self, resume_point: ResumePoint) -> None:
         self._prompt_ids: list[int] | None = None
@@ -97,7 +91,7 @@ class PartialAnswer:
     def _passed(self, chunk: Chunk) -> Chunk | None:
         first = not self._head
         if first:
-            self._head = {name: chunk[name] for name in _HEAD}
+            self._head = head_of(chunk)
         if not chunk["choices"]:
             self._told_usage = chunk.get("usage") if len(self._routes) == 1 else None
             return None
@@ -131,17 +125,3 @@ class PartialAnswer:
         if text or delta.get("content"):
             delta["content"] = text
         self._text += text
-
-
-def told(usage: Usage) -> Chunk:
-    """Usage as OpenAI's API tells it."""
-    return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.total_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-    }
-
-
-def _event(chunk: Chunk) -> Delta:
-    return b"data: " + orjson.dumps(chunk) + b"\n\n"

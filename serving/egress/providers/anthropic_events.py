@@ -8,7 +8,8 @@ from typing import Any
 import orjson
 
 from models.engine import Usage
-from serving.egress.providers.provider import Chunk, ProviderBroken
+from models.openai_stream import Chunk
+from serving.egress.providers.provider import ProviderBroken
 from serving.egress.providers.tool_names import ToolNames
 
 ENDS = {

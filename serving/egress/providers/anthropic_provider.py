@@ -10,13 +10,13 @@ import orjson
 from anthropic import AnthropicError, AsyncAnthropic, AsyncStream
 
 from models.engine import Usage
+from models.openai_stream import Chunk
 from serving.egress.providers.anthropic_events import MessageAnswer
 from serving.egress.providers.anthropic_messages import AnthropicDialect, converted
 from serving.egress.providers.exchange import Exchange
 from serving.egress.providers.first_chunk import Beginning
 from serving.egress.providers.openai_answer import head
 from serving.egress.providers.provider import (
-    Chunk,
     Gate,
     Observe,
     ProviderRejected,

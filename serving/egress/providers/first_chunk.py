@@ -6,7 +6,7 @@ shown nothing to a client may still go elsewhere.
 
 from __future__ import annotations
 
-from serving.egress.providers.provider import Chunk
+from models.openai_stream import Chunk
 
 _WORDS = ("content", "refusal", "reasoning_content", "tool_calls")
 

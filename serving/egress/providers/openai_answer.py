@@ -7,14 +7,14 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from models import openai_stream
 from models.engine import Kind, Usage
-from serving.egress.providers.provider import Chunk, ProviderBroken, ProviderRequest
+from models.openai_stream import Chunk, usage_of
+from serving.egress.providers.provider import ProviderBroken, ProviderRequest
 
 MAX_INDEX = 1024
 """Largest index of a tool call in one answer."""
 
-_OBJECTS = {"chat": "chat.completion.chunk", "completion": "text_completion"}
-_ID_PREFIXES = {"chat": "chatcmpl", "completion": "cmpl"}
 _ENDS = {
     "stop": "stop",
     "length": "length",
@@ -31,12 +31,8 @@ Count = Annotated[int, Field(ge=0, lt=2**31)]
 
 def head(request: ProviderRequest) -> Chunk:
     """What all chunks of an answer begin with: nothing in it is the provider's."""
-    return {
-        "id": f"{_ID_PREFIXES[request.kind]}-{request.request_id}",
-        "object": _OBJECTS[request.kind],
-        "created": int(time.time()),
-        "model": request.model,
-    }
+    answer_id = openai_stream.answer_id(request.kind, request.request_id)
+    return openai_stream.head(request.kind, answer_id, model=request.model, created=time.time())
 
 
 class _Wire(BaseModel):
@@ -150,12 +146,7 @@ class OpenAIAnswer:
             raise ProviderBroken("the answer was cut short", code="cut")
         if self._usage is None:
             raise ProviderBroken("the answer does not tell its usage", code="no_usage")
-        details = self._usage.prompt_tokens_details
-        return Usage(
-            self._usage.prompt_tokens,
-            self._usage.completion_tokens,
-            (details.cached_tokens if details else None) or 0,
-        )
+        return usage_of(self._usage.model_dump())
 
     def _choice(self, choice: _Choice) -> dict[str, Any]:
         if choice.index >= self._choices:

@@ -13,10 +13,11 @@ import orjson
 from openai import AsyncOpenAI, AsyncStream, OpenAIError
 
 from models.engine import Kind, Usage
+from models.openai_stream import WITH_USAGE, Chunk
 from serving.egress.providers.exchange import Exchange
 from serving.egress.providers.first_chunk import Beginning
 from serving.egress.providers.openai_answer import OpenAIAnswer
-from serving.egress.providers.provider import Chunk, Gate, Observe, ProviderRequest
+from serving.egress.providers.provider import Gate, Observe, ProviderRequest
 from serving.egress.providers.transport import Connections, Destination
 
 OPENAI_URL = "https://api.openai.com/v1"
@@ -163,10 +164,7 @@ def openai_body(request: ProviderRequest, dialect: OpenAIDialect) -> dict[str, A
         body[dialect.length_field if request.kind == "chat" else "max_tokens"] = most
     body = {name: value for name, value in body.items() if name not in dialect.without}
     return (
-        {"model": request.model}
-        | body
-        | {"stream": True, "stream_options": {"include_usage": True}}
-        | dict(dialect.constants)
+        {"model": request.model} | body | {"stream": True, **WITH_USAGE} | dict(dialect.constants)
     )
 
 

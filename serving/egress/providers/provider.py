@@ -10,10 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from models.engine import Kind, Usage
-
-Chunk = dict[str, Any]
-"""An OpenAI `chat.completion.chunk` or `text_completion` with a choice or more, without usage."""
-
+from models.openai_stream import Chunk
 
 NOT_CONNECTED = "not_connected"
 """The code of a `ProviderUnavailable` that is raised before any byte of the request has left."""
@@ -172,10 +169,10 @@ class Provider(Protocol):
     ) -> AsyncGenerator[Chunk | Usage, None]:
         """Yield chunks in order, then exactly one `Usage` as the last item.
 
-        Every chunk is of one id, `created` and model name. All choices have had their
-        `finish_reason` when the usage comes. The first chunk comes with the first that says
-        something, so that a failure before it can go unseen. Closing the generator closes the
-        connection.
+        Every chunk has a choice or more and no usage; all have one id, `created` and model name.
+        All choices have had their `finish_reason` when the usage comes. The first chunk comes
+        with the first that says something, so that a failure before it can go unseen. Closing the
+        generator closes the connection.
 
         Args:
             request: what to run.

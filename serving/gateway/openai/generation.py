@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from models.engine import Kind
+from models.openai_stream import WITH_USAGE
 from serving.config import LimitSettings, ServerSettings
 from serving.domain.calls import GenerationCall
 from serving.domain.principal import Principal
@@ -76,7 +77,7 @@ def _call(
         on_failure=on_failure(request, wire.on_failure),
     )
     if not call.stream:
-        call.body["stream_options"] = {"include_usage": True}
+        call.body.update(WITH_USAGE)
     return call
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from typing import Any
 
+from models.openai_stream import Chunk
 from serving.privacy.pseudonyms import Pseudonyms
 from serving.privacy.scrubbing.pseudonym_variants import Forms
 from serving.privacy.scrubbing.restore import Restorer
 
-Chunk = dict[str, Any]
 Channel = tuple[str, int]
 """One text of a choice: its field, and for tool calls which of them."""
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from models.engine import Usage
+from models.openai_stream import Chunk
 from serving.egress.providers.anthropic_provider import AnthropicProvider, anthropic_destination
 from serving.egress.providers.openai_provider import (
     OpenAIDialect,
@@ -16,7 +17,6 @@ from serving.egress.providers.openai_provider import (
     openai_destination,
 )
 from serving.egress.providers.provider import (
-    Chunk,
     Deadlines,
     Departure,
     Headroom,

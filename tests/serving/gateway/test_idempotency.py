@@ -17,12 +17,13 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Scope, Send
 
 from models.engine import EngineError, EngineFailed, EngineOverloaded
+from models.openai_stream import DONE
 from serving.access.authenticator import FIXED_PRINCIPAL
 from serving.domain.errors import InvalidRequest, RingfenceError, envelope
 from serving.gateway.boundary import Boundary
 from serving.gateway.idempotency import Idempotency
 from serving.gateway.open_requests import OpenRequests
-from serving.gateway.streaming import DONE, Deferred, error_response, send_json
+from serving.gateway.streaming import Deferred, error_response, send_json
 from serving.idempotency.store import IdempotencyStore
 from serving.storage.valkey import Valkey
 from tests.serving.fakes import ScriptedEngine, Step

@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 from models.catalog import Simulation
 from models.embedding.embedder import Embedder
 from models.engine import Engine, EngineError, EngineFailed, EngineTimeout
+from models.openai_stream import DONE
 from models.simulated.engine import SimulatedEngine
 from serving.answering.routing import Generation
 from serving.domain.errors import Unexpected, envelope
 from serving.domain.quota import Quota
 from serving.domain.route import Origin
-from serving.gateway.streaming import DONE, KEEP_ALIVE, Deferred, collected, streamed
+from serving.gateway.streaming import KEEP_ALIVE, Deferred, collected, streamed
 from tests.serving.conftest import FIXED_KEY, SPECS, Backend, Make
 from tests.serving.fakes import (
     HELLO,

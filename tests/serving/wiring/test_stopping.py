@@ -13,8 +13,8 @@ import orjson
 import pytest
 from sqlalchemy import select
 
+from models.openai_stream import DONE
 from serving.domain.errors import ServerStopping, envelope
-from serving.gateway.streaming import DONE
 from serving.storage.database import Database
 from serving.storage.schema import UsageAttempt
 from serving.wiring.stopping import Stopping, StopReport, Written

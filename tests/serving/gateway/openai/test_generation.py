@@ -114,7 +114,12 @@ async def test_usage_is_metered_whether_asked_or_not(
 
 async def test_usage_of_the_answer_equals_what_is_metered(backend: Backend) -> None:
     usage = (await backend.complete(prompt=["Hi", "Hello"], n=2, max_tokens=3)).json()["usage"]
-    assert usage == {"prompt_tokens": 7, "completion_tokens": 12, "total_tokens": 19}
+    assert usage == {
+        "prompt_tokens": 7,
+        "completion_tokens": 12,
+        "total_tokens": 19,
+        "prompt_tokens_details": {"cached_tokens": 0},
+    }
     tokens = 'ringfence_tokens_total{kind="completion",model="chat"}'
     assert await backend.metric(tokens) == 12
 
