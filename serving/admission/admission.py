@@ -136,7 +136,7 @@ class Permit:
         """What `error` stands for: a cancelled scope may have been ended by us."""
         if not self.deadline.expired():
             return error
-        return self.ended or _too_late()
+        return self.ended or DeadlineExceeded()
 
 
 Close = Callable[[BaseException | None], Settlement | Awaitable[Settlement]]
@@ -232,7 +232,7 @@ class Admission:
                 demand = await self._demand(ask, policy)
                 return demand, await self._reserve(demand, policy, ask.started_at.date())
         except TimeoutError:
-            raise _too_late() from None
+            raise DeadlineExceeded from None
 
     @asynccontextmanager
     async def _placed(
@@ -378,10 +378,6 @@ async def _uninterrupted(closing: Settlement | Awaitable[Settlement]) -> Settlem
 
 def _revoked() -> InvalidKey:
     return InvalidKey("The API key was revoked.")
-
-
-def _too_late() -> DeadlineExceeded:
-    return DeadlineExceeded("The request was not done in its time.")
 
 
 def _now() -> float:

@@ -36,6 +36,7 @@ from serving.domain.errors import (
     ServerStopping,
 )
 from serving.domain.route import Origin
+from serving.domain.time_left import TimeLeft
 from serving.telemetry.meter import Record
 
 __all__ = ["Generation", "GenerationCall", "Routing", "Target"]
@@ -158,7 +159,9 @@ class Routing:
             asked, request=replace(request, body=request.body | {"return_token_ids": True})
         )
         answer = PartialAnswer(asked.call.body)
-        continuation = Continuation(answer, partial(self._onward, asked, _now()))
+        continuation = Continuation(
+            answer, partial(self._onward, asked, TimeLeft(asked.call.options))
+        )
         await stack.enter_async_context(continuation)
         first = await self._first(continuation.stack, asked)
         origin = Origin(asked.call.privacy, first.route)
@@ -180,14 +183,14 @@ class Routing:
         return Generation(told, first.quota, given)
 
     async def _onward(
-        self, asked: _Asked, began: float, stack: AsyncExitStack, broken: Break
+        self, asked: _Asked, left: TimeLeft, stack: AsyncExitStack, broken: Break
     ) -> Next | None:
         """Who goes on with an answer: the model here, before the others unless they went first.
 
         Raises:
             AccessError, DeadlineExceeded, ServerStopping: it may not go on.
         """
-        asked = _with_time_left(asked, _now() - began)
+        asked = replace(asked, call=replace(asked.call, options=left.options()))
         away_first = asked.fallback is not None and asked.fallback.preferred
         if away_first and (found := await self._on_away(stack, asked, broken)):
             return found
@@ -279,18 +282,3 @@ async def _metered(
             yield item
     if record.usage is None:
         raise EngineFailed("The answer ended without a usage record.")
-
-
-def _with_time_left(asked: _Asked, spent_s: float) -> _Asked:
-    """The same with what is left of the client's own time. Raises `DeadlineExceeded`."""
-    options = asked.call.options
-    if options.timeout_s is None:
-        return asked
-    if spent_s >= options.timeout_s:
-        raise DeadlineExceeded("The request was not done in its time.")
-    left = replace(options, timeout_s=options.timeout_s - spent_s)
-    return replace(asked, call=replace(asked.call, options=left))
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

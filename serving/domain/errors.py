@@ -140,6 +140,9 @@ class Overloaded(AdmissionError):
 class DeadlineExceeded(AdmissionError):
     """The request was not done in its time."""
 
+    def __init__(self) -> None:
+        super().__init__("The request was not done in its time.")
+
 
 class AdmissionUnavailable(AdmissionError):
     """Limits cannot be checked now, and one of them lets nothing through unchecked."""

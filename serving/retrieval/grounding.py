@@ -17,7 +17,7 @@ from serving.accounting.estimate import UNKNOWN_CONTEXT_TOKENS
 from serving.domain.calls import GenerationCall
 from serving.domain.privacy_class import PrivacyClass, strictest
 from serving.domain.search_call import FileSearch, Found, SearchCall
-from serving.retrieval.time_left import TimeLeft
+from serving.domain.time_left import TimeLeft
 
 ANSWER_SHARE = 4
 """The part of a model's context that is left to an answer without a limit of its own."""

@@ -24,9 +24,9 @@ from serving.domain.calls import Call, RequestOptions
 from serving.domain.errors import InvalidRequest
 from serving.domain.principal import Principal
 from serving.domain.search_call import Found, Ranking, SearchCall
+from serving.domain.time_left import TimeLeft
 from serving.retrieval.errors import errors_told
 from serving.retrieval.query_vectors import QueryVectors
-from serving.retrieval.time_left import TimeLeft
 
 T = TypeVar("T")
 

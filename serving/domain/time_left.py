@@ -1,4 +1,4 @@
-"""What is left of a client's own time, where its request is answered in several steps."""
+"""The time that is left of a client's own deadline, for a request answered in several steps."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from serving.domain.errors import DeadlineExceeded
 
 
 class TimeLeft:
-    """Counts from when it is made.
+    """Measures the time left since it was made.
 
     Args:
-        options: the client's. Where they have no time, there is always some left.
+        options: the client's. Without a time-out of theirs there is always time left.
     """
 
     def __init__(self, options: RequestOptions) -> None:
@@ -23,16 +23,16 @@ class TimeLeft:
         self._began = _now()
 
     def options(self) -> RequestOptions:
-        """The options of the next step: the same with what is left.
+        """The options of the next step: the same, with the time that is left.
 
         Raises:
-            DeadlineExceeded: nothing is.
+            DeadlineExceeded: no time is left.
         """
         if self._options.timeout_s is None:
             return self._options
         left_s = self._began + self._options.timeout_s - _now()
         if left_s <= 0:
-            raise _too_late()
+            raise DeadlineExceeded
         return replace(self._options, timeout_s=left_s)
 
     @asynccontextmanager
@@ -45,11 +45,7 @@ class TimeLeft:
         except TimeoutError:
             if not limit.expired():
                 raise
-            raise _too_late() from None
-
-
-def _too_late() -> DeadlineExceeded:
-    return DeadlineExceeded("The request was not done in its time.")
+            raise DeadlineExceeded from None
 
 
 def _now() -> float:
