@@ -285,10 +285,10 @@ class Reservations:
             ValkeyUnavailable: it may or may not be known now.
         """
         content = {
-            "do": "seed",
+            "do": "initialise",
             "name": budget.name,
             "spent": spent_nanos,
-            "moves": version,
+            "version": version,
             "keep_s": budget.keep_s,
         }
         await self._submit(content)
@@ -426,7 +426,7 @@ def _refusal(reply: list[Any]) -> Verdict:
     match reply:
         case ["refused", measure, subject, wait_ms, *numbers]:
             return Refused(measure, subject, wait_ms / 1000, _quota(numbers))
-        case ["unseeded", budget, version]:
+        case ["uninitialised", budget, version]:
             return Uninitialised(budget, version)
         case [what, budget]:
             return OverBudget(budget, in_flight=what == "reserved")
