@@ -17,6 +17,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import httpx
 
@@ -24,12 +25,11 @@ from benchmarks.client.prompts import texts
 from benchmarks.gateways.arms import token_stream
 from benchmarks.reporting.report import provenance, table, write_document
 from benchmarks.reporting.statistics import percentile
-from benchmarks.running.arms import API_KEY, HOST, Arm
+from benchmarks.running.arms import API_KEY, HOST, Arm, isolated_ringfence
 from benchmarks.running.command import REPOSITORY, Finished, carry_out, progress
 from benchmarks.running.keys import new_key
 from benchmarks.running.machine import describe
 from benchmarks.running.measure import MeasurementError
-from benchmarks.running.parts import RINGFENCE, write_configuration
 from benchmarks.running.ports import free_port
 from benchmarks.running.processes import running
 from benchmarks.servers.frames import MODEL as UPSTREAM_MODEL
@@ -158,9 +158,7 @@ def _keep_busy(arm: Arm, done: threading.Event) -> None:
 
 
 def _served(provider: Arm, directory: Path) -> Arm:
-    port = free_port()
-    document = {
-        "server": {"port": port, "drain_s": 1},
+    document: dict[str, Any] = {
         "models": [
             {
                 "id": MODEL,
@@ -190,19 +188,7 @@ def _served(provider: Arm, directory: Path) -> Arm:
             ],
         },
     }
-    config = write_configuration(directory / "ringfence.yaml", document, ())
-    return Arm(
-        name=RINGFENCE,
-        command=(sys.executable, "-m", "serving.cli", "serve", "--config", str(config)),
-        port=port,
-        ready_path="/ready",
-        model=MODEL,
-        environment={
-            "RINGFENCE_API_KEY": API_KEY,
-            "RINGFENCE_HOME": str(directory / "home"),
-            "RINGFENCE_CONFIG": str(config),
-        },
-    )
+    return isolated_ringfence(directory, document)
 
 
 def _table(times: Mapping[str, Sequence[float]]) -> list[str]:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
 import yaml
 
-from benchmarks.running.arms import API_KEY, HOST, Arm
-from benchmarks.running.parts import RINGFENCE, parts_of, write_configuration
+from benchmarks.running.arms import API_KEY, HOST, Arm, isolated_ringfence
+from benchmarks.running.parts import RINGFENCE, parts_of
 from benchmarks.running.ports import free_port
 from benchmarks.servers.steps import Pace
 
@@ -126,7 +126,6 @@ def ringfence(setting: Setting, *parts: str) -> Arm:
 
     Its simulated engine's replica is its upstream.
     """
-    port = free_port()
     simulation = {
         "step_base_ms": setting.pace.step_ms,
         "step_per_sequence_ms": setting.pace.per_stream_ms,
@@ -134,22 +133,8 @@ def ringfence(setting: Setting, *parts: str) -> Arm:
         "max_batch": MOST_REQUESTS,
     }
     model = {"id": MODEL, "simulation": simulation, "max_ongoing_requests": MOST_REQUESTS}
-    server = {"port": port, "max_ongoing_requests": MOST_REQUESTS, "drain_s": 1}
-    name = "+".join([RINGFENCE, *parts])
-    plain = {"server": server, "models": [model]}
-    config = write_configuration(setting.directory / f"{name}.yaml", plain, parts)
-    return Arm(
-        name=name,
-        command=(sys.executable, "-m", "serving.cli", "serve", "--config", str(config)),
-        port=port,
-        ready_path="/ready",
-        model=MODEL,
-        environment={
-            "RINGFENCE_API_KEY": API_KEY,
-            "RINGFENCE_HOME": str(setting.directory / f"{name}-home"),
-        },
-        engine_title=":Engine:",
-    )
+    plain = {"server": {"max_ongoing_requests": MOST_REQUESTS}, "models": [model]}
+    return replace(isolated_ringfence(setting.directory, plain, *parts), engine_title=":Engine:")
 
 
 def ray_openai_app(setting: Setting) -> Arm:

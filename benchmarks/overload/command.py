@@ -38,13 +38,11 @@ from benchmarks.overload.figures import (
 )
 from benchmarks.overload.plan import NOISY, QUICK, Due, Plan, arrivals
 from benchmarks.overload.report import OverloadRun, closed_streams, markdown, write_json
-from benchmarks.running.arms import API_KEY, HOST, Arm
+from benchmarks.running.arms import HOST, Arm, isolated_ringfence
 from benchmarks.running.command import REPOSITORY, Finished, carry_out, progress
 from benchmarks.running.keys import new_key
 from benchmarks.running.machine import conditions, describe, usage
 from benchmarks.running.measure import MeasurementError
-from benchmarks.running.parts import RINGFENCE, write_configuration
-from benchmarks.running.ports import free_port
 from benchmarks.running.processes import Server, running
 
 MODEL = "simulated"
@@ -111,27 +109,13 @@ def study(plan: Plan) -> OverloadRun:
 
 def served(plan: Plan, directory: Path) -> Arm:
     """Ringfence by its public command, with one simulated engine and else its defaults."""
-    port = free_port()
     model = {
         "id": MODEL,
         "simulation": {**SIMULATION, "max_batch": plan.slots},
         "max_ongoing_requests": plan.slots,
         "max_queued_requests": plan.queued,
     }
-    document = {"server": {"port": port, "drain_s": 1}, "models": [model]}
-    config = write_configuration(directory / "ringfence.yaml", document, ())
-    return Arm(
-        name=RINGFENCE,
-        command=(sys.executable, "-m", "serving.cli", "serve", "--config", str(config)),
-        port=port,
-        ready_path="/ready",
-        model=MODEL,
-        environment={
-            "RINGFENCE_API_KEY": API_KEY,
-            "RINGFENCE_HOME": str(directory / "home"),
-            "RINGFENCE_CONFIG": str(config),
-        },
-    )
+    return isolated_ringfence(directory, {"models": [model]})
 
 
 def _goodput(traffic: _Traffic, plan: Plan, saturation_per_s: float) -> Iterator[GoodputStep]:

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -20,6 +21,7 @@ from benchmarks.running.ports import free_port
 HOST = "127.0.0.1"
 MODEL = "smollm2-135m-instruct"
 API_KEY = "sk-ringfence-benchmark"
+SERVE = (sys.executable, "-m", "serving.cli", "serve")
 
 # What every arm's engine is given, in vLLM's names; all else is vLLM's default. Ringfence takes
 # the same values from its catalogue, but for the type, which is its own choice there.
@@ -128,14 +130,39 @@ def ringfence(_model_dir: Path, *parts: str) -> Arm:
     directory = Path(tempfile.mkdtemp(prefix="ringfence-benchmark-"))
     plain = {"models": [{"id": MODEL, "dtype": ENGINE_ARGUMENTS["dtype"]}]}
     config = write_configuration(directory / "ringfence.yaml", plain, parts)
-    serve = (sys.executable, "-m", "serving.cli", "serve")
     return Arm(
         name="+".join([RINGFENCE, *parts]),
-        command=(*serve, "--port", str(port), "--config", str(config)),
+        command=(*SERVE, "--port", str(port), "--config", str(config)),
         port=port,
         ready_path="/ready",
         environment={"RINGFENCE_API_KEY": API_KEY},
         writes_model_dir=True,
+    )
+
+
+def isolated_ringfence(directory: Path, plain: Mapping[str, Any], *parts: str) -> Arm:
+    """Ringfence by its public command, with a home of its own in `directory`.
+
+    Args:
+        directory: Gets the configuration and the home.
+        plain: The configuration without its port. Requests name the first of its models.
+        parts: Parts that are on as well.
+    """
+    port = free_port()
+    name = "+".join([RINGFENCE, *parts])
+    server = {"drain_s": 1, **plain.get("server", {}), "port": port}
+    config = write_configuration(directory / f"{name}.yaml", {**plain, "server": server}, parts)
+    return Arm(
+        name=name,
+        command=(*SERVE, "--config", str(config)),
+        port=port,
+        ready_path="/ready",
+        model=plain["models"][0]["id"],
+        environment={
+            "RINGFENCE_API_KEY": API_KEY,
+            "RINGFENCE_HOME": str(directory / f"{name}-home"),
+            "RINGFENCE_CONFIG": str(config),
+        },
     )
 
 
