@@ -37,7 +37,7 @@ class PageQuery:
     """Which page of a list: the first rows, those right after one of them, or right before it."""
 
     limit: int
-    order: Order
+    order: Order = "desc"
     after: str | None = None
     before: str | None = None
 

@@ -15,7 +15,7 @@ from rag.database import Database
 from rag.errors import NotThere
 from rag.index.protocols import TextIndex
 from rag.ingestion.publication import withdraw
-from rag.pages import Order, Page, PageQuery
+from rag.pages import Page, PageQuery
 from rag.schema import BatchFile, FileBatch, StoreFile
 from rag.stores.access_lists import Reader
 from rag.stores.attaching import Attachment, parts, readable_store
@@ -120,11 +120,8 @@ class FileBatches:
         reader: Reader,
         store_id: str,
         batch_id: str,
+        query: PageQuery,
         *,
-        limit: int,
-        order: Order = "desc",
-        after: str | None = None,
-        before: str | None = None,
         status: str | None = None,
     ) -> Page[StoreFileRecord]:
         """A page of the files of a batch, by when they were attached.
@@ -133,7 +130,6 @@ class FileBatches:
             NotThere: as of `get`.
             Refused: no such cursor.
         """
-        query = PageQuery(limit, order, after, before)
         async with self._database.session() as session:
             await _batch(session, reader, store_id, batch_id)
             return await files_page(session, self._files(reader, batch_id), query, status)

@@ -17,7 +17,7 @@ from rag.database import Database
 from rag.errors import NotThere, Refused
 from rag.index.protocols import TextIndex
 from rag.ingestion.publication import intend_blob_removal, withdraw
-from rag.pages import Order, Page, PageQuery, page
+from rag.pages import Page, PageQuery, page
 from rag.schema import File, FileAccess, StoreFile
 from rag.stores.access_lists import ENTRY, MAX_ENTRIES, Reader, file_readable
 
@@ -111,13 +111,7 @@ class Files:
             return await self._record(session, reader, file_id)
 
     async def list(
-        self,
-        reader: Reader,
-        *,
-        limit: int,
-        after: str | None = None,
-        order: Order = "desc",
-        purpose: str | None = None,
+        self, reader: Reader, query: PageQuery, *, purpose: str | None = None
     ) -> Page[FileRecord]:
         """A page of the files, by when they were made.
 
@@ -126,13 +120,8 @@ class Files:
         """
         only = None if purpose is None else File.purpose == purpose
         async with self._database.session() as session:
-            found = await page(
-                session,
-                self._listed(reader),
-                PageQuery(limit, order, after),
-                (File.created_at, File.id),
-                only=only,
-            )
+            key = (File.created_at, File.id)
+            found = await page(session, self._listed(reader), query, key, only=only)
             return found.each(lambda row: _record(row[0], row[1].split(",")))
 
     async def modify(

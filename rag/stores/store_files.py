@@ -18,7 +18,7 @@ from rag.errors import NotThere, Refused
 from rag.files.files import attached_file_there, locked_file, remove_file
 from rag.index.protocols import TextIndex
 from rag.ingestion.publication import withdraw
-from rag.pages import Order, Page, PageQuery, page
+from rag.pages import Page, PageQuery, page
 from rag.schema import Chunk, StoreFile
 from rag.stores.access_lists import Reader
 from rag.stores.attaching import Attachment, attach_all, readable_store
@@ -128,11 +128,8 @@ class StoreFiles:
         self,
         reader: Reader,
         store_id: str,
+        query: PageQuery,
         *,
-        limit: int,
-        order: Order = "desc",
-        after: str | None = None,
-        before: str | None = None,
         status: str | None = None,
     ) -> Page[StoreFileRecord]:
         """A page of the files, by when they were attached.
@@ -143,12 +140,7 @@ class StoreFiles:
         """
         async with self._database.session() as session:
             await readable_store(session, reader, store_id)
-            return await files_page(
-                session,
-                self._listed(reader, store_id),
-                PageQuery(limit, order, after, before),
-                status,
-            )
+            return await files_page(session, self._listed(reader, store_id), query, status)
 
     async def get(self, reader: Reader, store_id: str, file_id: str) -> StoreFileRecord:
         """A file in a store.

@@ -17,7 +17,7 @@ from rag.database import Database
 from rag.errors import NotThere, Refused
 from rag.files.files import access_list
 from rag.index.protocols import Generation, TextIndex
-from rag.pages import Order, Page, PageQuery, page
+from rag.pages import Page, PageQuery, page
 from rag.reembedding.first_generation import Collections, FirstGenerations, ServedModel, keep
 from rag.reembedding.generations import Generations, generations, give_up
 from rag.schema import (
@@ -161,21 +161,12 @@ class VectorStores:
         async with self._database.session() as session:
             return await self._record(session, reader, store_id)
 
-    async def list(
-        self,
-        reader: Reader,
-        *,
-        limit: int,
-        order: Order = "desc",
-        after: str | None = None,
-        before: str | None = None,
-    ) -> Page[StoreRecord]:
+    async def list(self, reader: Reader, query: PageQuery) -> Page[StoreRecord]:
         """A page of the stores, by when they were made.
 
         Raises:
             Refused: no such cursor.
         """
-        query = PageQuery(limit, order, after, before)
         key = (VectorStore.created_at, VectorStore.id)
         async with self._database.session() as session:
             found = await page(session, listed_stores(reader), query, key)

@@ -35,6 +35,7 @@ from rag.ingestion.consistency import Consistency
 from rag.ingestion.ingestion import Ingestion
 from rag.ingestion.leases import Claims
 from rag.ingestion.recovery import Recovery
+from rag.pages import PageQuery
 from rag.parsing.parser_process import Cut
 from rag.reembedding.reembedding import Reembedding
 from rag.search.fusion import Weights
@@ -160,10 +161,14 @@ class User:
     async def remember(self) -> None:
         """What was made by those who were killed."""
         documents = self.documents
-        self.stores = [one.id for one in (await documents.stores.list(READER, limit=100)).rows]
-        self.files = [one.id for one in (await documents.files.list(READER, limit=100)).rows]
+        self.stores = [
+            one.id for one in (await documents.stores.list(READER, PageQuery(limit=100))).rows
+        ]
+        self.files = [
+            one.id for one in (await documents.files.list(READER, PageQuery(limit=100))).rows
+        ]
         for store in self.stores:
-            rows = (await documents.store_files.list(READER, store, limit=100)).rows
+            rows = (await documents.store_files.list(READER, store, PageQuery(limit=100))).rows
             self.attached += [(store, row.file_id) for row in rows]
 
     async def use(self) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from rag.errors import NotThere
+from rag.pages import PageQuery
 from serving.access.tenants import TenantStore
 from serving.storage.database import Database
 from tests.chaos.retrieval_process import LEASE_S, READER, Documents, marker
@@ -119,7 +120,7 @@ async def rests(documents: Documents) -> None:
         while await documents.ingestion.step():
             pass
         await documents.recovery.settle()
-        stores = (await documents.stores.list(READER, limit=100)).rows
+        stores = (await documents.stores.list(READER, PageQuery(limit=100))).rows
         facts = [await documents.jobs.facts(one.id) for one in stores]
         return not any(one.counts.in_progress for one in stores) and not any(
             one.phase in ("running", "complete") for one in facts
@@ -132,8 +133,8 @@ async def rests(documents: Documents) -> None:
 
 async def agrees(documents: Documents, told: Told) -> None:
     """Everything is as it was acknowledged, file by file and store by store."""
-    stores = {one.id for one in (await documents.stores.list(READER, limit=100)).rows}
-    files = {one.id for one in (await documents.files.list(READER, limit=100)).rows}
+    stores = {one.id for one in (await documents.stores.list(READER, PageQuery(limit=100))).rows}
+    files = {one.id for one in (await documents.files.list(READER, PageQuery(limit=100))).rows}
     assert not (stores | files) & told.deleted
     assert told.uploaded - files <= told.deleted | told.unsure
     assert {file async for _, file, _ in documents.contents.listed()} == files

@@ -13,6 +13,7 @@ import pytest
 
 from rag.errors import NotThere
 from rag.index.protocols import Collection
+from rag.pages import PageQuery
 from rag.reembedding.reembedding import Reembedding
 from serving.access.errors import TenantExists
 from serving.access.tenants import TenantStore
@@ -230,9 +231,9 @@ async def _holds(shop: Workshop, work: Work, case: Case) -> None:
 
 async def _clear(shop: Workshop) -> None:
     """Leave nothing to the next round, so that its check is short."""
-    for store in (await shop.stores.list(READER, limit=100)).rows:
+    for store in (await shop.stores.list(READER, PageQuery(limit=100))).rows:
         await shop.stores.delete(READER, store.id)
-    for file in (await shop.files.list(READER, limit=100)).rows:
+    for file in (await shop.files.list(READER, PageQuery(limit=100))).rows:
         await shop.files.delete(READER, file.id)
     await shop.recovery.settle()
     assert shop.vectors.kept == {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Protocol
 
 from fastapi import Path
 from fastapi.exceptions import RequestValidationError
@@ -20,6 +20,7 @@ from starlette.responses import Response
 from rag.files.blobs import Blobs
 from rag.files.file_batches import FileBatches
 from rag.files.files import Files
+from rag.pages import Order, PageQuery
 from rag.stores.access_lists import Reader
 from rag.stores.store_files import StoreFiles
 from rag.stores.vector_stores import VectorStores
@@ -39,7 +40,6 @@ Waker = Callable[[], None]
 
 Id = Annotated[str, Path(max_length=64, pattern=r"^[A-Za-z0-9_-]+$")]
 Cursor = Annotated[str | None, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-Order = Literal["asc", "desc"]
 
 
 class Gate(Protocol):
@@ -72,13 +72,18 @@ class DocumentsQuery(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class PageQuery(DocumentsQuery):
+class PageParameters(DocumentsQuery):
     """A page of a list, after one of its objects or before it."""
 
     limit: int = Field(20, ge=1, le=100)
     order: Order = "desc"
     after: Cursor = None
     before: Cursor = None
+
+    @property
+    def page(self) -> PageQuery:
+        """The page that is asked for."""
+        return PageQuery(self.limit, self.order, self.after, self.before)
 
 
 class DocumentsEdge(Edge):

@@ -14,6 +14,7 @@ from starlette.responses import Response, StreamingResponse
 
 from rag.errors import RagError
 from rag.files.files import FileRecord
+from rag.pages import Order, PageQuery
 from rag.parsing.media_types import media_type
 from serving.config.retrieval import FileSettings
 from serving.domain.errors import RingfenceError, StateUnavailable
@@ -27,7 +28,6 @@ from serving.gateway.openai.documents import (
     DocumentsQuery,
     DocumentsRoute,
     Id,
-    Order,
     reader,
 )
 from serving.gateway.openai.uploads import Upload
@@ -61,13 +61,8 @@ def router(edge: DocumentsEdge, documents: Documents, *, settings: FileSettings)
 
     @routes.get("")
     async def list_files(request: Request, query: Annotated[FilesQuery, Query()]) -> Answer:
-        page = await files.list(
-            reader(request),
-            limit=query.limit,
-            after=query.after,
-            order=query.order,
-            purpose=query.purpose,
-        )
+        asked = PageQuery(query.limit, query.order, query.after)
+        page = await files.list(reader(request), asked, purpose=query.purpose)
         return list_object(page, file_object)
 
     @routes.get("/{file_id}")

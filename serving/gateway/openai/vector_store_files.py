@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query
 from starlette.requests import Request
@@ -15,7 +15,7 @@ from serving.gateway.openai.documents import (
     DocumentsQuery,
     DocumentsRoute,
     Id,
-    PageQuery,
+    PageParameters,
     reader,
 )
 from serving.gateway.wire.objects import (
@@ -33,15 +33,10 @@ from serving.gateway.wire.vector_stores import (
 )
 
 
-class StoreFilesQuery(PageQuery):
+class StoreFilesQuery(PageParameters):
     """A page of the files of a store or a batch."""
 
     filter: Literal["in_progress", "completed", "failed", "cancelled"] | None = None
-
-    def page(self) -> dict[str, Any]:
-        """The page, with the filter under the name of what it filters by."""
-        rest = self.model_dump(exclude={"filter"})
-        return rest | {"status": self.filter}
 
 
 class DetachQuery(DocumentsQuery):
@@ -87,7 +82,7 @@ def _add_files(routes: APIRouter, edge: DocumentsEdge, documents: Documents) -> 
 
     @routes.get("/files")
     async def list_files(request: Request, store_id: Id, query: FilesPage) -> Answer:
-        page = await files.list(reader(request), store_id, **query.page())
+        page = await files.list(reader(request), store_id, query.page, status=query.filter)
         return list_object(page, store_file_object)
 
     @routes.get("/files/{file_id}")
@@ -149,5 +144,7 @@ def _add_batches(routes: APIRouter, edge: DocumentsEdge, documents: Documents) -
     async def list_batch_files(
         request: Request, store_id: Id, batch_id: Id, query: FilesPage
     ) -> Answer:
-        page = await batches.list(reader(request), store_id, batch_id, **query.page())
+        page = await batches.list(
+            reader(request), store_id, batch_id, query.page, status=query.filter
+        )
         return list_object(page, store_file_object)

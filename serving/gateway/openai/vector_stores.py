@@ -17,7 +17,7 @@ from serving.gateway.openai.documents import (
     DocumentsEdge,
     DocumentsRoute,
     Id,
-    PageQuery,
+    PageParameters,
     reader,
 )
 from serving.gateway.streaming import Deferred, send_json
@@ -62,8 +62,8 @@ def _add_stores(routes: APIRouter, edge: DocumentsEdge, documents: Documents) ->
         return await edge.answer(request, StoreCreation, create)
 
     @routes.get("")
-    async def list_stores(request: Request, query: Annotated[PageQuery, Query()]) -> Answer:
-        return list_object(await stores.list(reader(request), **query.model_dump()), store_object)
+    async def list_stores(request: Request, query: Annotated[PageParameters, Query()]) -> Answer:
+        return list_object(await stores.list(reader(request), query.page), store_object)
 
     @routes.get("/{store_id}")
     async def get_store(request: Request, store_id: Id) -> Answer:

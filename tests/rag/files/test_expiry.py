@@ -7,6 +7,7 @@ from sqlalchemy import func, select
 
 from rag.errors import NotThere, Refused
 from rag.files.expiry import USED_S
+from rag.pages import PageQuery
 from rag.schema import Chunk, FileBatch, IndexGeneration, StoreFile, VectorStore
 from rag.stores.access_lists import Reader
 from rag.stores.visibility import DAY_S
@@ -54,8 +55,8 @@ async def test_file_that_expired_leaves_stores_searches_and_lists(shop: Workshop
         pass
     for leg in (MEANING, WORDS):
         assert await found(shop, store, "apple", leg) == [kept]
-    assert [one.id for one in (await shop.files.list(READER, limit=10)).rows] == [kept]
-    listed = await shop.store_files.list(READER, store, limit=10)
+    assert [one.id for one in (await shop.files.list(READER, PageQuery(limit=10))).rows] == [kept]
+    listed = await shop.store_files.list(READER, store, PageQuery(limit=10))
     assert [one.file_id for one in listed.rows] == [kept]
     with pytest.raises(NotThere):
         await shop.files.get(READER, brief)
@@ -80,7 +81,7 @@ async def test_file_does_not_expire_before_its_time(shop: Workshop) -> None:
     await shop.upload("pear")
     shop.clock.now += 3599
     assert not await shop.expiry.expire()
-    assert len((await shop.files.list(READER, limit=10)).rows) == 2
+    assert len((await shop.files.list(READER, PageQuery(limit=10))).rows) == 2
 
 
 async def test_files_that_expire_together_all_go(shop: Workshop) -> None:
@@ -88,7 +89,7 @@ async def test_files_that_expire_together_all_go(shop: Workshop) -> None:
         await shop.upload("apple", lasts_s=3600)
     shop.clock.now += 3600
     await shop.recovery.settle()
-    assert (await shop.files.list(READER, limit=10)).rows == []
+    assert (await shop.files.list(READER, PageQuery(limit=10))).rows == []
     assert shop.texts.kept == {}
 
 
@@ -121,7 +122,7 @@ async def test_store_that_expired_stays_listed_as_expired(shop: Workshop) -> Non
     store = await lasting(shop, 2)
     shop.clock.now += 2 * DAY_S
     await shop.recovery.settle()
-    listed = (await shop.stores.list(READER, limit=10)).rows
+    listed = (await shop.stores.list(READER, PageQuery(limit=10))).rows
     assert [(one.id, one.status) for one in listed] == [(store, "expired")]
     assert (await shop.stores.get(READER, store)).status == "expired"
 
@@ -147,7 +148,7 @@ async def test_store_that_expired_can_be_deleted(shop: Workshop) -> None:
     shop.clock.now += 2 * DAY_S
     await shop.recovery.settle()
     await shop.stores.delete(READER, store)
-    assert (await shop.stores.list(READER, limit=10)).rows == []
+    assert (await shop.stores.list(READER, PageQuery(limit=10))).rows == []
     assert await shop.consistency.check() == []
 
 

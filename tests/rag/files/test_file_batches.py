@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import insert
 
 from rag.errors import NotThere, Refused, TooMany
+from rag.pages import PageQuery
 from rag.schema import BatchFile, Chunk, File, FileAccess, FileBatch, StoreFile
 from rag.stores.access_lists import Reader
 from rag.stores.store_records import FileCounts
@@ -21,11 +22,6 @@ LARGE = 2000
 """Files of the largest batch that the API takes."""
 
 
-@pytest.fixture
-async def place(database: Database) -> Place:
-    return await Place.open(database)
-
-
 async def batch_of(
     place: Place, store_id: str, *file_ids: str, reader: Reader = ACME, **attributes: Any
 ) -> str:
@@ -34,10 +30,16 @@ async def batch_of(
 
 
 async def listed(
-    place: Place, store_id: str, batch_id: str, *, reader: Reader = ACME, **page: Any
+    place: Place,
+    store_id: str,
+    batch_id: str,
+    *,
+    reader: Reader = ACME,
+    status: str | None = None,
+    **page: Any,
 ) -> tuple[list[str], bool]:
-    asked: dict[str, Any] = {"limit": 100, "order": "asc", **page}
-    found = await place.batches.list(reader, store_id, batch_id, **asked)
+    query = PageQuery(**{"limit": 100, "order": "asc", **page})
+    found = await place.batches.list(reader, store_id, batch_id, query, status=status)
     return [file.file_id for file in found.rows], found.has_more
 
 
@@ -54,7 +56,7 @@ async def test_batch_attaches_each_file_as_it_is_meant(place: Place) -> None:
     assert (made.store_id, made.created_at, made.status) == (store, 1_000_005, "in_progress")
     assert made.counts == FileCounts(in_progress=3, completed=0, failed=0, cancelled=0, total=3)
     assert await place.batches.get(ACME, store, made.id) == made
-    found = (await place.batches.list(ACME, store, made.id, limit=9, order="asc")).rows
+    found = (await place.batches.list(ACME, store, made.id, PageQuery(limit=9, order="asc"))).rows
     assert [(one.file_id, one.attributes, one.chunk_tokens) for one in found] == [
         (names[2], {}, 800), (names[0], {"year": 1}, 800), (names[1], {}, 100),
     ]  # fmt: skip

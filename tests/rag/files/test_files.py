@@ -8,17 +8,12 @@ from typing import Literal
 import pytest
 
 from rag.errors import NotThere, Refused
+from rag.pages import PageQuery
 from rag.schema import Chunk, File, FileAccess, StoreFile
 from rag.stores.access_lists import Reader
-from serving.storage.database import Database
 from tests.rag.library import ACME, ANN, LEGAL, OTHER, SALES, STRANGERS, Place
 
 HOUR_S = 3600
-
-
-@pytest.fixture
-async def place(database: Database) -> Place:
-    return await Place.open(database)
 
 
 async def listed(
@@ -30,7 +25,7 @@ async def listed(
     after: str | None = None,
     purpose: str | None = None,
 ) -> tuple[list[str], bool]:
-    page = await place.files.list(reader, limit=limit, after=after, order=order, purpose=purpose)
+    page = await place.files.list(reader, PageQuery(limit, order, after), purpose=purpose)
     return [file.id for file in page.rows], page.has_more
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import pytest
 
 from rag.errors import NotThere, Refused, TooMany
+from rag.pages import PageQuery
 from rag.schema import Chunk, StoreFile
 from rag.stores.access_lists import Reader
 from rag.stores.store_files import StoreFileRecord
@@ -15,11 +16,6 @@ from serving.storage.database import Database
 from tests.rag.library import ACME, LEGAL, SALES, STRANGERS, Place
 
 DAY_S = 86_400
-
-
-@pytest.fixture
-async def place(database: Database) -> Place:
-    return await Place.open(database)
 
 
 async def attach(
@@ -47,9 +43,8 @@ async def listed(
     before: str | None = None,
     status: str | None = None,
 ) -> tuple[list[str], bool]:
-    page = await place.store_files.list(
-        reader, store_id, limit=limit, order=order, after=after, before=before, status=status
-    )
+    query = PageQuery(limit, order, after, before)
+    page = await place.store_files.list(reader, store_id, query, status=status)
     return [file.file_id for file in page.rows], page.has_more
 
 

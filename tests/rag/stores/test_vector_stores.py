@@ -11,6 +11,7 @@ from sqlalchemy import delete
 
 from rag.errors import Ambiguous, NotThere, Refused
 from rag.index.protocols import Collection
+from rag.pages import PageQuery
 from rag.schema import (
     Chunk,
     File,
@@ -21,15 +22,9 @@ from rag.schema import (
 )
 from rag.stores.access_lists import Reader
 from rag.stores.store_records import FileCounts
-from serving.storage.database import Database
 from tests.rag.library import ACME, ANN, LEGAL, OTHER, SALES, STRANGERS, Place
 
 DAY_S = 86_400
-
-
-@pytest.fixture
-async def place(database: Database) -> Place:
-    return await Place.open(database)
 
 
 async def listed(
@@ -41,7 +36,7 @@ async def listed(
     after: str | None = None,
     before: str | None = None,
 ) -> tuple[list[str], bool]:
-    page = await place.stores.list(reader, limit=limit, order=order, after=after, before=before)
+    page = await place.stores.list(reader, PageQuery(limit, order, after, before))
     return [store.id for store in page.rows], page.has_more
 
 
@@ -145,7 +140,7 @@ async def test_counts_and_bytes_are_of_the_reader_s_files_only(place: Place) -> 
     told = {}
     for name, reader in (("legal", LEGAL), ("sales", SALES), ("acme", ACME)):
         told[name] = await place.stores.get(reader, store)
-        assert (await place.stores.list(reader, limit=1)).rows == [told[name]]
+        assert (await place.stores.list(reader, PageQuery(limit=1))).rows == [told[name]]
     assert told["legal"].counts == FileCounts(0, 2, 1, 0, 3)
     assert told["sales"].counts == FileCounts(1, 1, 1, 0, 3)
     assert told["acme"].counts == FileCounts(0, 1, 1, 0, 2)

@@ -13,6 +13,7 @@ from openai import AsyncOpenAI
 from starlette.types import ASGIApp, Message
 
 from rag.errors import IndexUnavailable, NotThere, RagError, Refused
+from rag.pages import PageQuery
 from rag.stores.access_lists import Reader
 from serving.config import LimitSettings, ServerSettings
 from serving.config.retrieval import FileSettings
@@ -109,17 +110,15 @@ class MemoryFiles:
             raise NotThere("No such file.")
         return row
 
-    async def list(
-        self, reader: Reader, *, limit: int, after: str | None, order: str, purpose: str | None
-    ) -> Page:
+    async def list(self, reader: Reader, query: PageQuery, *, purpose: str | None = None) -> Page:
         rows = [
             row
             for row in self.rows.values()
             if row.tenant == reader.tenant and purpose in (None, row.purpose)
         ]
-        rows = rows[::-1] if order == "desc" else rows
-        start = 0 if after is None else [row.id for row in rows].index(after) + 1
-        return Page(rows[start : start + limit], start + limit < len(rows))
+        rows = rows[::-1] if query.order == "desc" else rows
+        start = 0 if query.after is None else [row.id for row in rows].index(query.after) + 1
+        return Page(rows[start : start + query.limit], start + query.limit < len(rows))
 
     async def modify(
         self, reader: Reader, file_id: str, *, access: Sequence[str] | None, privacy: str | None
