@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
+import jwt
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
@@ -29,6 +30,10 @@ from serving.config import Settings
 from serving.egress.ledger.errors import PublicKeyInvalid, SigningKeyUnsafe
 from serving.storage.private_file import PrivateFileUnsafe, put_private, read_private
 
+ALGORITHM = "EdDSA"
+"""Of receipts, as JOSE calls it (RFC 8037)."""
+
+_JWS = jwt.PyJWS(algorithms=[ALGORITHM])
 _FILE = "signing-key.pem"
 _MAX_FILE_BYTES = 64 * 1024
 _PUBLIC_PEM = re.compile(rb"-----BEGIN PUBLIC KEY-----.+?-----END PUBLIC KEY-----", re.DOTALL)
@@ -80,6 +85,10 @@ class PublicKeys:
     def __contains__(self, which: object) -> bool:
         return which in self._by_id
 
+    def get(self, which: str) -> Ed25519PublicKey | None:
+        """The key of that id, if it is one of these."""
+        return self._by_id.get(which)
+
     def signed(self, which: str, *, message: bytes, signature: bytes) -> bool:
         """Whether the key of that id is one of these and signed the message."""
         key = self._by_id.get(which)
@@ -129,6 +138,11 @@ class Signer:
     def sign(self, message: bytes) -> bytes:
         """64 bytes. Every use has messages that begin like no other's."""
         return self._key.sign(message)
+
+    def jws(self, payload: bytes, *, typ: str) -> str:
+        """The payload as a compact JWS (RFC 7515) of that type."""
+        header = {"kid": self.key_id, "typ": typ}
+        return _JWS.encode(payload, self._key, algorithm=ALGORITHM, headers=header)
 
     @property
     def public_keys(self) -> PublicKeys:

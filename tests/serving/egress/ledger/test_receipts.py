@@ -8,6 +8,7 @@ import hmac
 import time
 from typing import Any
 
+import jwt
 import orjson
 import pytest
 from cryptography.exceptions import InvalidSignature
@@ -50,6 +51,19 @@ OUTSIDE = Receipt(
 KEYS = SIGNER.public_keys
 TOKEN = Receipts(SIGNER).issue(OUTSIDE)
 
+ISSUED_BY_HAND = (
+    "eyJhbGciOiJFZERTQSIsImtpZCI6IjFJRzJ0TUg3SjJ3Ykpabk9mOExKelFpdEtmN0xNdm9BRWxzdURNVk01NFki"
+    "LCJ0eXAiOiJyaW5nZmVuY2UtcmVjZWlwdCtqd3MifQ.eyJ2IjoxLCJpYXQiOjE4MDAwMDAwMDAsInJlcXVlc3Rfa"
+    "WQiOiJyZXFfMiIsIm1vZGVsIjoibSIsInJvdXRlIjoib3ZlcmZsb3c6c29tZWJvZHkiLCJwcml2YWN5Ijoic2Nyd"
+    "WJiZWQiLCJkZXBhcnR1cmVzIjpbeyJwcm92aWRlciI6InNvbWVib2R5IiwiaG9zdCI6ImFwaS5zb21lYm9keS5le"
+    "GFtcGxlIiwiYm9keV9ieXRlcyI6MTIzNCwiYm9keV9obWFjIjoiYWJhYmFiYWJhYmFiYWJhYmFiYWJhYmFiYWJhY"
+    "mFiYWJhYmFiYWJhYmFiYWJhYmFiYWJhYmFiYWJhYmFiYWJhYiIsInByaXZhY3kiOiJzY3J1YmJlZCIsImVudGl0a"
+    "WVzIjp7IlBFUlNPTiI6Mn0sInBvbGljeSI6InAxIiwic2VxdWVuY2UiOjcsImhhc2giOiJjZGNkY2RjZGNkY2RjZ"
+    "GNkY2RjZGNkY2RjZGNkY2RjZGNkY2RjZGNkY2RjZGNkY2RjZGNkY2RjZGNkY2RjZGNkIn1dfQ.OXdWcQMHITeRd_"
+    "-GGpgd0DDfjC_5_NhL4Hckwl61g-2HF6175HJ4-ZlDVAXvzSJeNL7DjG_AiYb4PzSO6XD8BQ"
+)
+"""A receipt as it was issued before PyJWT issued them."""
+
 
 def signed(header: Any, payload: Any, signer: Signer = SIGNER) -> str:
     """A token by somebody who may have the key, but has his own idea of its form."""
@@ -70,6 +84,12 @@ def test_receipt_says_what_was_signed(receipt: Receipt) -> None:
     assert verify(Receipts(SIGNER).issue(receipt), KEYS) == receipt
 
 
+def test_receipt_issued_before_is_still_verified() -> None:
+    told = verify(ISSUED_BY_HAND, KEYS)
+    assert (told.request_id, told.departures[0].sequence) == ("req_2", 7)
+    assert Receipts(SIGNER).issue(told) == ISSUED_BY_HAND
+
+
 def test_receipt_says_whether_anything_left() -> None:
     assert (INSIDE.stayed_inside, OUTSIDE.stayed_inside) == (True, False)
 
@@ -88,10 +108,8 @@ def test_receipt_names_no_tenant_and_no_key() -> None:
 
 
 def test_receipt_is_verified_by_a_jose_library() -> None:
-    jwt = pytest.importorskip("jwt")
-    public = load_pem_public_key(SIGNER.public_pem.encode())
-    options = {"verify_iat": False}
-    told = jwt.decode(TOKEN, public, algorithms=["EdDSA"], options=options)
+    public = SIGNER.public_pem
+    told = jwt.decode(TOKEN, public, algorithms=["EdDSA"], options={"verify_iat": False})
     assert told == payload(OUTSIDE)
     assert jwt.get_unverified_header(TOKEN) == header()
 
