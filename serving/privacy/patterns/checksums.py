@@ -6,6 +6,7 @@ text of another length or alphabet does not.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import date
 
@@ -23,6 +24,11 @@ _CODICE_ODD = dict(
          1, 0, 5, 7, 9, 13, 15, 17, 19, 21, 2, 4, 18,
          20, 11, 3, 6, 8, 12, 14, 16, 10, 22, 25, 24, 23), strict=True)
 )  # fmt: skip
+_CODICE_MONTHS = "ABCDEHLMPRST"
+_CODICE_DIGITS = str.maketrans("LMNPQRSTUV", "0123456789")
+_PESEL_CENTURIES = (1900, 2000, 2100, 2200, 1800)
+_LEAP_YEAR = 2000
+_CNPJ = re.compile("(?!0{12})[0-9A-Z]{12}[0-9]{2}")
 
 
 def luhn(number: str) -> bool:
@@ -44,11 +50,13 @@ def mod_97_10(number: str) -> bool:
 def mod_11_10(number: str) -> bool:
     """ISO/IEC 7064, MOD 11,10; of 11 digits: Germany's tax number.
 
-    One of its first ten digits is there two or three times, and it does not begin with 0.
+    One of its first ten digits is there two or three times, the others at most once. It does not
+    begin with 0.
     """
     if not _digits(number, 11) or number[0] == "0":
         return False
-    if max(map(number[:10].count, number[:10])) not in (2, 3):
+    again = [count for count in map(number[:10].count, set(number[:10])) if count > 1]
+    if again not in ([2], [3]):
         return False
     product = 10
     for char in number[:10]:
@@ -75,14 +83,6 @@ def aba(number: str) -> bool:
     return _weighted(number, (3, 7, 1) * 3) % 10 == 0
 
 
-def ssn(number: str) -> bool:
-    """A US social security or individual taxpayer number: no check digit, but some are not given.
-
-    Nothing is refused for its area: made-up and retired numbers are somebody's, too.
-    """
-    return _digits(number, 9) and number[3:5] != "00" and number[5:] != "0000"
-
-
 def nhs(number: str) -> bool:
     """A number of the UK's National Health Service."""
     if not _digits(number, 10):
@@ -92,7 +92,8 @@ def nhs(number: str) -> bool:
 
 def nir(number: str) -> bool:
     """France's social security number, with its key."""
-    corsican = number.replace("2A", "19", 1).replace("2B", "18", 1)
+    department = {"2A": "19", "2B": "18"}.get(number[5:7], number[5:7])
+    corsican = number[:5] + department + number[7:]
     return _digits(corsican, 15) and int(corsican[:13]) % 97 == 97 - int(corsican[13:])
 
 
@@ -103,8 +104,12 @@ def dni(number: str) -> bool:
 
 
 def codice_fiscale(number: str) -> bool:
-    """Italy's tax code of a person."""
+    """Italy's tax code of a person. Women have 40 added to the day of their birth."""
     if len(number) != 16 or not (number.isascii() and number.isalnum()):
+        return False
+    year, day = (number[at : at + 2].translate(_CODICE_DIGITS) for at in (6, 9))
+    month = _CODICE_MONTHS.find(number[8]) + 1
+    if not _digits(year + day) or not _is_date(_year_of(year), month, int(day) % 40):
         return False
     odd = sum(_CODICE_ODD[char] for char in number[:15:2])
     even = sum(int(char) if char.isdigit() else ord(char) - 65 for char in number[1:15:2])
@@ -113,27 +118,29 @@ def codice_fiscale(number: str) -> bool:
 
 def pesel(number: str) -> bool:
     """Poland's PESEL."""
-    if not _digits(number, 11) or not _dated(number[:6], month=int(number[2:4]) % 20):
+    if not _digits(number, 11):
+        return False
+    century, month = divmod(int(number[2:4]), 20)
+    if not _is_date(_PESEL_CENTURIES[century] + int(number[:2]), month, int(number[4:6])):
         return False
     return (_weighted(number, (1, 3, 7, 9, 1, 3, 7, 9, 1, 3)) + int(number[10])) % 10 == 0
 
 
-def bsn(number: str) -> bool:
-    """The Netherlands' BSN."""
-    return _digits(number, 9) and _weighted(number, (9, 8, 7, 6, 5, 4, 3, 2, -1)) % 11 == 0
-
-
 def personnummer(number: str) -> bool:
     """Sweden's personnummer, of 10 or 12 digits; a coordination number adds 60 to the day."""
-    short = number[-10:]
-    if len(number) not in (10, 12) or not luhn(short):
+    if len(number) not in (10, 12) or not (_digits(number) and luhn(number[-10:])):
         return False
-    return _dated(short[:6], day=int(short[4:6]) % 60)
+    year = _year_of(number[:2]) if len(number) == 10 else int(number[:4])
+    return _is_date(year, int(number[-8:-6]), int(number[-6:-4]) % 60)
 
 
 def tfn(number: str) -> bool:
-    """Australia's tax file number."""
-    return _digits(number, 9) and _weighted(number, (1, 4, 3, 7, 5, 8, 6, 9, 10)) % 11 == 0
+    """Australia's tax file number, of 8 or 9 digits."""
+    return (
+        _digits(number)
+        and len(number) in (8, 9)
+        and _weighted(number, (1, 4, 3, 7, 5, 8, 6, 9, 10)) % 11 == 0
+    )
 
 
 def cpf(number: str) -> bool:
@@ -146,10 +153,10 @@ def cpf(number: str) -> bool:
 
 
 def cnpj(number: str) -> bool:
-    """Brazil's CNPJ."""
+    """Brazil's CNPJ, which may have letters since 2026."""
     weights = (6, 5, 4, 3, 2, 9, 8, 7, 6, 5, 4, 3, 2)
     return (
-        _digits(number, 14)
+        _CNPJ.fullmatch(number) is not None
         and _eleven(number[:12], weights[1:], number[12])
         and _eleven(number[:13], weights, number[13])
     )
@@ -157,8 +164,10 @@ def cnpj(number: str) -> bool:
 
 def dated(number: str) -> bool:
     """Whether it begins with a date of six digits, day first or year first."""
-    day_first = number[4:6] + number[2:4] + number[:2]
-    return _digits(number[:6], 6) and (_dated(number[:6]) or _dated(day_first))
+    if not _digits(number[:6], 6):
+        return False
+    first, month, last = (int(number[at : at + 2]) for at in (0, 2, 4))
+    return _is_date(_LEAP_YEAR, month, last) or _is_date(_LEAP_YEAR, month, first)
 
 
 def _digits(number: str, length: int | None = None) -> bool:
@@ -167,7 +176,8 @@ def _digits(number: str, length: int | None = None) -> bool:
 
 
 def _weighted(number: str, weights: Sequence[int]) -> int:
-    return sum(int(char) * weight for char, weight in zip(number, weights, strict=False))
+    """The sum of digits times weights; a letter counts as its distance from `0` in ASCII."""
+    return sum((ord(char) - 48) * weight for char, weight in zip(number, weights, strict=False))
 
 
 def _eleven(number: str, weights: Sequence[int], check: str) -> bool:
@@ -175,10 +185,14 @@ def _eleven(number: str, weights: Sequence[int], check: str) -> bool:
     return int(check) == (0 if rest < 2 else 11 - rest)
 
 
-def _dated(digits: str, *, month: int | None = None, day: int | None = None) -> bool:
+def _year_of(two_digits: str) -> int:
+    """A year that ends so; its century matters for a 29 February of 1900 only."""
+    return 2000 + int(two_digits)
+
+
+def _is_date(year: int, month: int, day: int) -> bool:
     try:
-        date(2000, int(digits[2:4]) if month is None else month,
-             int(digits[4:6]) if day is None else day)  # fmt: skip
+        date(year, month, day)
     except ValueError:
         return False
     return True

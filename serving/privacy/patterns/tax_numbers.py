@@ -98,7 +98,7 @@ SPECS: Final = (
     ),
     PatternSpec(
         entity="TAX_ID",
-        pattern=_digits(r"[0-9]\.[0-9]{3}\.[0-9]{3}/[0-9]{4}-[0-9]{2}"),
+        pattern=_letters("A-Z0-9", r"[0-9A-Z]\.[0-9A-Z]{3}\.[0-9A-Z]{3}/[0-9A-Z]{4}-[0-9]{2}"),
         alone=0.9,
         check=checksums.cnpj,
         checked=1.0,

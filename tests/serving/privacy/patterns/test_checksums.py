@@ -27,12 +27,12 @@ EXAMPLES: list[tuple[Check, str]] = [
     (checksums.dni, "X1234567L"),
     (checksums.codice_fiscale, "RSSMRA85T10A562S"),
     (checksums.pesel, "44051401359"),
-    (checksums.bsn, "111222333"),
     (checksums.personnummer, "8112189876"),
     (checksums.personnummer, "198112189876"),
     (checksums.tfn, "123456782"),
     (checksums.cpf, "52998224725"),
     (checksums.cnpj, "11222333000181"),
+    (checksums.cnpj, "12ABC34501DE35"),
 ]
 CHECKS = sorted({check for check, _ in EXAMPLES}, key=lambda check: check.__name__)
 
