@@ -1,4 +1,4 @@
-"""The SQL database as retrieval sees it. Knows nothing of where it is."""
+"""The SQL database as retrieval uses it. Does not know where the database is."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 
 class Database(Protocol):
-    """Sessions over our tables."""
+    """Opens sessions on the database."""
 
     dialect: Literal["sqlite", "postgresql"]
 
     def session(self) -> AbstractAsyncContextManager[AsyncSession]:
-        """Read one consistent snapshot."""
+        """Open a session that reads one consistent snapshot."""
         ...
 
     def transaction(self) -> AbstractAsyncContextManager[AsyncSession]:
-        """Write; committed when the block ends, rolled back when it raises."""
+        """Open a transaction; it commits after the block, or rolls back if the block raises."""
         ...

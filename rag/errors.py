@@ -1,20 +1,20 @@
-"""What retrieval may raise. Knows nothing of HTTP; messages are shown to clients."""
+"""Errors that retrieval raises. Knows nothing of HTTP; clients see the messages."""
 
 from __future__ import annotations
 
 
 class RagError(Exception):
-    """A message that may be shown: it holds no text of a document or a query.
+    """An error whose message may be shown: it contains no text of a document or a query.
 
     RagError
-    ├── NotThere             no such file, store or batch, or not for this reader: told alike
+    ├── NotThere             the object does not exist, or the reader may not see it
     ├── Refused              a value cannot be used; `param` names it
     ├── TooMany              a store or a batch is full
-    ├── Ambiguous            several stores have the name that was asked for
-    ├── EmbedderMismatch     the store's vectors are another embedder's
-    └── IndexUnavailable     the vector index does not answer now
+    ├── Ambiguous            several stores have the requested name
+    ├── EmbedderMismatch     another embedder made the store's vectors
+    └── IndexUnavailable     the vector index does not answer
 
-    FileUnreadable (of one file; the reason goes into its status)
+    FileUnreadable (concerns one file; the reason becomes part of its status)
     """
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
@@ -24,33 +24,33 @@ class RagError(Exception):
 
 
 class NotThere(RagError):
-    """No such file, store, batch or file in a store; or the reader may not know of it."""
+    """The file, store or batch does not exist, or the reader may not see it."""
 
 
 class Refused(RagError):
-    """A value cannot be used; `param` names it."""
+    """A value cannot be used; `param` names the field."""
 
 
 class TooMany(RagError):
-    """A store or a batch takes no more files."""
+    """A store or a batch cannot take more files."""
 
 
 class Ambiguous(RagError):
-    """Several stores have the name that was asked for; the message has their ids."""
+    """Several stores have the requested name; the message lists their ids."""
 
 
 class EmbedderMismatch(RagError):
-    """The store was embedded by another model, revision or dimension; the message mends it."""
+    """Another model, revision or dimension made the store's vectors; the message has the remedy."""
 
 
 class IndexUnavailable(RagError):
-    """The vector index did not answer in time, or refused."""
+    """The vector index did not answer in time, or refused the call."""
 
 
 class FileUnreadable(Exception):
-    """A file has no text for us. `code` is the API's: `unsupported_file` or `invalid_file`.
+    """No text can be read from a file. `code` is the API's: `unsupported_file` or `invalid_file`.
 
-    The message is for people, such as "The PDF is encrypted; upload it without a password."
+    The message is written for users, such as "The PDF is encrypted; upload it without a password."
     """
 
     def __init__(self, message: str, *, code: str = "invalid_file") -> None:

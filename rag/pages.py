@@ -1,4 +1,4 @@
-"""Pages of lists: what comes after or before a row that a client saw."""
+"""Pagination: pages of lists, before or after a row that the client already has."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ U = TypeVar("U")
 Ts = TypeVarTuple("Ts")
 Order = Literal["asc", "desc"]
 Key = tuple[InstrumentedAttribute[int], InstrumentedAttribute[str]]
-"""What a list is in order of: when objects were made, and the ids by which clients know them."""
+"""The columns that order a list: creation time, then the public id."""
 
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
-    """Rows of a list, and whether there are more in the direction that was asked for."""
+    """One page of a list, and whether more rows follow in the requested direction."""
 
     rows: Sequence[T]
     has_more: bool
 
     def each(self, make: Callable[[T], U]) -> Page[U]:
-        """The same page of what is made of its rows."""
+        """Return the same page with `make` applied to each row."""
         return Page([make(row) for row in self.rows], self.has_more)
 
 
 @dataclass(frozen=True, slots=True)
 class PageQuery:
-    """Which page of a list: the first rows, those right after one of them, or right before it."""
+    """The position of a page: at the start of the list, after a cursor, or before a cursor."""
 
     limit: int
     order: Order = "desc"
@@ -43,7 +43,7 @@ class PageQuery:
 
     @property
     def backwards(self) -> bool:
-        """Whether rows are looked for from its end to its beginning."""
+        """Whether the page is read from the end of the list to its beginning."""
         return self.before is not None and self.after is None
 
 
@@ -55,17 +55,17 @@ async def page(
     *,
     only: ColumnElement[bool] | None = None,
 ) -> Page[Row[*Ts]]:
-    """A page of what is listed.
+    """Read one page of a list.
 
     Args:
-        session: to ask.
-        listed: all that the reader may know of, in no order.
-        query: which page.
+        session: the database session.
+        listed: everything that the reader may see, unordered.
+        query: the position and size of the page.
         key: the order of the list.
-        only: what else must be true of a row. A cursor need not meet it: it may have met it before.
+        only: a further condition on rows. A cursor need not meet it (any more).
 
     Raises:
-        Refused: a cursor is none of what is listed.
+        Refused: a cursor is not in the list.
     """
     rising = (query.order == "asc") != query.backwards
     shown = listed if only is None else listed.where(only)

@@ -1,7 +1,7 @@
-"""The tables of files and vector stores. Changed together with a migration; a test compares them.
+"""The tables of files and vector stores. Every change needs a migration; a test compares the two.
 
-Times are Unix seconds, as the API tells them. SQL is the truth: vectors and full-text rows are
-found again from here, never the other way round.
+Times are Unix seconds, as in the API. SQL is the source of truth: vectors and full-text rows can
+be rebuilt from it, never the other way round.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-BIG = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up INTEGER keys only.
+BIG = BigInteger().with_variant(Integer, "sqlite")  # SQLite increments only keys of type INTEGER.
 
 
 class Base(DeclarativeBase):
-    """All tables of a database. Constraints are named, so that migrations can name them too."""
+    """The tables of one database. Constraints have names, so that migrations can refer to them."""
 
     metadata = MetaData(
         naming_convention={
@@ -42,7 +42,7 @@ class Base(DeclarativeBase):
 
 
 class File(Base):
-    """A file that was uploaded. Its bytes are in the blob store, under its tenant and id."""
+    """An uploaded file. Its bytes are in the blob store, under its tenant and id."""
 
     __tablename__ = "files"
     __table_args__ = (
@@ -55,12 +55,12 @@ class File(Base):
     filename: Mapped[str] = mapped_column(String(512))
     purpose: Mapped[str] = mapped_column(String(16))
     media_type: Mapped[str] = mapped_column(String(128))
-    """By content, not by what the client said."""
+    """The type is detected from the content; the client's claim is ignored."""
 
     bytes: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str] = mapped_column(String(64))
     privacy: Mapped[str] = mapped_column(String(16))
-    """The loosest class that a request with a passage of it may have."""
+    """The loosest privacy class of a request that may contain a passage of this file."""
 
     created_at: Mapped[int] = mapped_column(BigInteger)
     expires_at: Mapped[int | None] = mapped_column(BigInteger)
@@ -78,7 +78,7 @@ class FileAccess(Base):
 
 
 class VectorStore(Base):
-    """A vector store. `number` names its full-text table and is never used again."""
+    """A vector store. `number` names its full-text table and is never reused."""
 
     __tablename__ = "vector_stores"
     __table_args__ = (
@@ -92,7 +92,7 @@ class VectorStore(Base):
     name: Mapped[str] = mapped_column(String(256))
     description: Mapped[str | None] = mapped_column(Text)
     details: Mapped[dict[str, str]] = mapped_column(JSON)
-    """The API's `metadata`: 16 pairs of the client's."""
+    """The client's `metadata` in the API: up to 16 pairs."""
 
     created_at: Mapped[int] = mapped_column(BigInteger)
     last_active_at: Mapped[int] = mapped_column(BigInteger)
@@ -100,7 +100,7 @@ class VectorStore(Base):
 
 
 class VectorStoreAccess(Base):
-    """One entry of a vector store's access list, as of a file's."""
+    """One entry of a vector store's access list, in the form of `FileAccess.entry`."""
 
     __tablename__ = "vector_store_access"
 
@@ -113,8 +113,8 @@ class VectorStoreAccess(Base):
 class StoreFile(Base):
     """A file in a vector store.
 
-    `version` names the chunks that are published, and with them their vectors; None: none are.
-    A file is indexed by whoever holds its lease; one whose lease ran out is indexed by another.
+    `version` names the published chunks and their vectors; it is None if none are published.
+    The process that holds the lease indexes the file; another may take it once the lease expires.
     """
 
     __tablename__ = "store_files"
@@ -136,7 +136,7 @@ class StoreFile(Base):
     error_message: Mapped[str | None] = mapped_column(Text)
     attributes: Mapped[dict[str, Any]] = mapped_column(JSON)
     strategy: Mapped[str] = mapped_column(String(8))
-    """`auto` or `static`."""
+    """The strategy is `auto` or `static`."""
 
     chunk_tokens: Mapped[int] = mapped_column(Integer)
     overlap_tokens: Mapped[int] = mapped_column(Integer)
@@ -161,7 +161,7 @@ class FileBatch(Base):
 
 
 class BatchFile(Base):
-    """One file of a batch; its state is that of the file in the store."""
+    """One file of a batch. Its status is that of the file in the store."""
 
     __tablename__ = "batch_files"
 
@@ -174,7 +174,7 @@ class BatchFile(Base):
 
 
 class Chunk(Base):
-    """A piece of a file's text. `key` is `<version>:<position>`; vectors are named after it."""
+    """A piece of a file's text. `key` is `<version>:<position>`; vector ids begin with it."""
 
     __tablename__ = "chunks"
     __table_args__ = (
@@ -190,16 +190,17 @@ class Chunk(Base):
     version: Mapped[str] = mapped_column(String(40))
     position: Mapped[int] = mapped_column(Integer)
     page: Mapped[int | None] = mapped_column(Integer)
-    """The page of a PDF or the slide that it begins on, from 1."""
+    """The page or slide on which the chunk begins, counted from 1."""
 
     tokens: Mapped[int] = mapped_column(Integer)
     text: Mapped[str] = mapped_column(Text)
 
 
 class IndexGeneration(Base):
-    """The vectors of a store by one embedder: a collection, and what pins that embedder.
+    """The vectors that one embedder made for a store, and a fingerprint of that embedder.
 
-    One is `active` and searched; one may be `building`, and `previous` is kept to go back to.
+    A store has one `active` generation, which is searched. It may have one that is `building`, and
+    one that is `previous`, which is kept for a rollback.
     """
 
     __tablename__ = "index_generations"
@@ -216,18 +217,19 @@ class IndexGeneration(Base):
     revision: Mapped[str] = mapped_column(String(80))
     dimension: Mapped[int] = mapped_column(Integer)
     canaries: Mapped[bytes] = mapped_column(LargeBinary)
-    """Vectors of fixed texts, `(n, dimension)` float32, row by row."""
+    """Vectors of fixed texts, `(n, dimension)` float32, row-major."""
 
     created_at: Mapped[int] = mapped_column(BigInteger)
     reembedded_to: Mapped[int] = mapped_column(BIG, server_default="0", default=0)
-    """While building: the `store_files.id` up to which its vectors are there."""
+    """Progress of a `building` generation: vectors exist up to this `store_files.id`."""
 
 
 class IndexIntent(Base):
-    """Something that is about to be done outside SQL, so that a kill leaves no trace of half of it.
+    """Work outside SQL, recorded before it begins so that it can be completed after a crash.
 
-    `write`: vectors of a version are being written; unless that version is published, they go.
-    `erase`: vectors of a version go. `drop`: a collection goes. `blob`: a file's bytes go.
+    `write`: vectors of a version are being written, and are erased unless it is published.
+    `erase`: vectors of a version are to be erased. `drop`: a collection is to be dropped.
+    `blob`: a file's bytes are to be removed.
     """
 
     __tablename__ = "index_intents"
@@ -236,17 +238,17 @@ class IndexIntent(Base):
     kind: Mapped[str] = mapped_column(String(8))
     tenant: Mapped[str] = mapped_column(String(64))
     subject: Mapped[str] = mapped_column(String(128))
-    """A version, a collection or a file's id."""
+    """The subject is a version, a collection or a file id."""
 
     collection: Mapped[str | None] = mapped_column(String(128))
-    """Where to, for `write` and `erase`."""
+    """The collection of a `write` or `erase`."""
 
     until: Mapped[float] = mapped_column(Float)
-    """Unix seconds up to which whoever began is left alone with it."""
+    """Unix seconds until which only the process that recorded the intent acts on it."""
 
 
 class DriftBaseline(Base):
-    """What the documents of a generation were like: against it, queries are compared."""
+    """Statistics of a generation's documents, with which queries are compared."""
 
     __tablename__ = "drift_baselines"
 
@@ -259,7 +261,7 @@ class DriftBaseline(Base):
 
 
 class DriftDay(Base):
-    """Sums over the searches of a day: neither a query nor its vector."""
+    """Sums over the searches of one day. They contain neither queries nor their vectors."""
 
     __tablename__ = "drift_days"
 
@@ -268,14 +270,14 @@ class DriftDay(Base):
     )
     day: Mapped[str] = mapped_column(String(10), primary_key=True)
     writer: Mapped[str] = mapped_column(String(40), primary_key=True)
-    """The process that counted; each has rows of its own."""
+    """The process that counted. Each process writes rows of its own."""
 
     searches: Mapped[int] = mapped_column(BigInteger)
     facts: Mapped[dict[str, Any]] = mapped_column(JSON)
 
 
-class DriftReport(Base):
-    """A report that was made on schedule, newest last."""
+class DriftReportRow(Base):
+    """A report that was made on schedule."""
 
     __tablename__ = "drift_reports"
     __table_args__ = (Index("ix_drift_reports_store_id_created_at", "store_id", "created_at"),)

@@ -1,1 +1,1 @@
-"""Drift of documents and questions: sums without text, and reports over them."""
+"""Drift of documents and queries: sums that contain no text, and reports on them."""

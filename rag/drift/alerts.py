@@ -1,4 +1,4 @@
-"""Alerts of drift as a number for each measure: vector stores whose last report has it."""
+"""Counts drift alerts: the number of vector stores whose latest report raises each of them."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from collections import Counter
 from sqlalchemy import func, select
 
 from rag.database import Database
-from rag.schema import DriftReport
+from rag.schema import DriftReportRow
 
 ALARMING = ("canary_cosine", "psi", "psi_documents", "centroid_shift", "low_share", "staleness")
-"""Measures that can alarm."""
+"""Measures that can raise an alert."""
 
 
 async def drifting_stores(database: Database) -> Counter[str]:
-    """How many stores alarm now, by measure."""
-    last = select(func.max(DriftReport.id)).group_by(DriftReport.store_id)
+    """Count the stores whose latest report raises an alert, by measure."""
+    last = select(func.max(DriftReportRow.id)).group_by(DriftReportRow.store_id)
     async with database.session() as session:
-        found = await session.scalars(select(DriftReport.alerts).where(DriftReport.id.in_(last)))
+        found = await session.scalars(
+            select(DriftReportRow.alerts).where(DriftReportRow.id.in_(last))
+        )
         return Counter(measure for alerts in found for measure in alerts)

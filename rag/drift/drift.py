@@ -1,4 +1,4 @@
-"""Drift of a store: sums over its searches, kept by day, and reports over them on schedule."""
+"""Drift of stores: daily sums over searches, and scheduled reports on them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,10 @@ from rag.errors import NotThere, RagError
 from rag.index.embedder_versions import ServedEmbedder, canary_cosine
 from rag.index.protocols import Collection, VectorIndex
 from rag.reembedding import generations as rows
-from rag.schema import DriftBaseline, DriftDay, IndexGeneration, StoreFile
-from rag.schema import DriftReport as ReportRow
+from rag.schema import DriftBaseline, DriftDay, DriftReportRow, IndexGeneration, StoreFile
 
 SAMPLE = 2000
-"""Vectors of documents that make a baseline."""
+"""Document vectors in a baseline."""
 
 RECENT_DAYS = 7
 REFERENCE_DAYS = 28
@@ -46,17 +45,17 @@ class _Subject:
 
 
 class Drift:
-    """Keeps what is counted, and reports.
+    """Stores the sums of searches, and reports drift.
 
     Args:
-        database: where sums and reports are.
-        vectors: documents are sampled from here.
-        embedders: that are served, by model.
-        sums: what searches add to.
-        thresholds: of alarms.
-        event: called with every report that alarms.
-        clock: Unix seconds.
-        passing: errors after which `keep` tries again, such as the database's; ours always are.
+        database: holds sums and reports.
+        vectors: the index from which documents are sampled.
+        embedders: the embedders that are served, by model.
+        sums: the sums that searches add to.
+        thresholds: values beyond which a measure raises an alert.
+        event: called with each report that has alerts.
+        clock: returns Unix seconds.
+        passing: further errors after which `keep` continues, such as the database's.
     """
 
     def __init__(
@@ -83,11 +82,11 @@ class Drift:
         self._searched: set[str] = set()
 
     async def report(self, store_id: str) -> DriftReport:
-        """How far a store has drifted.
+        """Measure how far a store has drifted.
 
         Raises:
-            NotThere: no such store, or it has no vectors.
-            IndexUnavailable, EngineError: of what is asked.
+            NotThere: the store does not exist or has no vectors.
+            IndexUnavailable, EngineError: the index or the embedder failed.
         """
         await self.flush()
         subject = await self._subject(store_id)
@@ -98,17 +97,17 @@ class Drift:
         )  # fmt: skip
 
     async def flush(self) -> None:
-        """Store what was counted, and make baselines for generations that were searched.
+        """Store the counted sums, and make baselines for generations that were searched.
 
         Raises:
-            IndexUnavailable: no baseline could be made; nothing is lost.
+            IndexUnavailable: no baseline could be made; no sums are lost.
         """
         await self._store_sums()
         for generation_id in sorted(self._sums.unknown):
             await self._make_known(generation_id)
 
     async def keep(self, interval_s: float) -> None:
-        """Report on stores that were searched, every `interval_s`, until cancelled."""
+        """Report on searched stores every `interval_s` seconds, until cancelled."""
         due = self._clock() + interval_s
         while True:
             await asyncio.sleep(min(FLUSH_S, interval_s))
@@ -118,13 +117,13 @@ class Drift:
                     due = self._clock() + interval_s
                     await self.report_searched()
             except self._passing:
-                continue  # Whoever does not answer may do so the next time.
+                continue  # The failing part may work again at the next interval.
 
     async def report_searched(self) -> list[DriftReport]:
-        """Report on stores that were searched since the last time, and keep the reports.
+        """Report on stores that were searched since the last call, and store the reports.
 
         Raises:
-            IndexUnavailable, EngineError: the rest is reported on the next time.
+            IndexUnavailable, EngineError: the next call reports the rest.
         """
         made = []
         for store_id in await self._searched_stores():
@@ -181,7 +180,7 @@ class Drift:
     async def _make_baseline(self, generation_id: str, collection: Collection) -> None:
         vectors = await self._vectors.sample(collection, SAMPLE)
         if len(vectors) < self._thresholds.least_queries:
-            return  # Documents may come yet; until then nothing can be compared with them.
+            return  # Documents may still be added; a baseline of few says nothing.
         baseline = Baseline.of(generation_id, vectors)
         async with self._database.transaction() as session:
             living = await _living(session, {generation_id})
@@ -251,16 +250,16 @@ class Drift:
             return list(found)
 
     async def _keep(self, made: DriftReport) -> None:
-        """Store a report; what is older than `KEPT_DAYS` goes."""
+        """Store a report, and delete data older than `KEPT_DAYS`."""
         old = int(self._clock()) - KEPT_DAYS * _DAY_S
         async with self._database.transaction() as session:
             session.add(
-                ReportRow(
+                DriftReportRow(
                     store_id=made.store_id, created_at=made.created_at, alerts=made.alerts,
                     report=made.as_json(),
                 )
             )  # fmt: skip
-            await session.execute(delete(ReportRow).where(ReportRow.created_at < old))
+            await session.execute(delete(DriftReportRow).where(DriftReportRow.created_at < old))
             await session.execute(delete(DriftDay).where(DriftDay.day < self._days_ago(KEPT_DAYS)))
 
 
@@ -270,7 +269,7 @@ async def _living(session: AsyncSession, generations: set[str]) -> set[str]:
 
 
 async def _days(session: AsyncSession, generation_id: str) -> dict[str, Sums]:
-    """Sums of each day, of all writers."""
+    """Add up the sums of all writers for each day."""
     found = await session.execute(
         select(DriftDay.day, DriftDay.facts).where(DriftDay.generation_id == generation_id)
     )

@@ -1,4 +1,4 @@
-"""Sums over the searches of a process, by generation and day, until they are stored."""
+"""Sums over the searches of one process, by generation and day, until they are stored."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from rag.drift.sums import Baseline, Sums
 
 
 class QuerySums:
-    """Counts searches in memory. Those of a generation without a baseline yet are not counted."""
+    """Counts searches in memory. Searches of a generation without a baseline are not counted."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._baselines: dict[str, Baseline] = {}
         self._sums: dict[tuple[str, str], Sums] = {}
         self.unknown: set[str] = set()
-        """Generations that were searched and have no baseline here."""
+        """Generations that were searched but have no baseline yet."""
 
     def know(self, baseline: Baseline) -> None:
-        """Count searches of its generation from now on."""
+        """Count searches of the baseline's generation from now on."""
         self._baselines[baseline.generation_id] = baseline
         self.unknown.discard(baseline.generation_id)
 
     def forget(self, generation_id: str) -> None:
-        """Count no more; it is gone."""
+        """Stop counting searches of a generation that no longer exists."""
         self._baselines.pop(generation_id, None)
         self.unknown.discard(generation_id)
 
     def add(
         self, generation_id: str, vector: NDArray[np.float32], best_cosine: float | None
     ) -> None:
-        """Count one search: the query's vector of unit length, and the cosine of its best hit."""
+        """Count one search: the query's vector, L2-normalised, and the cosine of its best hit."""
         baseline = self._baselines.get(generation_id)
         if baseline is None:
             self.unknown.add(generation_id)
@@ -44,17 +44,17 @@ class QuerySums:
         self._sums.setdefault(key, Sums.zero(len(vector))).add(vector, baseline, best_cosine)
 
     def take(self) -> dict[tuple[str, str], Sums]:
-        """What was counted since the last time, by generation and day."""
+        """Return and reset the sums, by generation and day."""
         taken, self._sums = self._sums, {}
         return taken
 
     def put_back(self, taken: Mapping[tuple[str, str], Sums]) -> None:
-        """It could not be stored; count it the next time."""
+        """Add back sums that could not be stored."""
         for key, sums in taken.items():
             kept = self._sums.get(key)
             self._sums[key] = sums if kept is None else kept + sums
 
 
 def day_of(at: float) -> str:
-    """The day in UTC of Unix seconds."""
+    """Return the UTC date of a time in Unix seconds."""
     return (datetime.fromtimestamp(0, UTC) + timedelta(seconds=at)).date().isoformat()

@@ -1,7 +1,7 @@
-"""A report of drift: measures over what was summed, and which of them alarm. No database here.
+"""A drift report: measures computed from sums, and the alerts they raise. No database here.
 
-Queries differ from documents by nature. So what alarms is that recent queries differ from earlier
-ones, or that their distance from the documents grew.
+Queries differ from documents by nature. Alerts therefore compare recent queries with earlier ones,
+or watch whether their distance to the documents grows.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from rag.drift.sums import SCORE_BINS, Baseline, Sums, centroid_shift, stability
 
 @dataclass(frozen=True, slots=True)
 class DriftThresholds:
-    """Beyond which a measure alarms. Calibrated so that equal samples do in fewer than 1 of 100.
+    """Limits of the measures. Two samples of one distribution pass one in less than 1 of 100 cases.
 
     Attributes:
-        canary_cosine: the embedder is another one under it.
-        stability_index: of recent queries against earlier ones.
-        centroid_shift: of the same, squared distance.
-        low_share: by how much more searches find nothing near.
-        stale_share: of files that are older than `stale_days`.
-        least_queries: of each side, for a measure to be told at all.
+        canary_cosine: minimum cosine; below it, the embedder has changed.
+        stability_index: maximum index of recent queries against earlier ones.
+        centroid_shift: maximum squared distance between the same two.
+        low_share: maximum growth of the share of searches without a near hit.
+        stale_share: maximum share of files that are older than `stale_days`.
+        least_queries: minimum samples on each side; below it, a measure is missing.
     """
 
     canary_cosine: float = 0.999
@@ -40,7 +40,7 @@ class DriftThresholds:
 
 @dataclass(frozen=True, slots=True)
 class Staleness:
-    """How old a store's files are."""
+    """Age of a store's files."""
 
     files: int
     newest_age_days: float | None
@@ -49,22 +49,22 @@ class Staleness:
 
 @dataclass(frozen=True, slots=True)
 class DriftReport:
-    """What is known of a store's drift. A measure is None where `missing` says why.
+    """The drift of a store. A measure is None if `missing` gives a reason.
 
     Attributes:
-        canary_cosine: worst cosine of fixed texts now against when the vectors were made.
-        queries: of the last days.
-        earlier_queries: of the days before.
-        psi: of recent queries against earlier ones.
-        psi_documents: of recent queries against documents.
-        psi_documents_earlier: of earlier queries against documents.
-        centroid_shift: of recent queries against earlier ones.
-        centroid_shift_documents: of recent queries against documents.
-        scores: recent best cosines, in bins from 0 to 1.
-        score_quantiles: of the same: p10, p50, p90.
-        low_share: of recent searches without a near hit.
-        psi_by_day: of each day's queries against documents.
-        alerts: names of measures that passed their threshold.
+        canary_cosine: lowest cosine of the canaries' vectors now and when the store was embedded.
+        queries: number of recent queries.
+        earlier_queries: number of queries in the period before.
+        psi: stability index of recent queries against earlier ones.
+        psi_documents: stability index of recent queries against documents.
+        psi_documents_earlier: stability index of earlier queries against documents.
+        centroid_shift: squared distance between recent and earlier queries.
+        centroid_shift_documents: squared distance between recent queries and documents.
+        scores: histogram of the best cosines of recent searches, from 0 to 1.
+        score_quantiles: p10, p50 and p90 of the same cosines.
+        low_share: share of recent searches without a near hit.
+        psi_by_day: stability index of each day's queries against documents.
+        alerts: names of the measures beyond their threshold.
     """
 
     store_id: str
@@ -88,13 +88,13 @@ class DriftReport:
     alerts: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
-        """For the API and the database."""
+        """Convert for the API and the database."""
         return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What a report is made from. `days` are of recent queries."""
+    """Input of a report. `days` holds the recent queries by day."""
 
     baseline: Baseline | None
     recent: Sums
@@ -107,7 +107,7 @@ class Observed:
 def report(
     observed: Observed, *, store_id: str, generation: str, now: int, thresholds: DriftThresholds
 ) -> DriftReport:
-    """Measure, and say what alarms."""
+    """Compute the measures and their alerts."""
     measures, missing = _measures(observed, thresholds)
     return DriftReport(
         store_id=store_id,
@@ -129,7 +129,7 @@ def report(
 def _measures(
     observed: Observed, thresholds: DriftThresholds
 ) -> tuple[dict[str, float | None], dict[str, str]]:
-    """Numbers by name, and why there are none."""
+    """Return the measures by name, and the reasons for missing ones."""
     recent, earlier = observed.recent, observed.earlier
     documents = observed.baseline.sums if observed.baseline else None
     pairs = {
@@ -186,7 +186,7 @@ def _growth(measures: Mapping[str, float | None], name: str, earlier: str) -> fl
 
 
 def score_quantiles(sums: Sums) -> dict[str, float]:
-    """p10, p50 and p90 of best cosines, to the upper end of a bin; empty without any."""
+    """Return p10, p50 and p90 of the best cosines, rounded up to a bin's end; empty without any."""
     if not sums.count:
         return {}
     reached = np.cumsum(sums.scores) / sums.count

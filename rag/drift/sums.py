@@ -1,7 +1,7 @@
-"""What is kept of documents and queries to tell drift: sums and counts, no text and no vector.
+"""Statistics of document and query vectors for drift: sums and counts, no text and no vector.
 
-Eight fixed directions, drawn from a generation's id, cut at the deciles of its documents: two
-samples are compared by how they fall into those bins.
+Vectors are projected on eight fixed directions, drawn from the generation's id. The bins of each
+direction are the deciles of the documents; two samples are compared by their counts per bin.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ DIRECTIONS = 8
 BINS = 10
 SCORE_BINS = 20
 LOW_COSINE = 0.3
-"""Below it, a best hit of the embedders we know is about something else."""
+"""Best hits below this cosine are unrelated, for the embedders that we know."""
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """The documents of a generation.
+    """The statistics of a generation's documents.
 
     Attributes:
-        sums: of a sample of their vectors.
+        sums: sums over a sample of their vectors.
         edges: inner deciles of each direction, `(DIRECTIONS, BINS - 1)`.
-        directions: `(DIRECTIONS, dimension)`; follow from the generation's id.
+        directions: unit vectors `(DIRECTIONS, dimension)`, derived from the generation's id.
     """
 
     generation_id: str
@@ -39,7 +39,7 @@ class Baseline:
 
     @classmethod
     def of(cls, generation_id: str, vectors: NDArray[np.float32]) -> Self:
-        """The baseline of a sample `(n, dimension)`, n at least 1."""
+        """Build a baseline from a sample `(n, dimension)` with n >= 1."""
         drawn = directions(generation_id, vectors.shape[1])
         inner = np.linspace(0, 1, BINS + 1)[1:-1]
         edges = np.quantile(vectors @ drawn.T, inner, axis=0).T
@@ -50,30 +50,31 @@ class Baseline:
 
     @classmethod
     def from_facts(cls, generation_id: str, facts: dict[str, Any]) -> Self:
-        """What `facts` gave."""
+        """Restore a baseline from `facts`."""
         sums = Sums.from_facts(facts["sums"])
         drawn = directions(generation_id, len(sums.total))
         return cls(generation_id, sums, np.array(facts["edges"]), drawn)
 
     def facts(self) -> dict[str, Any]:
-        """As JSON."""
+        """Convert to JSON values."""
         return {"sums": self.sums.facts(), "edges": self.edges.tolist()}
 
     def bins(self, vector: NDArray[np.float32]) -> list[int]:
-        """Into which bin of each direction a vector falls."""
+        """Return the bin of a vector in each direction."""
         values = self.directions @ vector
         return [int(np.searchsorted(row, x)) for row, x in zip(self.edges, values, strict=True)]
 
 
 @dataclass(slots=True)
 class Sums:
-    """Over some vectors.
+    """Sums over some vectors.
 
     Attributes:
-        total: their sum, `(dimension,)`.
-        bins: how many fell where, `(DIRECTIONS, BINS)`.
-        scores: best cosines from 0 to 1, `(SCORE_BINS,)`; what lies outside counts at the end.
-        low: how many best cosines were under `LOW_COSINE`.
+        total: sum of the vectors, `(dimension,)`.
+        bins: number of vectors in each bin, `(DIRECTIONS, BINS)`.
+        scores: histogram of best cosines from 0 to 1, `(SCORE_BINS,)`; outliers are in the end
+            bins.
+        low: number of best cosines below `LOW_COSINE`.
     """
 
     total: Floats
@@ -84,24 +85,24 @@ class Sums:
 
     @classmethod
     def zero(cls, dimension: int) -> Self:
-        """Over none."""
+        """Return sums over no vectors."""
         return cls(np.zeros(dimension))
 
     @classmethod
     def from_facts(cls, facts: dict[str, Any]) -> Self:
-        """What `facts` gave."""
+        """Restore sums from `facts`."""
         arrays = {name: np.array(facts[name], float) for name in ("total", "bins", "scores")}
         return cls(**arrays, count=facts["count"], low=facts["low"])
 
     def facts(self) -> dict[str, Any]:
-        """As JSON."""
+        """Convert to JSON values."""
         arrays = {name: getattr(self, name).tolist() for name in ("total", "bins", "scores")}
         return arrays | {"count": self.count, "low": self.low}
 
     def add(
         self, vector: NDArray[np.float32], baseline: Baseline, best_cosine: float | None
     ) -> None:
-        """Count one vector, and the cosine of its best hit if it had one."""
+        """Count one vector, and the cosine of its best hit, if any."""
         self.total += vector
         self.count += 1
         self.bins[range(DIRECTIONS), baseline.bins(vector)] += 1
@@ -110,7 +111,7 @@ class Sums:
         self.low += cosine < LOW_COSINE
 
     def __add__(self, other: Sums) -> Sums:
-        """Over both."""
+        """Return the sums over both samples."""
         return Sums(
             self.total + other.total,
             self.count + other.count,
@@ -121,17 +122,17 @@ class Sums:
 
 
 def directions(generation_id: str, dimension: int) -> Floats:
-    """Unit vectors that are the same whenever they are drawn."""
+    """Return unit vectors `(DIRECTIONS, dimension)` that are the same for the same id."""
     seed = int.from_bytes(hashlib.sha256(generation_id.encode()).digest()[:8])
     drawn = np.random.default_rng(seed).normal(size=(DIRECTIONS, dimension))
     return np.asarray(drawn / np.linalg.norm(drawn, axis=1, keepdims=True))
 
 
 def centroid_shift(one: Sums, other: Sums) -> float:
-    """The squared distance between two means of unit vectors, 0 to 4, without the samples' noise.
+    """Return the squared distance of two means of unit vectors, 0 to 4, without sampling noise.
 
-    A mean of n unit vectors is off by (1 - |mean|²) / n on average; that is taken away, so that
-    two samples of the same distribution are at 0, give or take.
+    The squared error of a mean of n unit vectors is (1 - |mean|²) / n on average. It is subtracted,
+    so that two samples of the same distribution are close to 0.
     """
     noise, means = 0.0, []
     for sums in (one, other):
@@ -143,10 +144,11 @@ def centroid_shift(one: Sums, other: Sums) -> float:
 
 
 def stability_index(one: Sums, other: Sums) -> float:
-    """Population stability index: mean over the directions, without the samples' noise.
+    """Return the population stability index, averaged over the directions, without sampling noise.
 
-    Under 0.1 is stable and over 0.25 is a shift, by the usual reading. Two samples of the same
-    distribution have (bins - 1) (1/n + 1/m) on average (Yurdakul, 2018), which is taken away.
+    By convention, less than 0.1 is stable and more than 0.25 is a shift. Two samples of the same
+    distribution have an index of (bins - 1) (1/n + 1/m) on average (Yurdakul, 2018), which is
+    subtracted.
     """
     shares = [(sums.bins + 0.5) / (sums.count + 0.5 * BINS) for sums in (one, other)]
     each = ((shares[0] - shares[1]) * np.log(shares[0] / shares[1])).sum(axis=1)

@@ -1,6 +1,6 @@
-"""The blob store: bytes of files by tenant and id, in a directory or any store that fsspec knows.
+"""The blob store: bytes of files by tenant and id, in a directory or a store that fsspec supports.
 
-A blob appears whole or not at all. Who may read it is not known here.
+A blob appears completely or not at all. Access rights are checked elsewhere.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from rag.errors import NotThere
 T = TypeVar("T")
 
 PIECE = 1024 * 1024
-"""Bytes that are read and written at once."""
+"""Bytes that are read or written at a time."""
 
 DRAFTS = ".drafts"
-"""Beside the tenants' directories. No tenant's name begins like that."""
+"""Directory of drafts, beside the tenants' directories. No tenant's name begins with a dot."""
 
 _TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _FILE = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -37,17 +37,17 @@ _FILE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A blob that is there: its bytes, and their hash in hexadecimal."""
+    """Size and SHA-256 (hexadecimal) of a blob that was written."""
 
     size: int
     sha256: str
 
 
 class Blobs:
-    """Blobs below one place. What blocks runs in threads.
+    """Stores blobs below one root. Blocking calls run in threads.
 
     Args:
-        url: a directory's path, or a URL of fsspec's such as `s3://bucket/prefix`.
+        url: path of a directory, or an fsspec URL such as `s3://bucket/prefix`.
     """
 
     def __init__(self, url: str) -> None:
@@ -56,11 +56,11 @@ class Blobs:
         self._local = isinstance(self._files, LocalFileSystem)
 
     async def write(self, tenant: str, file_id: str, pieces: AsyncIterator[bytes]) -> Written:
-        """Keep what comes, when all of it is there; leave nothing if it fails or is cancelled.
+        """Write a blob. Nothing remains if the write fails or is cancelled.
 
         Raises:
-            NotThere: no file can have that name.
-            OSError: of the store. Whatever `pieces` raises is passed on.
+            NotThere: the name is not a valid blob name.
+            OSError: the store failed. Errors of `pieces` pass through.
         """
         kind = _LocalDraft if self._local else _Draft
         draft = kind(self._files, self._at(DRAFTS, uuid4().hex), self._path(tenant, file_id))
@@ -78,14 +78,14 @@ class Blobs:
             raise
 
     async def read(self, tenant: str, file_id: str) -> AsyncGenerator[bytes]:
-        """A blob, 1 MiB at a time.
+        """Read a blob in pieces of 1 MiB.
 
         Raises:
-            NotThere: there is none; before the first piece.
-            OSError: of the store.
+            NotThere: the blob does not exist; raised before the first piece.
+            OSError: the store failed.
         """
         path = self._path(tenant, file_id)
-        scope = ExitStack()  # Entered in the thread: a file that opens late is closed too.
+        scope = ExitStack()  # Entered in the thread, so that a file that opens late is closed too.
         try:
             with _missing_told():
                 file = await _ended(lambda: scope.enter_context(self._files.open(path, "rb")))
@@ -96,11 +96,11 @@ class Blobs:
 
     @asynccontextmanager
     async def local(self, tenant: str, file_id: str) -> AsyncGenerator[Path]:
-        """A blob as a file to read: itself, or a copy that goes when it is let go.
+        """Provide a blob as a local file: the blob itself, or a copy that is removed afterwards.
 
         Raises:
-            NotThere: there is none.
-            OSError: of the store.
+            NotThere: the blob does not exist.
+            OSError: the store failed.
         """
         path = self._path(tenant, file_id)
         if self._local:
@@ -119,19 +119,19 @@ class Blobs:
             await _ended(scope.close)
 
     async def delete(self, tenant: str, file_id: str) -> None:
-        """Remove a blob; nothing happens if there is none.
+        """Remove a blob, if it exists.
 
         Raises:
-            NotThere: no file can have that name.
-            OSError: of the store.
+            NotThere: the name is not a valid blob name.
+            OSError: the store failed.
         """
         await _ended(self._remove, self._path(tenant, file_id))
 
     async def listed(self) -> AsyncGenerator[tuple[str, str, float]]:
-        """Tenant, id and time of writing (Unix seconds) of every blob, in no order.
+        """Yield tenant, id and modification time (Unix seconds) of every blob, in no order.
 
         Raises:
-            OSError: of the store.
+            OSError: the store failed.
         """
         for tenant in await _ended(self._names, self._root, "directory"):
             if _TENANT.fullmatch(tenant):
@@ -140,13 +140,13 @@ class Blobs:
                         yield tenant, file_id, written_at
 
     async def sweep_drafts(self, older_than: float) -> None:
-        """Remove drafts of writers that were killed.
+        """Remove drafts of writers that crashed.
 
         Args:
-            older_than: Unix seconds; drafts that were written to since then are left alone.
+            older_than: Unix seconds; drafts written to since then stay.
 
         Raises:
-            OSError: of the store.
+            OSError: the store failed.
         """
         for name, written_at in await _ended(self._dated, DRAFTS):
             if written_at < older_than:
@@ -161,7 +161,7 @@ class Blobs:
         return "/".join((self._root, *names))
 
     def _names(self, path: str, kind: Literal["file", "directory"]) -> list[str]:
-        """What is in a directory; nothing if there is none."""
+        """List the names in a directory; empty if it does not exist."""
         self._files.invalidate_cache()
         try:
             found = self._files.ls(path, detail=True)
@@ -170,7 +170,7 @@ class Blobs:
         return [_name(one["name"]) for one in found if one["type"] == kind]
 
     def _dated(self, directory: str) -> list[tuple[str, float]]:
-        """Names in a directory of ours, with times of writing."""
+        """List the files of a directory with their modification times."""
         found = []
         for name in self._names(self._at(directory), "file"):
             with suppress(FileNotFoundError):
@@ -184,7 +184,7 @@ class Blobs:
 
 
 class _Draft:
-    """A blob that is being written, where nobody looks for it. Blocks."""
+    """A blob that is being written, under a name that no reader uses. All calls block."""
 
     def __init__(self, files: AbstractFileSystem, draft: str, target: str) -> None:
         self._files = files
@@ -206,7 +206,7 @@ class _Draft:
         return Written(self._size, self._hash.hexdigest())
 
     def discard(self) -> None:
-        """Leave nothing, not even what was moved into place before its writer was cancelled."""
+        """Remove everything, even a blob already moved into place when its writer was cancelled."""
         with suppress(OSError):
             self._close()
         with suppress(FileNotFoundError):
@@ -228,7 +228,7 @@ class _Draft:
 
 
 class _LocalDraft(_Draft):
-    """The same on disk: for nobody's eyes but ours, and there after a power cut."""
+    """A draft on the local disk: readable by our user only, and safe against power loss."""
 
     def _open(self, path: str) -> IO[bytes]:
         _private_directory(Path(path).parent)
@@ -249,7 +249,7 @@ class _LocalDraft(_Draft):
 
 
 def _private_directory(directory: Path) -> None:
-    """Make a directory of a tenant or of drafts, and the root if need be."""
+    """Create a directory with mode 0700, and its parent if necessary."""
     if directory.is_dir():
         return
     root = directory.parent
@@ -259,7 +259,7 @@ def _private_directory(directory: Path) -> None:
 
 
 def _keep_names(directory: Path) -> None:
-    """Have the names in a directory survive a power cut."""
+    """Make the entries of a directory survive a power loss."""
     opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(opened)
@@ -284,7 +284,7 @@ def _missing_told() -> Iterator[None]:
 
 
 async def _ended(call: Callable[..., T], *args: object) -> T:
-    """What a call returns, in a thread. Who is cancelled leaves when it has ended, not sooner."""
+    """Run a call in a thread and return its result; a cancellation waits for the call to end."""
     running = asyncio.ensure_future(asyncio.to_thread(call, *args))
     try:
         return await asyncio.shield(running)
@@ -292,5 +292,5 @@ async def _ended(call: Callable[..., T], *args: object) -> T:
         while not running.done():
             with suppress(asyncio.CancelledError):
                 await asyncio.wait([running])
-        running.exception()  # It is not to be told as one that nobody asked for.
+        running.exception()  # Retrieved, so that asyncio does not log it as unhandled.
         raise

@@ -1,4 +1,4 @@
-"""What expires: files at a time of theirs, and what is in vector stores that nobody uses."""
+"""Expiry: removes expired files, and the contents of vector stores that were not used for long."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from rag.stores.vector_stores import empty_store
 from rag.stores.visibility import unexpired
 
 USED_S = 60
-"""For which a store that was used is not written to again."""
+"""Seconds for which a recorded use of a store is not recorded again."""
 
 
 class Expiry:
-    """Knows when stores were used, and removes what has expired.
+    """Records the use of stores, and removes what has expired.
 
-    An expired store itself stays, to be listed as such.
+    The row of an expired store stays, so that lists show it as expired.
 
     Args:
-        database: says what has expired.
-        text: the full-text index.
-        clock: Unix seconds.
+        clock: returns Unix seconds.
     """
 
     def __init__(self, database: Database, text: TextIndex, *, clock: Callable[[], float]) -> None:
         self._database = database
         self._text = text
         self._clock = clock
-        self._used: dict[str, int] = {}  # When; of stores that were used lately.
+        self._used: dict[
+            str, int
+        ] = {}  # Unix seconds of the last recorded use, for recently used stores.
 
     async def expire(self) -> bool:
-        """Remove something that has expired; whether there was any."""
+        """Remove one expired file, or empty one expired store. Returns whether there was one."""
         return await self._expire_file() or await self._empty_store()
 
     async def used(self, store_ids: Sequence[str]) -> None:
-        """Have stores count as used now. Waits for nobody who holds one."""
+        """Record that stores are used now. Skips stores that another transaction has locked."""
         now = int(self._clock())
         lately = now - USED_S
         if all(self._used.get(one, 0) >= lately for one in store_ids):
@@ -47,7 +47,9 @@ class Expiry:
         there = select(VectorStore.id, VectorStore.last_active_at).where(
             VectorStore.id.in_(store_ids), unexpired(now)
         )
-        async with self._database.session() as session:  # A search is to write only if it must.
+        async with (
+            self._database.session() as session
+        ):  # Checked first: a search should take the write lock only if it must.
             used = dict((await session.execute(there)).all())
         if idle := [store_id for store_id, at in used.items() if at < lately]:
             used |= dict.fromkeys(await self._note(idle, now), now)
@@ -55,7 +57,7 @@ class Expiry:
         self._used = kept | used
 
     async def _note(self, store_ids: Sequence[str], now: int) -> Sequence[str]:
-        """Write that stores are used, but for those that somebody holds."""
+        """Record the use of stores; locked stores are skipped."""
         held = (
             select(VectorStore.id)
             .where(VectorStore.id.in_(store_ids), unexpired(now))
@@ -70,9 +72,14 @@ class Expiry:
         return found
 
     async def _expire_file(self) -> bool:
-        """One in a transaction: it locks the stores that have it, in an order of its own."""
+        """Remove one expired file.
+
+        One file per transaction: each locks the stores that hold it, in an order of its own.
+        """
         due = select(File).where(File.expires_at <= self._clock()).order_by(File.id).limit(1)
-        async with self._database.session() as session:  # To write only where there is one.
+        async with (
+            self._database.session() as session
+        ):  # Checked first: the write lock is taken only if a file has expired.
             if await session.scalar(due) is None:
                 return False
         async with self._database.transaction() as session:
@@ -82,7 +89,7 @@ class Expiry:
         return True
 
     async def _empty_store(self) -> bool:
-        """An expired store that has a generation still has everything."""
+        """Empty one expired store. A store that still has a generation is not empty."""
         full = select(IndexGeneration.id).where(IndexGeneration.store_id == VectorStore.id)
         due = (
             select(VectorStore)

@@ -1,4 +1,4 @@
-"""Batches: files that were put into a vector store by one request, and how far they are."""
+"""File batches: files that one request attached to a vector store, and their progress."""
 
 from __future__ import annotations
 
@@ -37,13 +37,11 @@ class BatchRecord:
 
 
 class FileBatches:
-    """The batches of all vector stores.
+    """Creates, reads and cancels the file batches of all vector stores.
 
     Args:
-        database: where they are.
-        text: the full-text index, which cancelled files leave.
-        store_files: attaches files.
-        clock: Unix seconds.
+        store_files: attaches the files.
+        clock: returns Unix seconds.
     """
 
     def __init__(
@@ -65,8 +63,8 @@ class FileBatches:
         """Attach files to a store, all or none.
 
         Raises:
-            NotThere: no such store or file for this reader.
-            Refused: the store expired, or a file is for a batch of requests.
+            NotThere: the reader may not see the store or a file.
+            Refused: the store has expired, or a file has the purpose `batch`.
             TooMany: the store is full.
         """
         batch_id = f"vsfb_{uuid.uuid4().hex}"
@@ -84,20 +82,20 @@ class FileBatches:
             return await self._record(session, reader, batch)
 
     async def get(self, reader: Reader, store_id: str, batch_id: str) -> BatchRecord:
-        """A batch.
+        """Return a batch.
 
         Raises:
-            NotThere: no such store or batch for this reader.
+            NotThere: the reader may not see the store, or the batch does not exist.
         """
         async with self._database.session() as session:
             batch = await _batch(session, reader, store_id, batch_id)
             return await self._record(session, reader, batch)
 
     async def cancel(self, reader: Reader, store_id: str, batch_id: str) -> BatchRecord:
-        """Index no more of the reader's files in a batch; whoever is at it cannot publish them.
+        """Cancel the reader's files in a batch; files already being indexed are not published.
 
         Raises:
-            NotThere: as of `get`.
+            NotThere: as for `get`.
         """
         async with self._database.transaction() as session:
             batch = await _batch(session, reader, store_id, batch_id, lock=True)
@@ -124,11 +122,11 @@ class FileBatches:
         *,
         status: str | None = None,
     ) -> Page[StoreFileRecord]:
-        """A page of the files of a batch, by when they were attached.
+        """Return a page of the files of a batch, by the time they were attached.
 
         Raises:
-            NotThere: as of `get`.
-            Refused: no such cursor.
+            NotThere: as for `get`.
+            Refused: the cursor is not in the list.
         """
         async with self._database.session() as session:
             await _batch(session, reader, store_id, batch_id)
@@ -157,7 +155,7 @@ class FileBatches:
 async def _batch(
     session: AsyncSession, reader: Reader, store_id: str, batch_id: str, *, lock: bool = False
 ) -> FileBatch:
-    """A batch of a store of the reader's; with `lock`, nobody else changes the store meanwhile."""
+    """Return a batch of a store that the reader may see; `lock` locks the store."""
     await readable_store(session, reader, store_id, lock=lock)
     found = select(FileBatch).where(FileBatch.id == batch_id, FileBatch.store_id == store_id)
     if (batch := await session.scalar(found)) is None:

@@ -1,6 +1,6 @@
-"""Files in SQL: made, listed, changed and deleted by those who may read them.
+"""Files in SQL: created, listed, changed and deleted by readers who may see them.
 
-Knows no bytes: they are in the blob store, and go by an intent.
+Does not handle bytes: they are in the blob store, and are removed by an intent.
 """
 
 from __future__ import annotations
@@ -42,12 +42,10 @@ class FileRecord:
 
 
 class Files:
-    """The files of all tenants.
+    """Manages the file rows of all tenants.
 
     Args:
-        database: where they are.
-        text: the full-text index, which deleted files leave.
-        clock: Unix seconds.
+        clock: returns Unix seconds.
     """
 
     def __init__(
@@ -71,22 +69,22 @@ class Files:
         access: Sequence[str] | None,
         expires_after_s: int | None,
     ) -> FileRecord:
-        """Add a file whose bytes are in the blob store already.
+        """Add a file whose bytes are already in the blob store.
 
         Args:
-            reader: who uploaded it.
-            file_id: of the blob.
-            filename: as it was uploaded.
-            purpose: one of the API's.
-            media_type: by content.
+            reader: the uploader.
+            file_id: id of the blob.
+            filename: name given by the uploader.
+            purpose: one of the API's purposes.
+            media_type: type detected from the content.
             size: in bytes.
-            sha256: of the bytes, in hexadecimal.
-            privacy: the loosest class that a request with a passage of it may have.
-            access: who may read it; None: the narrowest list that the reader is on.
-            expires_after_s: None: never.
+            sha256: hash of the bytes, in hexadecimal.
+            privacy: loosest privacy class of a request that may contain a passage of the file.
+            access: entries that may read the file; None grants the reader's narrowest entries.
+            expires_after_s: lifetime in seconds; None for no expiry.
 
         Raises:
-            Refused: the access list cannot be used.
+            Refused: the access list is invalid.
         """
         entries = access_list(reader, access)
         now = int(self._clock())
@@ -102,10 +100,10 @@ class Files:
         return _record(file, entries)
 
     async def get(self, reader: Reader, file_id: str) -> FileRecord:
-        """A file.
+        """Return a file.
 
         Raises:
-            NotThere: no such file, it expired, or it is not for this reader.
+            NotThere: the file does not exist, has expired, or the reader may not see it.
         """
         async with self._database.session() as session:
             return await self._record(session, reader, file_id)
@@ -113,10 +111,10 @@ class Files:
     async def list(
         self, reader: Reader, query: PageQuery, *, purpose: str | None = None
     ) -> Page[FileRecord]:
-        """A page of the files, by when they were made.
+        """Return a page of the files, by creation time.
 
         Raises:
-            Refused: no such cursor.
+            Refused: the cursor is not in the list.
         """
         only = None if purpose is None else File.purpose == purpose
         async with self._database.session() as session:
@@ -132,11 +130,11 @@ class Files:
         access: Sequence[str] | None = None,
         privacy: str | None = None,
     ) -> FileRecord:
-        """Change who may read a file, and how far it may go; None leaves it as it is.
+        """Change the access list or the privacy class of a file; None leaves a value unchanged.
 
         Raises:
-            NotThere: as of `get`.
-            Refused: the access list cannot be used.
+            NotThere: as for `get`.
+            Refused: the access list is invalid.
         """
         entries = None if access is None else access_list(reader, access)
         async with self._database.transaction() as session:
@@ -149,10 +147,10 @@ class Files:
             return await self._record(session, reader, file_id)
 
     async def delete(self, reader: Reader, file_id: str) -> None:
-        """Delete a file, out of every vector store too. Its bytes and vectors go by intents.
+        """Delete a file and remove it from its stores. Intents remove its bytes and vectors.
 
         Raises:
-            NotThere: as of `get`.
+            NotThere: as for `get`.
         """
         async with self._database.transaction() as session:
             file = await self._locked(session, reader, file_id)
@@ -176,23 +174,23 @@ class Files:
 
 
 def file_there(reader: Reader, now: float) -> ColumnElement[bool]:
-    """Whether the `files` row at hand is there for a reader: readable, and not expired."""
+    """Whether the current `files` row is readable for a reader and has not expired."""
     return file_readable(reader) & or_(File.expires_at.is_(None), File.expires_at > now)
 
 
 def attached_file_there(reader: Reader, now: float) -> ColumnElement[bool]:
-    """The same of the file of the `store_files` row at hand.
+    """Apply `file_there` to the file of the current `store_files` row.
 
-    Joined, SQLite would begin with all files of the tenant.
+    Written as EXISTS: with a join, SQLite would start from all files of the tenant.
     """
     return exists().where(File.id == StoreFile.file_id, file_there(reader, now))
 
 
 def access_list(reader: Reader, asked: Sequence[str] | None) -> Sequence[str]:
-    """The access list that a reader gives to something; None: the narrowest it is on itself.
+    """Return the access list of a new object; None stands for the reader's narrowest entries.
 
     Raises:
-        Refused: too long, malformed, or a list that the reader would not be on.
+        Refused: the list is too long, malformed, or excludes the reader.
     """
     if asked is None:
         return reader.own
@@ -207,7 +205,7 @@ def access_list(reader: Reader, asked: Sequence[str] | None) -> Sequence[str]:
     if reader.entries.isdisjoint(entries):
         own = ", ".join(sorted(reader.entries))
         raise Refused(
-            f"access: you could not read it yourself any more; list one of: {own}.", param="access"
+            f"access: you would lose access yourself; include one of: {own}.", param="access"
         )
     return entries
 
@@ -215,9 +213,9 @@ def access_list(reader: Reader, asked: Sequence[str] | None) -> Sequence[str]:
 async def locked_file(
     session: AsyncSession, reader: Reader, file_id: str, *, now: float
 ) -> File | None:
-    """A file that nobody else changes, deletes or attaches until the transaction ends.
+    """Lock a file until the end of the transaction against changes, deletion and attaching.
 
-    Returns None if it is not there for this reader.
+    Returns None if the reader may not see it.
     """
     found = select(File).where(File.id == file_id, file_there(reader, now))
     file: File | None = await session.scalar(found.with_for_update(of=File))
@@ -225,17 +223,17 @@ async def locked_file(
 
 
 async def remove_file(session: AsyncSession, text: TextIndex, file: File) -> None:
-    """Take a file out of every store and delete it; its bytes and vectors go by intents.
+    """Remove a file from every store and delete it. Intents remove its bytes and vectors.
 
     Args:
-        session: a transaction. Files are locked before stores, and stores by id: so nobody who
-            attaches files or deletes others waits for this one in a ring.
+        session: a transaction. Files are locked before stores, and stores in order of their ids,
+            so that transactions that attach or delete files cannot deadlock.
         text: the full-text index.
-        file: locked.
+        file: a locked row.
     """
     holders = select(StoreFile.store_id).where(StoreFile.file_id == file.id)
     for store_id in (await session.scalars(holders.order_by(StoreFile.store_id))).all():
-        with suppress(NotThere):  # The store was deleted while we waited for it.
+        with suppress(NotThere):  # The store was deleted while this transaction waited for it.
             await withdraw(session, text, store_id, [file.id])
     intend_blob_removal(session, file.tenant, file.id)
     await session.execute(delete(File).where(File.id == file.id))

@@ -1,1 +1,1 @@
-"""The two indexes over chunks, vectors and full text, and what pins vectors to their embedder."""
+"""The vector index and the full-text index over chunks, and the check of their embedders."""

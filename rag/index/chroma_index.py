@@ -1,8 +1,8 @@
-"""Vectors in Chroma: embedded in this process, or its Rust server by URL. The home of `chromadb`.
+"""Vectors in Chroma, embedded in this process or on a server. Only this module imports `chromadb`.
 
-Every tenant has a database of its own, every generation of a store's vectors a collection. Chroma
-is never given a text, and never embeds anything. It has no asynchronous interface to itself in one
-process, so its calls run in a few threads of ours.
+Each tenant has a database, and each generation of a store's vectors has a collection. Chroma gets
+no texts and never embeds anything. Embedded Chroma has no asynchronous interface, so its calls run
+in a small pool of threads.
 """
 
 from __future__ import annotations
@@ -31,36 +31,36 @@ from rag.index.protocols import Collection, FileFilter, VectorHit, VectorKey, ch
 T = TypeVar("T")
 
 TIMEOUT_S = 30.0
-"""Of one call, waiting for a thread included."""
+"""Deadline of one call in seconds, including the wait for a thread."""
 
 THREADS = 4
 BATCH = 1000
-"""Vectors that are written or listed by one call."""
+"""Vectors that one call writes or lists."""
 
 EF_SEARCH = 400
-"""Candidates that a search keeps. Of the true nearest 10 and 100 of 20,000 vectors it then found
-0.998 and 0.925; at Chroma's 100, 0.979 and 0.888, and 0.5 to 0.8 ms sooner."""
+"""Candidates that a search keeps. With 400, HNSW finds 0.998 of the nearest 10 of 20,000 vectors
+and 0.925 of the nearest 100; with Chroma's 100, it finds 0.979 and 0.888, 0.5 to 0.8 ms faster."""
 
 WINDOWS = 3
-"""Vectors that are asked for, for each chunk that is wanted: a long chunk has several."""
+"""Vectors requested per wanted chunk. A long chunk has several vectors."""
 
 MOST = 4096
-"""Vectors that are asked for at most."""
+"""Maximum vectors requested by one search."""
 
 APART = 1e-3
-"""Length of the noise on each vector. Among many that are the same, as pages that recur are, HNSW
-loses its way to others; the noise lets it choose. Cosines of 384 dimensions change by 0.00005."""
+"""Length of the noise added to each vector. Many equal vectors, as those of repeated pages, keep
+HNSW from reaching others; noise avoids that. Cosines of 384 dimensions change by 0.00005."""
 
 _DATABASE = "tenant-"
 _NOISE = np.random.default_rng()
 
 
 class ChromaIndex:
-    """`VectorIndex` over Chroma.
+    """A `VectorIndex` on Chroma.
 
     Args:
-        settings: of the client.
-        timeout_s: of one call.
+        settings: settings of Chroma's client.
+        timeout_s: deadline of one call in seconds.
     """
 
     def __init__(self, settings: Settings, *, timeout_s: float = TIMEOUT_S) -> None:
@@ -73,7 +73,7 @@ class ChromaIndex:
 
     @classmethod
     def embedded(cls, directory: Path, *, timeout_s: float = TIMEOUT_S) -> Self:
-        """Chroma in this process, which must be the only one with this directory."""
+        """Open Chroma in this process, which must be the only one that uses the directory."""
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         settings = Settings(
             is_persistent=True, persist_directory=str(directory), anonymized_telemetry=False
@@ -84,7 +84,7 @@ class ChromaIndex:
     def server(
         cls, url: str, *, token: SecretStr | None = None, timeout_s: float = TIMEOUT_S
     ) -> Self:
-        """`chroma run` at an http(s) URL; `token` is for a proxy before it."""
+        """Connect to `chroma run` at an http(s) URL; `token` is for a proxy in front of it."""
         parts = urlsplit(url)
         headers = {} if token is None else {"Authorization": f"Bearer {token.get_secret_value()}"}
         settings = Settings(
@@ -98,7 +98,7 @@ class ChromaIndex:
         return cls(settings, timeout_s=timeout_s)
 
     def close(self) -> None:
-        """Begin no call any more, and wait for those that run."""
+        """Refuse further calls, and wait for the running ones."""
         self._threads.shutdown(cancel_futures=True)
         if self._opened is not None:
             system, opened = self._opened
@@ -151,7 +151,7 @@ class ChromaIndex:
             offset += len(page)
 
     async def sample(self, collection: Collection, limit: int) -> NDArray[np.float32]:
-        """See `VectorIndex.sample`. The same ones, as long as nothing is written."""
+        """See `VectorIndex.sample`. The sample is stable while nothing is written."""
         return await self._run(self._sample, collection, limit)
 
     async def collections(self) -> list[Collection]:
@@ -168,25 +168,28 @@ class ChromaIndex:
             async with asyncio.timeout(self._timeout_s):
                 return await loop.run_in_executor(self._threads, function, *arguments)
         except (ChromaError, httpx.HTTPError, OSError, ValueError, RuntimeError) as error:
-            # Its text may name what was asked for; `ValueError` is how a server's absence is told.
+            # The error's text may contain the query. Chroma raises `ValueError` if its server is
+            # unreachable.
             reason = type(error).__name__
             raise IndexUnavailable(f"The vector index does not answer ({reason}).") from None
 
     @property
     def _chroma(self) -> ServerAPI:
-        """Chroma itself, opened by the first call."""
+        """The Chroma client, opened by the first call."""
         with self._opening:
             if self._opened is None:
                 system = System(self._settings)
                 opened = system.instance(ServerAPI)  # type: ignore[type-abstract]
                 system.start()
                 if (session := _session(opened)) is not None:
-                    session.timeout = self._timeout_s  # It has none: a thread would be lost.
+                    session.timeout = (
+                        self._timeout_s
+                    )  # httpx has no default time-out here, and a thread would be lost.
                 self._opened = system, opened
             return self._opened[1]
 
     def _collection(self, collection: Collection) -> Any:
-        """Chroma's own object. Raises its `NotFoundError`."""
+        """Return Chroma's collection object. Raises Chroma's `NotFoundError`."""
         known = self._known.get(collection)
         if known is None:
             model = self._chroma.get_collection(
@@ -198,7 +201,7 @@ class ChromaIndex:
 
     def _create(self, collection: Collection) -> None:
         database = _database(collection.tenant)
-        with suppress(ChromaError):  # It is there; if it is not, the next call tells.
+        with suppress(ChromaError):  # It may exist; if creating it failed, the next call fails.
             self._chroma.create_database(database)
         self._chroma.get_or_create_collection(
             collection.name,
@@ -231,7 +234,7 @@ class ChromaIndex:
         limit: int,
         files: FileFilter | None,
     ) -> list[tuple[str, float]]:
-        """Vectors and their cosines, best first."""
+        """Return ids and cosines of the nearest vectors, best first."""
         if files is not None and not files.files:
             if not files.but:
                 return []
@@ -278,17 +281,17 @@ class ChromaIndex:
 
 
 def _session(chroma: ServerAPI) -> httpx.Client | None:
-    """The connections to a server; None of one in this process."""
+    """Return the HTTP client of a server connection; None if Chroma runs in this process."""
     return getattr(chroma, "_session", None)
 
 
 def _database(tenant: str) -> str:
-    """The name of a tenant's database: with a prefix, as Chroma takes no short names."""
+    """Return the name of a tenant's database; the prefix is there as Chroma rejects short names."""
     return f"{_DATABASE}{tenant}"
 
 
 def _apart(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Each a little away from where it is, see `APART`."""
+    """Add noise to vectors; see `APART`."""
     noise = _NOISE.normal(0, APART / vectors.shape[1] ** 0.5, vectors.shape)
     return vectors + noise.astype(np.float32)
 
@@ -298,7 +301,7 @@ def _where(files: FileFilter) -> dict[str, Any]:
 
 
 def _best_windows(found: Sequence[tuple[str, float]]) -> list[VectorHit]:
-    """Each chunk once, by the best of its vectors; best first."""
+    """Keep each chunk once, with the best of its vectors; best first."""
     best: dict[str, float] = {}
     for vector_id, cosine in found:
         best.setdefault(chunk_key(vector_id), cosine)

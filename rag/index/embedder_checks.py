@@ -1,4 +1,4 @@
-"""Whether the embedders that are served made a store's vectors; found out now and then."""
+"""Checks that the served embedders made a store's vectors. The answers are cached for a while."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from rag.index.embedder_versions import ServedEmbedder, mismatch
 from rag.index.protocols import Generation
 
 FRESH_S = 300.0
-"""For which an embedder counts as the one that it was."""
+"""Seconds for which a check of an embedder is trusted."""
 
 
 class EmbedderChecks:
-    """Compares vectors of fixed texts; an embedder makes them once in a while for all stores.
+    """Compares vectors of fixed texts. One embedding of them serves all stores for `FRESH_S`.
 
     Args:
-        embedders: that are served, by model.
-        clock: in seconds.
+        embedders: the embedders that are served, by model.
+        clock: returns seconds.
     """
 
     def __init__(
@@ -29,10 +29,10 @@ class EmbedderChecks:
         self._known: dict[str, _Remembering] = {}
 
     async def refusal(self, generation: Generation) -> str | None:
-        """Why the vectors cannot be used, with the command that mends it; None: they can.
+        """Return why the vectors cannot be used, and the command that helps; None if they can.
 
         Raises:
-            EngineError: the embedder failed; nothing is known.
+            EngineError: the embedder failed, so the answer is unknown.
         """
         served = self._embedders.get(generation.model)
         if served is None:
@@ -44,10 +44,10 @@ class EmbedderChecks:
         return await mismatch(generation, known, served.revision)
 
     async def refuse(self, generation: Generation) -> None:
-        """Go on only with the embedder that made the vectors.
+        """Raise unless the served embedder made the vectors.
 
         Raises:
-            EmbedderMismatch: it is another.
+            EmbedderMismatch: another embedder made the vectors.
             EngineError: the embedder failed.
         """
         if (reason := await self.refusal(generation)) is not None:
@@ -58,7 +58,7 @@ class EmbedderChecks:
 
 
 class _Remembering:
-    """An embedder that is asked for the same texts again and again, and embeds them once."""
+    """Wraps an embedder and embeds the fixed texts only once."""
 
     def __init__(self, embedder: Embedder, since: float) -> None:
         self.embedder = embedder

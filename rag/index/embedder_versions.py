@@ -1,7 +1,7 @@
-"""What pins an embedder to the vectors it made: model, revision, dimension and canary vectors.
+"""Fingerprints of embedders: model, revision, dimension and the vectors of fixed texts (canaries).
 
-A model's name stays while its weights, its pooling or a library beneath it change. The vectors of
-fixed texts do not.
+A model's name stays the same if its weights, its pooling or a library change. The vectors of the
+canaries do not.
 """
 
 from __future__ import annotations
@@ -33,15 +33,16 @@ CANARIES = (
     "Dear Sir or Madam, thank you for your letter of 2 May.",
     "42",
 )
-"""Several registers and languages, so that hardly any change leaves all of them alone."""
+"""The texts mix registers and languages, so that almost any change of the model affects some of
+them."""
 
 LEAST_COSINE = 0.999
-"""Other batches, threads and processors move a float32 model by less than 0.0001."""
+"""Batching, threads and processors change the cosine of a float32 model by less than 0.0001."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pinned:
-    """What a generation says of its embedder.
+    """The fingerprint of an embedder, as a generation stores it.
 
     Attributes:
         canaries: vectors of `CANARIES`, `(n, dimension)` float32, row by row.
@@ -54,7 +55,7 @@ class Pinned:
 
 
 class PinnedGeneration(Protocol):
-    """A generation of a store's vectors, as far as its embedder is concerned."""
+    """The part of a store's generation that identifies its embedder."""
 
     @property
     def store_id(self) -> str: ...  # noqa: D102  Named by the schema.
@@ -70,11 +71,11 @@ class PinnedGeneration(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ServedEmbedder:
-    """An embedding model that is served now.
+    """An embedding model that is being served.
 
     Attributes:
-        windows: cuts a chunk's text into pieces that the model takes.
-        tokenizer: directory of its tokenizer, by which documents are cut.
+        windows: splits a chunk's text into pieces that fit the model.
+        tokenizer: directory of the tokenizer that chunking uses.
     """
 
     embedder: Embedder
@@ -84,7 +85,7 @@ class ServedEmbedder:
 
 
 async def pin(embedder: Embedder, model: str, revision: str) -> Pinned:
-    """Embed the canaries.
+    """Embed the canaries and return the fingerprint.
 
     Raises:
         EngineError: the embedder failed.
@@ -94,7 +95,7 @@ async def pin(embedder: Embedder, model: str, revision: str) -> Pinned:
 
 
 async def canary_cosine(embedder: Embedder, canaries: bytes) -> float:
-    """The worst cosine between the canaries' vectors then and now; -1 if the dimension differs.
+    """Return the lowest cosine between stored and current canary vectors; -1 if dimensions differ.
 
     Raises:
         EngineError: the embedder failed.
@@ -104,7 +105,7 @@ async def canary_cosine(embedder: Embedder, canaries: bytes) -> float:
 
 
 def worst_cosine(one: bytes, other: bytes) -> float:
-    """The lowest cosine of two sets of canary vectors, row by row; -1 if they do not fit."""
+    """Return the lowest cosine of two sets of canary vectors, row by row; -1 if sizes differ."""
     if len(one) != len(other):
         return -1.0
     first, second = (
@@ -117,15 +118,15 @@ def worst_cosine(one: bytes, other: bytes) -> float:
 async def mismatch(
     generation: PinnedGeneration, embedder: Embedder | None, revision: str | None
 ) -> str | None:
-    """Why the embedder that is served is not the one which made these vectors; None: it is.
+    """Return why the served embedder did not make a generation's vectors; None if it did.
 
     Args:
-        generation: of a store.
-        embedder: that is served under the generation's model; None: none is.
-        revision: of that one.
+        generation: a generation of a store.
+        embedder: the embedder served under the generation's model; None if there is none.
+        revision: the revision of that embedder.
 
     Returns:
-        A sentence with the command that mends it.
+        A sentence with the command that repairs it, or None.
 
     Raises:
         EngineError: the embedder failed.

@@ -1,7 +1,7 @@
-"""Full text of chunks, ranked by BM25: FTS5 in SQLite, and a table of words in PostgreSQL.
+"""Full-text search of chunks, ranked by BM25: FTS5 in SQLite, a table of words in PostgreSQL.
 
-Each store has a table of its own, so that no store's words weigh in another's ranking. Questions
-are words here: nothing in them is syntax.
+Each store has its own table, so that word statistics of one store do not affect another. Queries
+are plain words: they have no syntax.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from rag.index.protocols import FileFilter, TextHit, TextIndex
 
 MAX_WORDS = 64
-"""Of one question; the first ones count."""
+"""Maximum words of a query; further ones are ignored."""
 
 _WORD = re.compile(r"\w+")
 _PREFIX = "lexical_"
@@ -34,18 +34,18 @@ STOP_WORDS = frozenset(
         "you", "your",
     }
 )  # fmt: skip
-"""English words that almost every text has: they cost most of a search, and tell nothing."""
+"""English words that occur in almost every text. They cost most of the time and tell nothing."""
 
 
 def text_index(dialect: Literal["sqlite", "postgresql"]) -> TextIndex:
-    """The full-text index of a kind of database."""
+    """Return the full-text index for a kind of database."""
     return SqlTextIndex(_SQLITE if dialect == "sqlite" else _POSTGRESQL)
 
 
 def words(question: str) -> list[str]:
-    """The words to look for, each once, in their order; stop words only where there are no others.
+    """Return the distinct search words in order; stop words only if there are no others.
 
-    Letters and digits alone: a database takes no operator from them.
+    Only letters and digits are kept, so that no database sees an operator.
     """
     found = (match[0] for match in _WORD.finditer(question.lower()))
     usable = list(dict.fromkeys(word for word in found if len(word) <= _LONGEST_WORD))
@@ -55,20 +55,20 @@ def words(question: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Statements:
-    """How one kind of database does it. `{table}` is the table of a store.
+    """The SQL of one kind of database. `{table}` stands for the table of a store.
 
     Attributes:
-        create: makes the table.
-        add: the chunks of `:version`.
-        remove: them again.
-        search: `:limit` chunks and their scores for `:query`, best first; `{filtered}` is a
-            condition on what is called `{chunk}`.
-        chunk: see there.
-        listed: the names in `:files`, as something that can stand after IN.
-        stores: names of all tables.
-        chunk_ids: of all that is in a table.
-        quote: around a word.
-        either: between words of which one is enough.
+        create: creates the table.
+        add: adds the chunks of `:version`.
+        remove: removes the chunks of `:version`.
+        search: selects `:limit` chunk ids and scores for `:query`, best first; `{filtered}` is a
+            condition on the column `{chunk}`.
+        chunk: the column with the chunk's id.
+        listed: expression for the file ids in `:files`, to stand after IN.
+        stores: selects the names of all tables.
+        chunk_ids: selects the ids of all chunks in a table.
+        quote: the character put around each word.
+        either: the operator between alternative words.
     """
 
     create: tuple[str, ...]
@@ -83,12 +83,11 @@ class _Statements:
     either: str
 
     def query(self, asked: Sequence[str]) -> str:
-        """Words as the database takes them."""
+        """Format words as a query of this database."""
         return self.either.join(f"{self.quote}{word}{self.quote}" for word in asked)
 
 
-# The text itself stays in `chunks`: taking one out needs its text, so it comes before the chunk
-# goes.
+# FTS5 reads the text from `chunks`; a removal needs it too, so a chunk must be removed here first.
 _SQLITE = _Statements(
     create=(
         (
@@ -99,20 +98,21 @@ _SQLITE = _Statements(
     add="INSERT INTO {table} (rowid, text) SELECT id, text FROM chunks WHERE version = :version",
     remove="INSERT INTO {table} ({table}, rowid, text)"
     " SELECT 'delete', id, text FROM chunks WHERE version = :version",
-    # Ordered by itself, FTS5 would sort all that match; SQLite keeps the best as they come.
+    # With `ORDER BY rank`, FTS5 would sort all matches; with `+rank`, SQLite keeps only the best.
     search="SELECT {table}.rowid, -rank FROM {table}"
     " WHERE {table} MATCH :query{filtered} ORDER BY +rank LIMIT :limit",
     chunk="{table}.rowid",
     listed="SELECT value FROM json_each(:files)",
     stores="SELECT name FROM sqlite_master WHERE sql LIKE 'CREATE VIRTUAL TABLE lexical_%'",
-    # Its rows come from `chunks`; which of them are indexed, its sizes tell.
+    # Rows come from `chunks`; only FTS5's table of sizes says which are indexed.
     chunk_ids="SELECT id FROM {table}_docsize",
     quote='"',
     either=" OR ",
 )
 
-# A row for each word of a chunk, and one without a word for the chunk itself. PostgreSQL's own
-# ranks know no rare words: on Cranfield the best of them has an nDCG@10 of 0.473, and BM25 0.534.
+# A row for each word of a chunk, and one with an empty word for the chunk itself. PostgreSQL's own
+# ranking ignores how rare words are: its nDCG@10 on Cranfield is at best 0.473, and BM25's is
+# 0.534.
 _POSTGRESQL = _Statements(
     create=(
         (
@@ -162,10 +162,10 @@ _POSTGRESQL = _Statements(
 
 
 class SqlTextIndex:
-    """`TextIndex` in the database that has the chunks.
+    """A `TextIndex` in the database that holds the chunks.
 
     Args:
-        statements: of its kind.
+        statements: the SQL of that database.
     """
 
     def __init__(self, statements: _Statements) -> None:
@@ -219,7 +219,7 @@ class SqlTextIndex:
         return set(await session.scalars(_on(store_number, self._statements.chunk_ids)))
 
     def _filtered(self, *, but: bool) -> str:
-        """A condition that lets only some files through; one parameter, however many there are."""
+        """Return a condition that filters by file, with one parameter for any number of files."""
         return (
             f" AND {self._statements.chunk} {'NOT IN' if but else 'IN'} (SELECT chunks.id"
             " FROM chunks JOIN store_files ON store_files.id = chunks.store_file_id"
@@ -228,5 +228,5 @@ class SqlTextIndex:
 
 
 def _on(store_number: int, statement: str) -> TextClause:
-    """A statement on the table of a store, whose name is a number of ours."""
+    """Put a store's table name, which is built from an integer, into a statement."""
     return text(statement.replace("{table}", f"{_PREFIX}{store_number:d}"))

@@ -1,7 +1,7 @@
-"""The two indexes over chunks: vectors, and full text. Values and protocols; no database here.
+"""Protocols and values of the vector index and the full-text index. Contains no database code.
 
-A vector is named `<version>:<position>:<window>`: a chunk that is longer than its embedder takes
-has several windows, and is found by the best of them.
+A vector's id is `<version>:<position>:<window>`. A chunk that is too long for the embedder has
+several windows, and the best of them counts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """Where the vectors of one generation are: a database for each tenant, a name in it."""
+    """Location of a generation's vectors: the tenant's database, and the name in it."""
 
     tenant: str
     name: str
@@ -25,7 +25,7 @@ class Collection:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """The vectors of a store by one embedder, and what pins that; see `IndexGeneration`."""
+    """The vectors that one embedder made for a store; the value of an `IndexGeneration` row."""
 
     id: str
     store_id: str
@@ -39,7 +39,7 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class FileFilter:
-    """Which files a search may find: only `files`, or all but `files` where `but`."""
+    """Which files a search may return: only `files`, or all except `files` if `but` is set."""
 
     files: Sequence[str]
     but: bool = False
@@ -47,7 +47,7 @@ class FileFilter:
 
 @dataclass(frozen=True, slots=True)
 class VectorKey:
-    """Which vector: of a version of a file's chunks, a chunk by its position, a window of it."""
+    """Identifies a vector by file, version of the chunks, position of the chunk, and window."""
 
     file_id: str
     version: str
@@ -56,13 +56,13 @@ class VectorKey:
 
     @property
     def id(self) -> str:
-        """Its name in a collection."""
+        """The vector's id in its collection."""
         return f"{self.version}:{self.position}:{self.window}"
 
 
 @dataclass(frozen=True, slots=True)
 class VectorHit:
-    """A chunk by its key (`<version>:<position>`), and the cosine of its best window, -1 to 1."""
+    """A chunk's key (`<version>:<position>`), and the cosine of its best window, from -1 to 1."""
 
     key: str
     cosine: float
@@ -70,36 +70,36 @@ class VectorHit:
 
 @dataclass(frozen=True, slots=True)
 class TextHit:
-    """A chunk by its id, and how well its words fit; only the order of scores means something."""
+    """A chunk's id and its score. Only the order of scores is meaningful."""
 
     chunk_id: int
     score: float
 
 
 def chunk_key(vector: str) -> str:
-    """The key of the chunk that a vector belongs to."""
+    """Return the key of the chunk that a vector belongs to."""
     return vector.rpartition(":")[0]
 
 
 class VectorIndex(Protocol):
-    """Vectors by collection. Every call may raise `IndexUnavailable`, and has a deadline."""
+    """Stores vectors by collection. Every call has a deadline and may raise `IndexUnavailable`."""
 
     async def create(self, collection: Collection) -> None:
-        """Make an empty collection; nothing happens to one that is there."""
+        """Create an empty collection, unless it exists."""
         ...
 
     async def drop(self, collection: Collection) -> None:
-        """Remove a collection; nothing happens if there is none."""
+        """Remove a collection, if it exists."""
         ...
 
     async def write(
         self, collection: Collection, keys: Sequence[VectorKey], vectors: NDArray[np.float32]
     ) -> None:
-        """Put vectors `(len(keys), dimension)` there; those of the same key are replaced."""
+        """Write vectors `(len(keys), dimension)`, replacing those with the same key."""
         ...
 
     async def erase(self, collection: Collection, version: str) -> None:
-        """Remove all vectors of a version; nothing happens if there are none."""
+        """Remove all vectors of a version, if there are any."""
         ...
 
     async def search(
@@ -110,46 +110,46 @@ class VectorIndex(Protocol):
         limit: int,
         files: FileFilter | None = None,
     ) -> list[VectorHit]:
-        """The nearest chunks, each once, best first, `limit` at most.
+        """Return the nearest chunks, each once, best first, at most `limit`.
 
-        Filtered before ranking: a file that is not let through takes nobody's place.
+        Filtering comes before ranking, so excluded files do not use up the limit.
         """
         ...
 
     def ids(self, collection: Collection) -> AsyncIterator[list[str]]:
-        """All vector ids, some at a time, in no order."""
+        """Yield all vector ids in batches, unordered."""
         ...
 
     async def sample(self, collection: Collection, limit: int) -> NDArray[np.float32]:
-        """Up to `limit` vectors `(n, dimension)` from all over the collection."""
+        """Return up to `limit` vectors `(n, dimension)`, spread over the collection."""
         ...
 
     async def collections(self) -> list[Collection]:
-        """All collections of all tenants."""
+        """Return all collections of all tenants."""
         ...
 
     async def forget(self, tenant: str) -> None:
-        """Remove a tenant's database with all that is in it."""
+        """Remove a tenant's database with everything in it."""
         ...
 
 
 class TextIndex(Protocol):
-    """Full text of the chunks of a store, in the database, in the caller's transaction."""
+    """Full text of the chunks of stores, updated in the caller's transaction."""
 
     async def create(self, session: AsyncSession, store_number: int) -> None:
-        """Make the table of a store."""
+        """Create the table of a store."""
         ...
 
     async def drop(self, session: AsyncSession, store_number: int) -> None:
-        """Remove it; nothing happens if there is none."""
+        """Remove the table of a store, if it exists."""
         ...
 
     async def add(self, session: AsyncSession, store_number: int, version: str) -> None:
-        """Index the chunks of a version, which are in `chunks` already."""
+        """Index the chunks of a version, which must be in `chunks` already."""
         ...
 
     async def remove(self, session: AsyncSession, store_number: int, version: str) -> None:
-        """Take the chunks of a version out, before they leave `chunks`."""
+        """Remove the chunks of a version, before they are deleted from `chunks`."""
         ...
 
     async def search(
@@ -161,16 +161,16 @@ class TextIndex(Protocol):
         limit: int,
         files: FileFilter | None = None,
     ) -> list[TextHit]:
-        """Chunks with words of the query, best first. Filtered before ranking.
+        """Return chunks with words of the query, best first. Filtering comes before ranking.
 
-        Only published chunks are here: they come and go with `store_files.version`.
+        The index has published chunks only; it changes together with `store_files.version`.
         """
         ...
 
     async def stores(self, session: AsyncSession) -> list[int]:
-        """Numbers of the stores that have a table."""
+        """Return the numbers of the stores that have a table."""
         ...
 
     async def chunk_ids(self, session: AsyncSession, store_number: int) -> set[int]:
-        """Ids of all chunks that are indexed."""
+        """Return the ids of all indexed chunks."""
         ...

@@ -1,7 +1,7 @@
-"""Chunks of a document: pieces of at most so many of the embedder's tokens, cut where text rests.
+"""Chunking: cuts a document into pieces of a bounded number of the embedder's tokens.
 
-semchunk finds the places (paragraphs, lines, sentences, clauses, words). For speed it counts by
-words, each counted once; what it makes is counted exactly afterwards. Knows no index.
+semchunk finds the boundaries (paragraphs, lines, sentences, clauses, words). For speed, tokens are
+first estimated word by word with a cache; the resulting chunks are then counted exactly.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ from rag.parsing.document import Document
 _BETWEEN_SECTIONS = "\n\n"
 
 _LONGEST_TOKEN_CHARACTERS = 64
-"""Longer words count as several, for a tokenizer may call anything long one unknown token."""
+"""Longer words count as several, because a tokenizer may map any length to one unknown token."""
 
 _WORD = re.compile(rf"\s*\S{{1,{_LONGEST_TOKEN_CHARACTERS}}}")
 _CACHED_WORDS = 50_000
-"""Of a tokenizer; kept between calls, for a window is too short to fill it again."""
+"""Size of the word cache of a tokenizer. It is kept between calls, as one window is too short to
+fill it."""
 
 _PIECES_OF_OVERLAP = 4
-"""An overlap is made of pieces; more of them come nearer to its size, fewer cut less."""
+"""Pieces per overlap. More pieces come closer to the overlap's size; fewer make cutting cheaper."""
 
 _LEAST_PIECE_TOKENS = 16
 
@@ -40,14 +41,14 @@ Count = Callable[[str], int]
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
+class TextChunk:
     """A piece of a document.
 
-    Args:
-        position: from 0, without gaps.
-        text: as it is in the document.
-        page: that it begins on, where the format knows pages.
-        tokens: of its text, without the special ones around it.
+    Attributes:
+        position: index within the document, from 0 without gaps.
+        text: the text exactly as it is in the document.
+        page: the page on which the chunk begins; None if the format has no pages.
+        tokens: token count of the text, without special tokens.
     """
 
     position: int
@@ -57,7 +58,7 @@ class Chunk:
 
 
 def embedder_tokenizer(directory: Path) -> Tokenizer:
-    """The tokenizer of an embedding model, from its directory."""
+    """Load the tokenizer of an embedding model from its directory."""
     config = tokenizer_config(directory)
     special = {name: text for name in SPECIAL_NAMES if (text := text_of(config.get(name)))}
     return load_tokenizer(directory, config, special)
@@ -65,17 +66,17 @@ def embedder_tokenizer(directory: Path) -> Tokenizer:
 
 def chunks(
     document: Document, tokenizer: Tokenizer, *, chunk_tokens: int, overlap_tokens: int
-) -> list[Chunk]:
-    """Cut a document; nothing that can be seen is lost, and a chunk may span pages.
+) -> list[TextChunk]:
+    """Cut a document into chunks. No visible text is lost, and a chunk may span pages.
 
     Args:
-        document: sections, which are joined by a blank line.
-        tokenizer: the embedder's, of `embedder_tokenizer`.
-        chunk_tokens: of a chunk, at most.
-        overlap_tokens: that a chunk repeats of the one before, at most; half a chunk at most.
+        document: its sections are joined by a blank line.
+        tokenizer: the embedder's, from `embedder_tokenizer`.
+        chunk_tokens: maximum tokens of a chunk.
+        overlap_tokens: maximum tokens repeated from the chunk before; at most half a chunk.
 
     Returns:
-        Chunks in the order of the text.
+        The chunks in reading order.
     """
     text = _BETWEEN_SECTIONS.join(section.text for section in document.sections)
     spans = _spans(text, tokenizer, limit=chunk_tokens, overlap=overlap_tokens)
@@ -84,21 +85,21 @@ def chunks(
     texts = [text[start:end] for start, end in spans]
     found = zip(spans, texts, _counts(texts, tokenizer), strict=True)
     return [
-        Chunk(position, piece, document.sections[bisect_right(starts, start) - 1].page, tokens)
+        TextChunk(position, piece, document.sections[bisect_right(starts, start) - 1].page, tokens)
         for position, ((start, _), piece, tokens) in enumerate(found)
     ]
 
 
 def windows(text: str, tokenizer: Tokenizer, *, window_tokens: int) -> list[str]:
-    """Cut a chunk's text into pieces that an embedder takes; nothing that can be seen is lost.
+    """Cut a chunk's text into windows that fit the embedder. No visible text is lost.
 
     Args:
-        text: of a chunk.
+        text: text of a chunk.
         tokenizer: the embedder's.
-        window_tokens: its context, special tokens included.
+        window_tokens: the embedder's context length, special tokens included.
 
     Returns:
-        Pieces in the order of the text; the text itself if it fits.
+        The windows in reading order; the text itself if it fits.
     """
     limit = window_tokens - tokenizer.num_special_tokens_to_add(is_pair=False)
     if len(text) <= limit * _LONGEST_TOKEN_CHARACTERS and _counts([text], tokenizer)[0] <= limit:
@@ -107,7 +108,7 @@ def windows(text: str, tokenizer: Tokenizer, *, window_tokens: int) -> list[str]
 
 
 def _spans(text: str, tokenizer: Tokenizer, *, limit: int, overlap: int) -> list[Span]:
-    """Where chunks begin and end."""
+    """Return the start and end of each chunk."""
     count = _word_counter(tokenizer)
     if overlap:
         spans = _overlapping(text, count, limit=limit, overlap=overlap)
@@ -125,7 +126,7 @@ def _spans(text: str, tokenizer: Tokenizer, *, limit: int, overlap: int) -> list
 
 
 def _overlapping(text: str, count: Count, *, limit: int, overlap: int) -> list[Span]:
-    """Chunks of small pieces; the last ones of a chunk are the first ones of the next."""
+    """Build chunks from small pieces; the last pieces of a chunk begin the next one."""
     most = min(overlap, limit - overlap)
     pieces = _pieces(text, count, max(most // _PIECES_OF_OVERLAP, min(most, _LEAST_PIECE_TOKENS)))
     sizes = [count(text[start:end]) for start, end in pieces]
@@ -134,33 +135,33 @@ def _overlapping(text: str, count: Count, *, limit: int, overlap: int) -> list[S
     while last < len(pieces):
         last = first + _fitting(sizes[first : first + limit], limit)
         spans.append((pieces[first][0], pieces[last - 1][1]))
-        # What is repeated and one piece more fit, so that every chunk goes on.
+        # The overlap leaves room for at least one more piece, so that every chunk makes progress.
         first = last - _fitting(sizes[first + 1 : last][::-1], overlap)
     return spans
 
 
 def _fitting(sizes: Sequence[int], limit: int) -> int:
-    """How many of the first sizes are no more than the limit together."""
+    """Return how many of the first sizes sum to at most the limit."""
     return bisect_right(list(accumulate(sizes)), limit)
 
 
 def _pieces(text: str, tokens: Count, limit: int) -> list[Span]:
-    """Cut a text into pieces that do not overlap."""
+    """Cut a text into pieces without overlap."""
 
     def count(piece: str) -> int:
         if len(piece) > limit * _LONGEST_TOKEN_CHARACTERS:
             return limit + 1
-        # There is nothing to cut in one character, and semchunk would try for ever.
+        # One character cannot be cut, and semchunk would try for ever.
         return tokens(piece) if len(piece) > 1 else min(tokens(piece), limit)
 
-    # Its own memory of counts would be global and never shrink.
+    # semchunk's own cache is global and never shrinks.
     found = chunk(text, limit, count, memoize=False, offsets=True)
     return cast("tuple[list[str], list[Span]]", found)[1]
 
 
 @lru_cache(maxsize=2)
 def _word_counter(tokenizer: Tokenizer) -> Count:
-    """Counts words, each encoded once. Exact, or nearly so, for tokenizers that go by words."""
+    """Count tokens word by word with a cache; nearly exact if the tokenizer splits by words."""
 
     @lru_cache(_CACHED_WORDS)
     def tokens(word: str) -> int:

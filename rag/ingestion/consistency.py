@@ -1,6 +1,6 @@
-"""The check: where vectors, full text, bytes and SQL disagree. It changes nothing.
+"""The consistency check: reports where vectors, full text, blobs and SQL disagree. Changes nothing.
 
-What is being indexed or erased at the time is left out: it is noted in SQL.
+Work in progress is left out: SQL has an intent for it.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from rag.index.protocols import Collection, TextIndex, VectorIndex, chunk_key
 from rag.schema import Chunk, File, IndexGeneration, IndexIntent, StoreFile, VectorStore
 
 
-class Contents(Protocol):
-    """Bytes of files: `Blobs`."""
+class BlobList(Protocol):
+    """Lists stored blobs; `Blobs` does."""
 
     def listed(self) -> AsyncIterator[tuple[str, str, float]]:
-        """Tenant, file id and Unix seconds of the last change, of all."""
+        """Yield tenant, file id and modification time (Unix seconds) of every blob."""
         ...
 
 
 class Consistency:
-    """Compares everything with SQL.
+    """Compares the indexes and the blob store with SQL.
 
     Args:
-        database: the truth.
+        database: the source of truth.
         vectors: the vector index.
         text: the full-text index.
-        contents: bytes of files.
+        contents: the blob store.
     """
 
     def __init__(
-        self, database: Database, vectors: VectorIndex, text: TextIndex, contents: Contents
+        self, database: Database, vectors: VectorIndex, text: TextIndex, contents: BlobList
     ) -> None:
         self._database = database
         self._vectors = vectors
@@ -44,13 +44,13 @@ class Consistency:
         self._contents = contents
 
     async def check(self) -> list[str]:
-        """A sentence for each disagreement; none where all agree.
+        """Return one sentence for each disagreement; empty if there is none.
 
-        What is changed between two questions looks like one: only what is there at a second look
-        is told.
+        A change between two queries looks like a disagreement, so only findings that a second look
+        confirms are reported.
 
         Raises:
-            IndexUnavailable, OSError: nothing can be said.
+            IndexUnavailable, OSError: an index or the blob store did not answer.
         """
         if not (found := await self._look()):
             return found
@@ -82,7 +82,7 @@ class Consistency:
         ]
 
     async def _vectors_of_stores(self) -> list[str]:
-        """Chunks without vectors where they are searched, and vectors without chunks anywhere."""
+        """Find chunks without vectors in searched generations, and vectors without chunks."""
         async with self._database.session() as session:
             found = await session.execute(
                 select(VectorStore.tenant, IndexGeneration).join(
@@ -97,7 +97,10 @@ class Consistency:
         ]
 
     async def _vectors_of(self, tenant: str, generation: IndexGeneration) -> list[str]:
-        """Vectors are read first: what is published meanwhile has them, and is noted before."""
+        """Compare one collection with SQL.
+
+        Vectors are read first: a version published meanwhile already has vectors and an intent.
+        """
         keys: set[str] = set()
         collection = Collection(tenant, generation.collection)
         try:
@@ -124,7 +127,7 @@ class Consistency:
         return missing + [f"vectors of version {version} belong to no file" for version in strays]
 
     async def _chunks(self) -> list[str]:
-        """Chunks that are not published, and files that are completed without any."""
+        """Find chunks that are not published, and completed files without chunks."""
         async with self._database.session() as session:
             unpublished = await session.scalars(
                 select(Chunk.version)
@@ -142,7 +145,7 @@ class Consistency:
             ]
 
     async def _full_text(self) -> list[str]:
-        """Of stores that have vectors: one that has expired has neither."""
+        """Check the stores that have vectors; an expired store has neither vectors nor text."""
         full = select(IndexGeneration.id).where(IndexGeneration.store_id == VectorStore.id)
         async with self._database.session() as session:
             there = set(await self._text.stores(session))
@@ -155,7 +158,7 @@ class Consistency:
         )
 
     async def _differing(self, number: int) -> str | None:
-        """The store is held, so that nothing is published meanwhile and its table stays."""
+        """Compare one full-text table with SQL, while the store is locked against changes."""
         held = select(VectorStore.id).where(VectorStore.number == number).with_for_update()
         async with self._database.transaction() as session:
             store_id = await session.scalar(held)

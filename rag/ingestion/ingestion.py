@@ -1,7 +1,7 @@
-"""Ingestion: files that wait in vector stores are parsed, cut, embedded, written and published.
+"""Ingestion: waiting files are parsed, chunked, embedded, written and published.
 
-Vectors are written before their chunks are published in SQL, under an intent that says so: whatever
-is killed in between leaves vectors that nobody is shown, and that recovery erases.
+Vectors are written before SQL publishes their chunks, under an intent. A crash in between leaves
+vectors that no search returns and that recovery erases.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from rag.database import Database
 from rag.errors import FileUnreadable, NotThere, RagError
 from rag.index.embedder_checks import EmbedderChecks
 from rag.index.protocols import TextIndex, VectorIndex, VectorKey
-from rag.ingestion.chunking import Chunk as Piece
-from rag.ingestion.leases import Bundle, Claim, Claims, Target, written
+from rag.ingestion.chunking import TextChunk
+from rag.ingestion.leases import IngestBatch, Lease, Leases, WriteTarget, is_write_of
 from rag.ingestion.publication import withdraw
 from rag.parsing.parser_process import Cut
 from rag.reembedding.generations import generations
@@ -32,54 +32,58 @@ from rag.schema import Chunk, IndexIntent, StoreFile
 logger = logging.getLogger("ringfence.ingestion")
 
 WINDOWS = 128
-"""Embedded by one call."""
+"""Texts in one call of the embedder."""
 
 MAX_CHUNKS = 20_000
-"""Of one file."""
+"""Maximum chunks of one file."""
 
 RETRY_S = 5.0
-"""Before files are tried again after something did not answer."""
+"""Delay before files are retried after something did not answer."""
 
 REFUSED_S = 60.0
-"""The same where the embedder is not the one that made the store's vectors."""
+"""Delay before files are retried if another embedder made the store's vectors."""
 
 
 class Parser(Protocol):
-    """Reads and cuts files: `ParserProcess`."""
+    """Parses and chunks files; `ParserProcess` does."""
 
-    async def chunks(self, path: Path, media_type: str, filename: str, *, cut: Cut) -> list[Piece]:
-        """Raises `FileUnreadable`; `OSError` if the file may be fine."""
+    async def chunks(
+        self, path: Path, media_type: str, filename: str, *, cut: Cut
+    ) -> list[TextChunk]:
+        """Return the chunks of a file.
+
+        Raises:
+            FileUnreadable: the file cannot be read.
+            OSError: the parser failed; the file may be fine.
+        """
         ...
 
 
-class Contents(Protocol):
-    """Bytes of files: `Blobs`."""
+class LocalBlobs(Protocol):
+    """Makes blobs available as local files; `Blobs` does."""
 
     def local(self, tenant: str, file_id: str) -> AbstractAsyncContextManager[Path]:
-        """The file as one on this machine. Raises `NotThere`, `OSError`."""
+        """Return a local file with the blob's bytes. Raises `NotThere`, `OSError`."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class _Cut:
-    """A file that was cut; `usage_bytes` as its store counts them."""
+    """A file and its chunks."""
 
-    claim: Claim
-    chunks: Sequence[Piece]
+    lease: Lease
+    chunks: Sequence[TextChunk]
 
 
 class Ingestion:
-    """Indexes files, as long as there are any.
+    """Indexes waiting files.
 
     Args:
-        database: the truth.
-        vectors: the vector index.
-        text: the full-text index.
-        claims: of this process.
-        contents: bytes of files.
-        parser: reads and cuts them.
-        checks: whether an embedder is the one that made a generation's vectors.
-        passing: errors after which files are tried again, such as the database's; ours always are.
+        leases: the leases of this process.
+        contents: the blob store.
+        parser: reads and chunks files.
+        checks: verifies that an embedder made a generation's vectors.
+        passing: further errors after which files are retried, such as the database's.
     """
 
     def __init__(
@@ -88,8 +92,8 @@ class Ingestion:
         vectors: VectorIndex,
         text: TextIndex,
         *,
-        claims: Claims,
-        contents: Contents,
+        leases: Leases,
+        contents: LocalBlobs,
         parser: Parser,
         checks: EmbedderChecks,
         passing: tuple[type[Exception], ...] = (),
@@ -97,7 +101,7 @@ class Ingestion:
         self._database = database
         self._vectors = vectors
         self._text = text
-        self._claims = claims
+        self._leases = leases
         self._contents = contents
         self._parser = parser
         self._checks = checks
@@ -108,31 +112,31 @@ class Ingestion:
         self._work = asyncio.Event()
 
     def wake(self) -> None:
-        """There may be files; look at once."""
+        """Look for files at once."""
         self._work.set()
 
     async def keep(self, *, workers: int, poll_s: float) -> None:
-        """Index what comes, until cancelled.
+        """Index files until cancelled.
 
         Args:
-            workers: bundles at a time: one is embedded while another is read or published.
-            poll_s: after which files are looked for without being told.
+            workers: batches at a time. One is embedded while another is parsed or published.
+            poll_s: time between two looks for files without a `wake`.
         """
         async with asyncio.TaskGroup() as group:
             for _ in range(workers):
                 group.create_task(self._keep(poll_s))
 
     async def step(self) -> bool:
-        """Index one bundle; whether there was one.
+        """Index one batch. Returns whether there was one.
 
         Raises:
-            What the database raises; files that were claimed are claimed again by somebody later.
+            Whatever the database raises; the files are leased again later.
         """
-        bundle = await self._claims.take()
-        if bundle is None:
+        batch = await self._leases.take()
+        if batch is None:
             return False
-        async with self._renewed(bundle):
-            await self._index(bundle)
+        async with self._renewed(batch):
+            await self._index(batch)
         return True
 
     async def _keep(self, poll_s: float) -> None:
@@ -149,14 +153,14 @@ class Ingestion:
                         await self._work.wait()
 
     @asynccontextmanager
-    async def _renewed(self, bundle: Bundle) -> AsyncIterator[None]:
-        """Our claim is renewed as long as we work on it."""
+    async def _renewed(self, batch: IngestBatch) -> AsyncIterator[None]:
+        """Renew the lease of a batch in the background."""
 
         async def renew() -> None:
             while True:
-                await asyncio.sleep(self._claims.lease_s / 3)
-                with suppress(*self._passing):  # Whoever publishes sees whether it is still ours.
-                    await self._claims.renew(bundle)
+                await asyncio.sleep(self._leases.lease_s / 3)
+                with suppress(*self._passing):  # Publishing checks whether the lease still holds.
+                    await self._leases.renew(batch)
 
         renewing = asyncio.create_task(renew())
         try:
@@ -164,50 +168,50 @@ class Ingestion:
         finally:
             renewing.cancel()
 
-    async def _index(self, bundle: Bundle) -> None:
-        """Files that cannot be read fail; if something does not answer, all wait."""
+    async def _index(self, batch: IngestBatch) -> None:
+        """Index a batch. Unreadable files fail; if a dependency fails, all files wait."""
         cut: list[_Cut] = []
         try:
-            if await self._refused(bundle):
+            if await self._refused(batch):
                 return
-            cut = await self._cut(bundle)
-            for target in bundle.targets:
+            cut = await self._cut(batch)
+            for target in batch.targets:
                 await self._write(target, cut)
-            await self._publish(bundle, cut)
+            await self._publish(batch, cut)
         except self._passing as error:
             logger.warning("files wait to be indexed again: %s", type(error).__name__)
             blamed = isinstance(error, RequestRejected)
-            await self._claims.release(bundle, wait_s=RETRY_S, blamed=blamed)
+            await self._leases.release(batch, wait_s=RETRY_S, blamed=blamed)
 
-    async def _refused(self, bundle: Bundle) -> bool:
-        """Whether an embedder is another than before; then files wait."""
-        for target in bundle.targets:
+    async def _refused(self, batch: IngestBatch) -> bool:
+        """Whether another embedder made the vectors; if so, the files wait."""
+        for target in batch.targets:
             if (reason := await self._checks.refusal(target.generation)) is not None:
                 logger.error("%s", reason)
-                await self._claims.release(bundle, wait_s=REFUSED_S)
+                await self._leases.release(batch, wait_s=REFUSED_S)
                 return True
         return False
 
-    async def _cut(self, bundle: Bundle) -> list[_Cut]:
-        """The chunks of each file that can be read; others fail."""
-        tokenizer = bundle.targets[0].served.tokenizer
-        reading = [self._cut_one(bundle, claim, tokenizer) for claim in bundle.claims]
+    async def _cut(self, batch: IngestBatch) -> list[_Cut]:
+        """Chunk each file; unreadable ones fail and are left out."""
+        tokenizer = batch.targets[0].served.tokenizer
+        reading = [self._cut_one(batch, lease, tokenizer) for lease in batch.leases]
         return [one for one in await asyncio.gather(*reading) if one is not None]
 
-    async def _cut_one(self, bundle: Bundle, claim: Claim, tokenizer: str) -> _Cut | None:
-        cut = Cut(tokenizer, claim.chunk_tokens, claim.overlap_tokens)
+    async def _cut_one(self, batch: IngestBatch, lease: Lease, tokenizer: str) -> _Cut | None:
+        cut = Cut(tokenizer, lease.chunk_tokens, lease.overlap_tokens)
         try:
-            async with self._contents.local(bundle.tenant, claim.file_id) as path:
-                chunks = await self._parser.chunks(path, claim.media_type, claim.filename, cut=cut)
-            return _Cut(claim, _bounded(chunks))
+            async with self._contents.local(batch.tenant, lease.file_id) as path:
+                chunks = await self._parser.chunks(path, lease.media_type, lease.filename, cut=cut)
+            return _Cut(lease, _bounded(chunks))
         except NotThere:
             gone = FileUnreadable("The content of the file is gone.", code="server_error")
-            await self._claims.fail(bundle, claim, gone)
+            await self._leases.fail(batch, lease, gone)
         except FileUnreadable as reason:
-            await self._claims.fail(bundle, claim, reason)
+            await self._leases.fail(batch, lease, reason)
         return None
 
-    async def _write(self, target: Target, cut: Sequence[_Cut]) -> None:
+    async def _write(self, target: WriteTarget, cut: Sequence[_Cut]) -> None:
         """Embed the chunks of all files together, and write their vectors."""
         named = await asyncio.to_thread(_windows, target, cut)
         for begin in range(0, len(named), WINDOWS):
@@ -217,34 +221,34 @@ class Ingestion:
             keys = [key for key, _ in part]
             await self._vectors.write(target.generation.collection, keys, vectors)
 
-    async def _publish(self, bundle: Bundle, cut: Sequence[_Cut]) -> None:
-        """Show the chunks, unless somebody else has the file now, or the vectors do not count."""
+    async def _publish(self, batch: IngestBatch, cut: Sequence[_Cut]) -> None:
+        """Publish the chunks of files whose lease and vectors still hold."""
         async with self._database.transaction() as session:
-            found = await generations(session, bundle.store_id, lock=True)
-            targets = {target.generation.id for target in bundle.targets}
+            found = await generations(session, batch.store_id, lock=True)
+            targets = {target.generation.id for target in batch.targets}
             searched = found.active is not None and found.active.id in targets
-            rows = await self._claims.ours(session, bundle) if searched else {}
-            shown = [one for one in cut if one.claim.store_file in rows]
-            if again := [one.claim.file_id for one in shown if rows[one.claim.store_file].version]:
-                await withdraw(session, self._text, bundle.store_id, again)
-            chunks = [_row(bundle, one.claim, chunk) for one in shown for chunk in one.chunks]
+            rows = await self._leases.held(session, batch) if searched else {}
+            shown = [one for one in cut if one.lease.store_file in rows]
+            if again := [one.lease.file_id for one in shown if rows[one.lease.store_file].version]:
+                await withdraw(session, self._text, batch.store_id, again)
+            chunks = [_row(batch, one.lease, chunk) for one in shown for chunk in one.chunks]
             if chunks:
                 await session.execute(insert(Chunk), chunks)
             for one in shown:
-                await self._text.add(session, bundle.store_number, one.claim.version)
-                _complete(rows[one.claim.store_file], one)
-            published = written([one.claim for one in shown])
+                await self._text.add(session, batch.store_number, one.lease.version)
+                _complete(rows[one.lease.store_file], one)
+            published = is_write_of([one.lease for one in shown])
             await session.execute(delete(IndexIntent).where(published))
-            await self._claims.drop_vectors(session, bundle, bundle.claims)
+            await self._leases.drop_vectors(session, batch, batch.leases)
 
 
 def _complete(row: StoreFile, one: _Cut) -> None:
-    row.version, row.status = one.claim.version, "completed"
+    row.version, row.status = one.lease.version, "completed"
     row.lease_owner, row.error_code, row.error_message = None, None, None
     row.usage_bytes = sum(len(chunk.text.encode()) for chunk in one.chunks)
 
 
-def _bounded(chunks: Sequence[Piece]) -> Sequence[Piece]:
+def _bounded(chunks: Sequence[TextChunk]) -> Sequence[TextChunk]:
     if not chunks:
         raise FileUnreadable("The file has no text.")
     if len(chunks) > MAX_CHUNKS:
@@ -254,23 +258,23 @@ def _bounded(chunks: Sequence[Piece]) -> Sequence[Piece]:
     return chunks
 
 
-def _windows(target: Target, cut: Iterable[_Cut]) -> list[tuple[VectorKey, str]]:
-    """What is embedded, and the name of each vector."""
+def _windows(target: WriteTarget, cut: Iterable[_Cut]) -> list[tuple[VectorKey, str]]:
+    """Return the texts to embed, each with the key of its vector."""
     windows: Callable[[str], list[str]] = target.served.windows
     return [
-        (VectorKey(one.claim.file_id, one.claim.version, chunk.position, number), window)
+        (VectorKey(one.lease.file_id, one.lease.version, chunk.position, number), window)
         for one in cut
         for chunk in one.chunks
         for number, window in enumerate(windows(chunk.text))
     ]
 
 
-def _row(bundle: Bundle, claim: Claim, chunk: Piece) -> dict[str, str | int | None]:
+def _row(batch: IngestBatch, lease: Lease, chunk: TextChunk) -> dict[str, str | int | None]:
     return {
-        "key": f"{claim.version}:{chunk.position}",
-        "store_number": bundle.store_number,
-        "store_file_id": claim.store_file,
-        "version": claim.version,
+        "key": f"{lease.version}:{chunk.position}",
+        "store_number": batch.store_number,
+        "store_file_id": lease.store_file,
+        "version": lease.version,
         "position": chunk.position,
         "page": chunk.page,
         "tokens": chunk.tokens,

@@ -1,6 +1,6 @@
-"""Claims: which files are indexed by whom, under leases, so that a kill hands them to the next.
+"""Leases: decides which process indexes which files. After a crash, others take over.
 
-Tenants take turns, and so do the stores of one. Knows neither documents nor vectors.
+Tenants take turns, and so do the stores of one tenant. Knows neither documents nor vectors.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from rag.reembedding.generations import Generations, generations
 from rag.schema import File, IndexIntent, StoreFile, VectorStore
 
 LEASE_S = 60.0
-"""After which a file whose indexer died goes to another."""
+"""Time after which another process may take the files of one that died."""
 
 FILES = 64
-"""Claimed together, so that an embedder gets whole batches of small files."""
+"""Files in a batch at most. Many small files fill the embedder's batches."""
 
 BYTES = 8 * 1024 * 1024
-"""Of files that are claimed together; a larger one is claimed alone."""
+"""Total size of the files of a batch. A larger file gets a batch of its own."""
 
 SUSPICIOUS_TRIES = 3
-"""From here on a file is claimed alone, so that it takes no others down with it."""
+"""A file tried this often gets a batch of its own, so that it fails no others."""
 
 MAX_TRIES = 10
 
@@ -40,8 +40,8 @@ _WRITE, _DUE = "write", "in_progress"
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
-    """A file of a store that is ours to index; its chunks will be called `version`."""
+class Lease:
+    """A file that this process may index; its chunks will have the version `version`."""
 
     store_file: int
     file_id: str
@@ -54,22 +54,22 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """A generation into which vectors are written, and who makes them."""
+class WriteTarget:
+    """A generation to write vectors to, and the embedder that makes them."""
 
     generation: Generation
     served: ServedEmbedder
 
 
 @dataclass(frozen=True, slots=True)
-class Bundle:
-    """Files of one store that were claimed together; the first target is the one searched."""
+class IngestBatch:
+    """Files of one store that are indexed together; the first target is the searched generation."""
 
     store_id: str
     store_number: int
     tenant: str
-    claims: Sequence[Claim]
-    targets: Sequence[Target]
+    leases: Sequence[Lease]
+    targets: Sequence[WriteTarget]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +79,13 @@ class _Store:
     tenant: str
 
 
-class Claims:
-    """What this process has claimed.
+class Leases:
+    """Acquires, renews and gives back the leases of this process.
 
     Args:
-        database: where files wait.
-        text: the full-text index, which a file that fails leaves.
-        embedders: that are served, by model.
-        clock: Unix seconds.
-        lease_s: for which files are ours without being renewed.
+        embedders: the embedders that are served, by model.
+        clock: returns Unix seconds.
+        lease_s: lifetime of a lease that is not renewed.
     """
 
     def __init__(
@@ -107,10 +105,10 @@ class Claims:
         self._owner = uuid.uuid4().hex
         self._turns: dict[str, float] = {}
 
-    async def take(self) -> Bundle | None:
-        """The next files, with what follows from writing their vectors noted; None: none wait.
+    async def take(self) -> IngestBatch | None:
+        """Lease the next files and record intents for their vectors; None if no file waits.
 
-        A store whose embedder is not served is passed over; its files go on waiting.
+        A store whose embedder is not served is skipped; its files keep waiting.
         """
         async with self._database.session() as session:
             waiting = await self._waiting(session)
@@ -118,70 +116,70 @@ class Claims:
             async with self._database.transaction() as session:
                 found = await generations(session, store.id, lock=True)
                 targets = self._targets(found)
-                claims = await self._claim(session, store) if targets else []
-                self._intend(session, targets, claims)
-            if claims:
+                leases = await self._lease(session, store) if targets else []
+                self._intend(session, targets, leases)
+            if leases:
                 self._turns[store.tenant] = self._turns[store.id] = self._clock()
-                return Bundle(store.id, store.number, store.tenant, claims, targets)
+                return IngestBatch(store.id, store.number, store.tenant, leases, targets)
         return None
 
-    async def renew(self, bundle: Bundle) -> None:
-        """Keep files, and what was noted of their vectors, for another lease."""
+    async def renew(self, batch: IngestBatch) -> None:
+        """Extend the leases of a batch and the intents for its vectors."""
         until = self._clock() + self.lease_s
         async with self._database.transaction() as session:
             await session.execute(
-                update(StoreFile).where(self._ours(bundle.claims)).values(lease_until=until)
+                update(StoreFile).where(self._held(batch.leases)).values(lease_until=until)
             )
             await session.execute(
-                update(IndexIntent).where(written(bundle.claims)).values(until=until)
+                update(IndexIntent).where(is_write_of(batch.leases)).values(until=until)
             )
 
-    async def release(self, bundle: Bundle, *, wait_s: float, blamed: bool = False) -> None:
-        """Give files back that cannot be indexed now. One that is `blamed` has used up a try."""
+    async def release(self, batch: IngestBatch, *, wait_s: float, blamed: bool = False) -> None:
+        """Give back files that cannot be indexed now. `blamed` counts the attempt against them."""
         async with self._database.transaction() as session:
             await session.execute(
                 update(StoreFile)
-                .where(self._ours(bundle.claims))
+                .where(self._held(batch.leases))
                 .values(
                     lease_owner=None,
                     lease_until=self._clock() + wait_s,
                     tries=StoreFile.tries - (0 if blamed else 1),
                 )
             )
-            await self.drop_vectors(session, bundle, bundle.claims)
+            await self.drop_vectors(session, batch, batch.leases)
 
-    async def fail(self, bundle: Bundle, claim: Claim, reason: FileUnreadable) -> None:
-        """Say why a file cannot be indexed. Nothing of it is published any more."""
+    async def fail(self, batch: IngestBatch, lease: Lease, reason: FileUnreadable) -> None:
+        """Record why a file cannot be indexed, and withdraw what it had published."""
         async with self._database.transaction() as session:
-            await generations(session, bundle.store_id, lock=True)
-            if await session.scalar(select(StoreFile.id).where(self._ours([claim]))) is not None:
-                await withdraw(session, self._text, bundle.store_id, [claim.file_id])
-                failing = update(StoreFile).where(self._ours([claim]))
+            await generations(session, batch.store_id, lock=True)
+            if await session.scalar(select(StoreFile.id).where(self._held([lease]))) is not None:
+                await withdraw(session, self._text, batch.store_id, [lease.file_id])
+                failing = update(StoreFile).where(self._held([lease]))
                 await session.execute(failing.values(**_failed(reason)))
-            await self.drop_vectors(session, bundle, [claim])
+            await self.drop_vectors(session, batch, [lease])
 
-    async def ours(self, session: AsyncSession, bundle: Bundle) -> dict[int, StoreFile]:
-        """Rows of the files that are still ours, with vectors that nobody took for left behind.
+    async def held(self, session: AsyncSession, batch: IngestBatch) -> dict[int, StoreFile]:
+        """Return the rows of files that are still leased and whose vectors were not given up.
 
-        By their ids. The session has locked the store, so that nothing of it changes meanwhile.
+        The keys are their ids. The session must hold the lock of the store.
         """
-        locked = select(StoreFile).where(self._ours(bundle.claims)).order_by(StoreFile.id)
+        locked = select(StoreFile).where(self._held(batch.leases)).order_by(StoreFile.id)
         rows = {row.id: row for row in await session.scalars(locked.with_for_update())}
-        # Locked, so that recovery does not give up, until the end, what is about to be published.
-        noted = select(IndexIntent.subject).where(written(bundle.claims)).with_for_update()
+        # The lock keeps recovery from giving up what is about to be published.
+        noted = select(IndexIntent.subject).where(is_write_of(batch.leases)).with_for_update()
         counts = Counter(await session.scalars(noted))
-        whole = [one for one in bundle.claims if counts[one.version] == len(bundle.targets)]
+        whole = [one for one in batch.leases if counts[one.version] == len(batch.targets)]
         return {one.store_file: rows[one.store_file] for one in whole if one.store_file in rows}
 
     async def drop_vectors(
-        self, session: AsyncSession, bundle: Bundle, claims: Sequence[Claim]
+        self, session: AsyncSession, batch: IngestBatch, leases: Sequence[Lease]
     ) -> None:
-        """Have what was written for files erased: it will not be published."""
-        about = written(claims) & (IndexIntent.tenant == bundle.tenant)
+        """Have the vectors of files erased that will not be published."""
+        about = is_write_of(leases) & (IndexIntent.tenant == batch.tenant)
         await session.execute(update(IndexIntent).where(about).values(kind="erase", until=0.0))
 
     async def _waiting(self, session: AsyncSession) -> list[_Store]:
-        """Stores that have files which nobody indexes."""
+        """Return the stores with files that nobody is indexing."""
         due = select(StoreFile.store_id).where(
             StoreFile.status == _DUE, StoreFile.lease_until <= self._clock()
         )
@@ -193,25 +191,25 @@ class Claims:
         return [_Store(*row) for row in found]
 
     def _in_turn(self, waiting: Iterable[_Store]) -> list[_Store]:
-        """Tenants that waited longest first, and of each the store that did."""
+        """Sort stores: longest-waiting tenant first, then its longest-waiting store."""
         waiting = list(waiting)
         known = {name for store in waiting for name in (store.id, store.tenant)}
         self._turns = {name: at for name, at in self._turns.items() if name in known}
         last = self._turns.get
         return sorted(waiting, key=lambda one: (last(one.tenant, 0.0), last(one.id, 0.0)))
 
-    def _targets(self, found: Generations) -> list[Target]:
-        """Where vectors go: nowhere unless those that are searched can be made."""
+    def _targets(self, found: Generations) -> list[WriteTarget]:
+        """Return the generations to write to; empty if the searched one cannot be written."""
         live = [one for one in (found.active, found.building) if one is not None]
         targets = [
-            Target(found.value(one), served)
+            WriteTarget(found.value(one), served)
             for one in live
             if (served := self._embedders.get(one.model)) and served.revision == one.revision
         ]
         searched = targets and found.active and targets[0].generation.id == found.active.id
         return targets if searched else []
 
-    async def _claim(self, session: AsyncSession, store: _Store) -> list[Claim]:
+    async def _lease(self, session: AsyncSession, store: _Store) -> list[Lease]:
         due = (
             (StoreFile.store_id == store.id)
             & (StoreFile.status == _DUE)
@@ -228,42 +226,42 @@ class Claims:
             .limit(FILES)
             .with_for_update(skip_locked=True, of=StoreFile)
         )
-        claims = []
+        leases = []
         for row, file in _together([(row, file) for row, file in found]):
             row.lease_owner, row.lease_until = self._owner, self._clock() + self.lease_s
             row.tries += 1
-            claims.append(_claim(row, file))
-        return claims
+            leases.append(_lease(row, file))
+        return leases
 
     def _intend(
-        self, session: AsyncSession, targets: Sequence[Target], claims: Sequence[Claim]
+        self, session: AsyncSession, targets: Sequence[WriteTarget], leases: Sequence[Lease]
     ) -> None:
         until = self._clock() + self.lease_s
         session.add_all(
             IndexIntent(
-                kind=_WRITE, tenant=target.generation.tenant, subject=claim.version,
+                kind=_WRITE, tenant=target.generation.tenant, subject=lease.version,
                 collection=target.generation.collection.name, until=until,
             )
             for target in targets
-            for claim in claims
+            for lease in leases
         )  # fmt: skip
 
-    def _ours(self, claims: Sequence[Claim]) -> ColumnElement[bool]:
+    def _held(self, leases: Sequence[Lease]) -> ColumnElement[bool]:
         return and_(
-            StoreFile.id.in_([claim.store_file for claim in claims]),
+            StoreFile.id.in_([lease.store_file for lease in leases]),
             StoreFile.lease_owner == self._owner,
             StoreFile.status == _DUE,
         )
 
 
-def written(claims: Sequence[Claim]) -> ColumnElement[bool]:
-    """Whether the `index_intents` row at hand is about vectors of these files."""
-    versions = [claim.version for claim in claims]
+def is_write_of(leases: Sequence[Lease]) -> ColumnElement[bool]:
+    """Whether the current `index_intents` row is a write intent for these files."""
+    versions = [lease.version for lease in leases]
     return and_(IndexIntent.kind == _WRITE, IndexIntent.subject.in_(versions))
 
 
 _TOO_OFTEN = FileUnreadable(
-    f"Indexing this file was begun {MAX_TRIES} times and never came to an end.", code="server_error"
+    f"Indexing this file was started {MAX_TRIES} times and never finished.", code="server_error"
 )
 
 
@@ -278,7 +276,7 @@ def _failed(reason: FileUnreadable) -> dict[str, Any]:
 
 
 def _together(rows: Sequence[tuple[StoreFile, File]]) -> list[tuple[StoreFile, File]]:
-    """The first files that are small enough together; a suspicious one comes alone."""
+    """Return the first files that fit into a batch; a suspicious file comes alone."""
     taken: list[tuple[StoreFile, File]] = []
     size = 0
     for row, file in rows:
@@ -292,8 +290,8 @@ def _together(rows: Sequence[tuple[StoreFile, File]]) -> list[tuple[StoreFile, F
     return taken
 
 
-def _claim(row: StoreFile, file: File) -> Claim:
-    return Claim(
+def _lease(row: StoreFile, file: File) -> Lease:
+    return Lease(
         store_file=row.id,
         file_id=file.id,
         filename=file.filename,

@@ -1,6 +1,6 @@
-"""What of a store is published, changed in one transaction with the intents that follow from it.
+"""Publication: changes what a store shows, in one transaction with the intents that follow from it.
 
-SQL and full text change here and now. Vectors go later, by intents that a kill does not lose.
+SQL and full text change at once. Vectors follow later through intents, which survive a crash.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from rag.schema import Chunk, IndexIntent, StoreFile, VectorStore
 async def withdraw(
     session: AsyncSession, text: TextIndex, store_id: str, file_ids: Sequence[str] | None = None
 ) -> None:
-    """Take what files of a store have published out of it; the rows of the files stay.
+    """Withdraw the published chunks of files from a store; the rows of the files stay.
 
     Args:
-        session: a transaction. One that withdraws from several stores takes them by id, so that
-            two of them never wait for each other.
+        session: a transaction. One that withdraws from several stores must take them in order of
+            their ids, so that two of them never deadlock.
         text: the full-text index.
-        store_id: of the store.
-        file_ids: which; None: all.
+        store_id: the store.
+        file_ids: the files to withdraw; None withdraws all.
 
     Raises:
-        NotThere: no such store.
+        NotThere: the store does not exist.
     """
     found = await generations(session, store_id, lock=True)
     published = (StoreFile.store_id == store_id) & StoreFile.version.is_not(None)
@@ -45,7 +45,7 @@ async def withdraw(
 
 
 def intend_erasure(session: AsyncSession, found: Generations, version: str) -> None:
-    """Have the vectors of a version erased from all generations of its store."""
+    """Record that the vectors of a version are to be erased from all generations of its store."""
     session.add_all(
         IndexIntent(
             kind="erase", tenant=found.tenant, subject=version,
@@ -56,5 +56,5 @@ def intend_erasure(session: AsyncSession, found: Generations, version: str) -> N
 
 
 def intend_blob_removal(session: AsyncSession, tenant: str, file_id: str) -> None:
-    """Have the bytes of a file removed."""
+    """Record that the bytes of a file are to be removed."""
     session.add(IndexIntent(kind="blob", tenant=tenant, subject=file_id, until=0.0))

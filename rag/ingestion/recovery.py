@@ -1,6 +1,6 @@
-"""Recovery: what was noted in SQL and not done yet is done, and what nobody knows of is removed.
+"""Recovery: completes the work recorded in SQL, and removes data that SQL does not know.
 
-Runs beside everything else, and after every kill. Only it erases vectors of what was unpublished.
+Runs continuously and after every crash. Nothing else erases vectors of unpublished versions.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from rag.schema import File, IndexGeneration, IndexIntent, StoreFile, VectorStor
 logger = logging.getLogger("ringfence.recovery")
 
 INTENTS = 100
-"""Worked off by one look at SQL."""
+"""Intents that are read from SQL at a time."""
 
 ABANDONED_S = 3600.0
-"""After which bytes that no file has are nobody's: an upload may take so long."""
+"""Age after which bytes without a file row are removed. An upload may take this long."""
 
 
-class Contents(Protocol):
-    """Bytes of files: `Blobs`."""
+class BlobSweeper(Protocol):
+    """Lists and removes stored blobs; `Blobs` does."""
 
     async def delete(self, tenant: str, file_id: str) -> None:
-        """Remove the bytes of a file; nothing happens if there are none."""
+        """Remove the bytes of a file, if there are any."""
         ...
 
     def listed(self) -> AsyncIterator[tuple[str, str, float]]:
-        """Tenant, file id and Unix seconds of the last change, of all."""
+        """Yield tenant, file id and modification time (Unix seconds) of every blob."""
         ...
 
     async def sweep_drafts(self, older_than: float) -> None:
-        """Remove what was left of uploads that were cut off before these Unix seconds."""
+        """Remove interrupted uploads that were last written before these Unix seconds."""
         ...
 
 
@@ -55,16 +55,16 @@ class _Intent:
 
 
 class Recovery:
-    """Works off intents and sweeps.
+    """Carries out intents, and sweeps for data that SQL does not know.
 
     Args:
-        database: the truth.
+        database: the source of truth.
         vectors: the vector index.
         text: the full-text index.
-        contents: bytes of files.
-        expiry: of files and stores.
-        clock: Unix seconds.
-        passing: errors after which everything is tried again, as of `Ingestion`.
+        contents: the blob store.
+        expiry: removes files and stores that have expired.
+        clock: returns Unix seconds.
+        passing: further errors after which work is retried, as in `Ingestion`.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Recovery:
         vectors: VectorIndex,
         text: TextIndex,
         *,
-        contents: Contents,
+        contents: BlobSweeper,
         expiry: Expiry,
         clock: Callable[[], float],
         passing: tuple[type[Exception], ...] = (),
@@ -88,15 +88,15 @@ class Recovery:
         self._work = asyncio.Event()
 
     def wake(self) -> None:
-        """Something was noted; look at once."""
+        """Look for intents at once."""
         self._work.set()
 
     async def keep(self, *, poll_s: float, sweep_s: float) -> None:
-        """Do all of it, until cancelled.
+        """Settle and sweep until cancelled.
 
         Args:
-            poll_s: after which intents are looked for without being told.
-            sweep_s: between two sweeps for what nobody knows of; the first one is at once.
+            poll_s: time between two looks for intents without a `wake`.
+            sweep_s: time between two sweeps; the first one is immediate.
         """
         due = self._clock()
         while True:
@@ -113,10 +113,10 @@ class Recovery:
                     await self._work.wait()
 
     async def settle(self) -> None:
-        """Remove what has expired, and do what was noted and is due.
+        """Remove what has expired, and carry out the intents that are due.
 
         Raises:
-            IndexUnavailable, OSError: what was not done stays noted.
+            IndexUnavailable, OSError: the rest stays recorded.
         """
         while await self._expiry.expire():
             pass
@@ -126,10 +126,10 @@ class Recovery:
                 await self._do(intent)
 
     async def sweep(self) -> None:
-        """Remove what nobody knows of: collections, vectors, full text, bytes.
+        """Remove collections, vectors, full text and bytes that SQL does not know.
 
         Raises:
-            IndexUnavailable, OSError: the rest is done the next time.
+            IndexUnavailable, OSError: the next sweep does the rest.
         """
         for collection in await self._vectors.collections():
             if await self._unknown(collection):
@@ -140,11 +140,11 @@ class Recovery:
         await self._remove_bytes()
 
     async def _give_up_writes(self) -> None:
-        """Of writes whose writer is gone, erase what was not published."""
+        """Erase the unpublished vectors of writers whose lease has run out."""
         left = (IndexIntent.kind == "write") & (IndexIntent.until <= self._clock())
         published = exists().where(StoreFile.version == IndexIntent.subject)
         if not await self._there(left):
-            return  # It is asked every second, and a transaction is for writing.
+            return  # This runs every second, and a transaction takes the write lock.
         async with self._database.transaction() as session:
             await session.execute(delete(IndexIntent).where(left, published))
             await session.execute(
@@ -166,7 +166,7 @@ class Recovery:
             return [_Intent(*row) for row in await session.execute(asked)]
 
     async def _do(self, intent: _Intent) -> None:
-        """Do what was noted, then cross it out; it may be done twice."""
+        """Carry out an intent, then delete it. Carrying it out twice does no harm."""
         if intent.kind == "blob":
             if not await self._there(File.id == intent.subject):
                 await self._contents.delete(intent.tenant, intent.subject)
@@ -184,20 +184,20 @@ class Recovery:
             return bool(await session.scalar(select(exists().where(what))))
 
     async def _unknown(self, collection: Collection) -> bool:
-        """Whether a collection belongs to no generation, and none is being made of it."""
+        """Whether a collection belongs to no generation, and none is being made for it."""
         return not (
             await self._there(IndexGeneration.collection == collection.name)
             or await self._there(IndexIntent.subject == collection.name)
             or await self._there(IndexGeneration.collection == collection.name)
-        )  # The last look is for one that was finished between the first two.
+        )  # The last look finds a generation that was completed between the first two.
 
     async def _erase_strays(self, collection: Collection) -> None:
-        """Erase versions that nobody publishes or writes; a writer that was cut off left them."""
+        """Erase versions that are neither published nor being written, left by a crashed writer."""
         there: set[str] = set()
         async for ids in self._vectors.ids(collection):
             there.update(chunk_key(one).rpartition(":")[0] for one in ids)
         async with self._database.session() as session:
-            # In this order: what is published in between is noted before it.
+            # The order matters: a version has an intent before it is published.
             noted = set(await session.scalars(select(IndexIntent.subject)))
             published = await session.scalars(
                 select(StoreFile.version)
@@ -209,16 +209,18 @@ class Recovery:
             await self._vectors.erase(collection, version)
 
     async def _drop_text(self) -> None:
-        """Drop the full text of stores that went with their tenant."""
+        """Drop the full-text tables of stores that were deleted with their tenant."""
         async with self._database.transaction() as session:
-            there = await self._text.stores(session)  # First: a new store comes with its table.
+            there = await self._text.stores(
+                session
+            )  # Read first: a new store's row and its table commit together.
             known = set(await session.scalars(select(VectorStore.number)))
             for number in there:
                 if number not in known:
                     await self._text.drop(session, number)
 
     async def _remove_bytes(self) -> None:
-        """Remove bytes of files that went with their tenant, and of uploads that were cut off."""
+        """Remove bytes of files deleted with their tenant, and of interrupted uploads."""
         border = self._clock() - ABANDONED_S
         await self._contents.sweep_drafts(border)
         async for tenant, file_id, changed in self._contents.listed():

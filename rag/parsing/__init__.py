@@ -1,1 +1,1 @@
-"""Files in, text out. Runs in a process of its own, for a hostile file to harm nobody."""
+"""Parsing: turns files into text. Runs in separate processes, because files may be hostile."""

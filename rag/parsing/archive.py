@@ -1,4 +1,4 @@
-"""Office files are zip archives of XML: what is looked at before a library opens one."""
+"""Checks of Office files, which are zip archives of XML, before a library opens them."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from rag.errors import FileUnreadable
 MAX_MEMBERS = 10_000
 MAX_UNPACKED_BYTES = 512 * 1024**2
 MAX_RATIO = 200
-"""Unpacked to packed size, of all members together; ordinary sheets reach 50."""
+"""Maximum ratio of unpacked to packed size, over all members; ordinary sheets reach 50."""
 
 _SMALL_BYTES = 10 * 1024**2
-"""Up to here no ratio is too high."""
+"""Unpacked size up to which any ratio is accepted."""
 
 _BLOCK_BYTES = 65_536
 _XML_NAMES = (".xml", ".rels", ".vml")
 
 
 def check_archive(path: Path) -> None:
-    """Look at a zip archive's directory, and at the start of its XML.
+    """Check the directory of a zip archive, and the beginning of its XML members.
 
     Raises:
-        FileUnreadable: it is damaged, encrypted, unpacks to too much, or declares entities.
+        FileUnreadable: the archive is damaged, encrypted, too large unpacked, or declares entities.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -37,7 +37,7 @@ def check_archive(path: Path) -> None:
                         _check_prolog(content)
     except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, ValueError) as error:
         raise FileUnreadable("The file is damaged: it cannot be unpacked.") from error
-    except RuntimeError as error:  # zipfile's, of a member with a password.
+    except RuntimeError as error:  # zipfile raises it for a member with a password.
         raise FileUnreadable("The file is encrypted; upload it without a password.") from error
 
 
@@ -50,9 +50,9 @@ def _check_sizes(members: list[zipfile.ZipInfo], packed: int) -> None:
 
 
 def _check_prolog(content: IO[bytes]) -> None:
-    """Refuse a document type, which office files never have, and where entities are declared.
+    """Reject a document type declaration: it can define entities, and Office files have none.
 
-    Only what comes before the root element is read. Bad XML is left to the library.
+    Reads only up to the root element. Malformed XML is left to the library.
     """
     parser = expat.ParserCreate()
     begun: list[str] = []

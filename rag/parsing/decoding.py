@@ -1,4 +1,4 @@
-"""Bytes to text: by byte order mark, as UTF-8, or else by what the bytes look like."""
+"""Decoding: bytes to text by byte order mark, as UTF-8, or by a guess at the encoding."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import charset_normalizer
 from rag.errors import FileUnreadable
 
 MAX_TEXT_BYTES = 80_000_000
-"""Of a file that is text: four for each character that a document may have."""
+"""Maximum size of a text file: four bytes for each character that a document may have."""
 
 _SAMPLE_BYTES = 65_536
-"""For guessing an encoding, which is slow."""
+"""Bytes used to guess the encoding, which is slow."""
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),  # Before UTF-16, whose mark it begins with.
+    (codecs.BOM_UTF32_LE, "utf-32"),  # Before UTF-16, whose mark is a prefix of this one.
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
@@ -26,10 +26,10 @@ _MARKS = (
 
 
 def decoded_file(path: Path) -> str:
-    """The text of a file.
+    """Read a text file.
 
     Raises:
-        FileUnreadable: it is larger than a document may be.
+        FileUnreadable: the file is larger than a document may be.
     """
     if path.stat().st_size > MAX_TEXT_BYTES:
         raise FileUnreadable(
@@ -39,7 +39,7 @@ def decoded_file(path: Path) -> str:
 
 
 def decoded(data: bytes) -> str:
-    """The text of bytes. Never fails: what fits no encoding is replaced."""
+    """Decode bytes. Never fails: undecodable bytes are replaced."""
     for mark, encoding in _MARKS:
         if data.startswith(mark):
             return data.decode(encoding, "replace")
@@ -54,7 +54,7 @@ def decoded(data: bytes) -> str:
 
 
 def utf16_without_mark(head: bytes) -> Literal["utf-16-le", "utf-16-be"] | None:
-    """The encoding of text of which every other byte is mostly zero, and no other byte is."""
+    """Detect UTF-16 by its zeros: most of every second byte, and almost no others."""
     zeros, half = head.count(0), len(head) // 2
     if zeros and head[1::2].count(0) > max(0.7 * half, 0.99 * zeros):
         return "utf-16-le"

@@ -1,4 +1,4 @@
-"""A document: its text in order, each section with the page or slide that it is on."""
+"""A document: its text in sections, each with its page or slide number."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 _WIDEST_GAP = 16
-"""Spaces or tabs in a row. More carry no meaning, and cost the chunker a level each."""
+"""Maximum spaces or tabs in a row. More carry no meaning and slow the chunker down."""
 
 _LINE_ENDS = re.compile(r"\r\n?|[\v\f\x1c\x1d\x1e\x85\u2028\u2029]")
 _OTHER_SPACE = re.compile(r"[^\S\n\t ]")
@@ -18,11 +18,11 @@ _GAPS = re.compile(rf"( {{{_WIDEST_GAP}}}) +|(\t{{{_WIDEST_GAP}}})\t+")
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """Text that is on one page.
+    """A part of the text that is on one page.
 
-    Args:
-        text: as `cleaned`, once it is in a document.
-        page: of a PDF, or slide of a presentation, from 1; None: the format knows no pages.
+    Attributes:
+        text: the text, `cleaned` once it is part of a document.
+        page: page of a PDF or slide of a presentation, from 1; None if the format has no pages.
     """
 
     text: str
@@ -31,16 +31,17 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Sections in reading order, none of them empty."""
+    """Non-empty sections in reading order."""
 
     sections: list[Section]
 
 
 def cleaned(text: str) -> str:
-    """The text with plain white space and without control characters.
+    """Normalise white space and remove control characters.
 
-    What can be seen stays. Lines end in a newline, one blank line at most divides them, and white
-    space is newlines, tabs and spaces. What databases and UTF-8 do not take is gone.
+    Visible characters stay. Lines end with a newline, blank lines are reduced to one, and white
+    space
+    becomes newlines, tabs and spaces. Characters that databases or UTF-8 reject are removed.
     """
     text = _without_surrogates(text)
     text = _LINE_ENDS.sub("\n", text)
@@ -50,7 +51,7 @@ def cleaned(text: str) -> str:
 
 
 def _without_surrogates(text: str) -> str:
-    """Pairs made whole, and lone ones replaced."""
+    """Join surrogate pairs, and replace lone surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:

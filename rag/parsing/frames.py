@@ -1,4 +1,4 @@
-"""What parser processes and their owner say to each other: JSON behind four bytes of length."""
+"""The protocol between parser processes and their owner: JSON with a four-byte length prefix."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _LENGTH_BYTES = 4
 
 
 def encoded(value: Any) -> bytes:
-    """A value as a frame."""
+    """Encode a value as a frame."""
     body = orjson.dumps(value)
     return len(body).to_bytes(_LENGTH_BYTES, "big") + body
 
 
 def read(stream: IO[bytes]) -> Any | None:
-    """The next value; None: the other side is gone."""
+    """Read the next value; None if the other side has closed."""
     head = stream.read(_LENGTH_BYTES)
     if len(head) < _LENGTH_BYTES:
         return None
@@ -25,10 +25,10 @@ def read(stream: IO[bytes]) -> Any | None:
 
 
 async def received(stream: asyncio.StreamReader) -> Any:
-    """The next value.
+    """Read the next value.
 
     Raises:
-        asyncio.IncompleteReadError: the other side is gone.
+        asyncio.IncompleteReadError: the other side has closed.
     """
     head = await stream.readexactly(_LENGTH_BYTES)
     return orjson.loads(await stream.readexactly(int.from_bytes(head, "big")))

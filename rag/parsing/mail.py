@@ -1,4 +1,4 @@
-"""Text of e-mail: its main headers and its body. Attachments are named, and not read."""
+"""Text of e-mail: its main headers and body. Attachments are listed by name, not read."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _HEADERS = ("Subject", "From", "To", "Cc", "Date")
 
 
 def mail_sections(path: Path) -> Iterator[Section]:
-    """Headers, body and names of attachments as one section.
+    """Return headers, body and names of attachments as one section.
 
     Raises:
-        FileUnreadable: it is larger than a text may be.
+        FileUnreadable: the file is larger than a text may be.
     """
     if path.stat().st_size > MAX_TEXT_BYTES:
         raise FileUnreadable(f"The e-mail has more than {MAX_TEXT_BYTES // 1_000_000} MB.")
@@ -33,7 +33,7 @@ def mail_sections(path: Path) -> Iterator[Section]:
 
 
 def _body(message: EmailMessage) -> str:
-    """The plain text if there is one, else the text of the HTML."""
+    """Return the plain-text body if there is one, else the text of the HTML body."""
     part = message.get_body(("plain", "html"))
     if part is None:
         return ""
@@ -42,6 +42,6 @@ def _body(message: EmailMessage) -> str:
         return ""
     try:
         text = data.decode(part.get_content_charset() or "utf-8")
-    except (LookupError, UnicodeDecodeError):  # No such encoding, or not that one.
+    except (LookupError, UnicodeDecodeError):  # The charset is unknown or wrong.
         text = decoded(data)
     return html_text(text) if part.get_content_type() == "text/html" else text

@@ -1,4 +1,4 @@
-"""The media type of a file: by its first bytes; among texts, which all look alike, by its name."""
+"""Detects the media type of a file by its first bytes; the type of a text file also by its name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import orjson
 from rag.parsing.decoding import utf16_without_mark
 
 HEAD_BYTES = 8192
-"""Of a file, that are looked at."""
+"""Bytes at the start of a file that detection needs."""
 
 PDF = "application/pdf"
 DOCX = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
@@ -29,7 +29,7 @@ RTF = "application/rtf"
 UNKNOWN = "application/octet-stream"
 
 SUPPORTED = frozenset({PDF, DOCX, PPTX, XLSX, HTML, MARKDOWN, PLAIN, CSV, JSON, MAIL})
-"""What is read; other files are stored, but cannot be put into a vector store."""
+"""Types that can be parsed. Other files are stored, but cannot be put into a vector store."""
 
 _OFFICE = {".docx": DOCX, ".pptx": PPTX, ".xlsx": XLSX}
 _STARTS = ((b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", OLE), (b"{\\rtf", RTF))
@@ -48,14 +48,14 @@ _MAIL_MARKS = frozenset({"received", "message-id", "mime-version", "return-path"
 
 
 def media_type(head: bytes, filename: str) -> str:
-    """What a file is.
+    """Detect the media type of a file.
 
     Args:
-        head: its first `HEAD_BYTES`, or all of it.
-        filename: as the client called it; believed only where bytes do not tell.
+        head: its first `HEAD_BYTES`, or the whole file.
+        filename: name given by the client; used only if the bytes are not conclusive.
 
     Returns:
-        One of `SUPPORTED` if it can be read.
+        A member of `SUPPORTED` if the file can be parsed.
     """
     if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"%PDF-"):
         return PDF
@@ -67,23 +67,23 @@ def media_type(head: bytes, filename: str) -> str:
     text = _text(head)
     if text is not None:
         return _kind_of_text(text, head, filename)
-    if b"%PDF-" in head[:1024]:  # Readers allow for something before it.
+    if b"%PDF-" in head[:1024]:  # PDF readers accept other bytes before the header.
         return PDF
     return filetype.guess_mime(head) or UNKNOWN
 
 
 def _zipped(head: bytes, filename: str) -> str:
-    """By the names of the first members; a large one that comes first may hide the others."""
+    """Detect by the first members; if a large member hides the others, the file name decides."""
     for name, kind in _MEMBERS:
         if re.search(rb"PK\x03\x04.{26}" + name, head, re.DOTALL):
             return kind
-    if b"mimetypeapplication/" in head[:64]:  # OpenDocument and EPUB say what they are.
+    if b"mimetypeapplication/" in head[:64]:  # OpenDocument and EPUB begin with their media type.
         return ZIP
     return _OFFICE.get(PurePath(filename).suffix.lower(), ZIP)
 
 
 def _text(head: bytes) -> str | None:
-    """The head as text to look at; None: it is none."""
+    """Decode the head for inspection; None if it is not text."""
     if head.startswith(_BYTE_ORDER_MARKS):
         encoding = "utf-8" if head.startswith(b"\xef\xbb\xbf") else "utf-16"
         return head.decode(encoding, "replace")
@@ -118,7 +118,7 @@ def _is_mail(text: str) -> bool:
 
 
 def _is_json(head: bytes) -> bool:
-    """Whether it is all there and an object or an array."""
+    """Whether the head is a complete JSON object or array."""
     if not head.lstrip().startswith((b"{", b"[")):
         return False
     try:

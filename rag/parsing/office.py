@@ -1,4 +1,4 @@
-"""Text of DOCX and PPTX files: paragraphs and tables in order, headings marked, notes of slides."""
+"""Text of DOCX and PPTX files: paragraphs and tables in order, marked headings, speaker's notes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _A = "{http://schemas.openxmlformats.org/drawingml/2006/main}"
 _FALLBACK = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"
 
 _SKIPPED = frozenset({_FALLBACK, f"{_W}del", f"{_W}moveFrom", f"{_W}pPr", f"{_W}sectPr"})
-"""Twins for old readers, what was deleted, and tab stops, which look like tabs."""
+"""Skipped elements: fallbacks for old readers, deleted text, and tab stops, which resemble tabs."""
 
 _TEXTS = frozenset({f"{_W}t", f"{_A}t"})
 _BREAKS = {
@@ -32,10 +32,10 @@ _HEADING = re.compile(r"(?:heading|überschrift|titre) ?([1-6])$|(title)$", re.I
 
 
 def docx_sections(path: Path) -> Iterator[Section]:
-    """The body of a document as one section; headings begin with `#`, as in Markdown.
+    """Return the body of a document as one section; headings begin with `#`, as in Markdown.
 
     Raises:
-        FileUnreadable: `check_archive` refuses the file.
+        FileUnreadable: `check_archive` rejects the file.
     """
     check_archive(path)
     document = docx.Document(str(path))
@@ -46,10 +46,10 @@ def docx_sections(path: Path) -> Iterator[Section]:
 
 
 def pptx_sections(path: Path) -> Iterator[Section]:
-    """One section a slide, the speaker's notes after it.
+    """Yield one section per slide, each with the speaker's notes at its end.
 
     Raises:
-        FileUnreadable: `check_archive` refuses the file.
+        FileUnreadable: `check_archive` rejects the file.
     """
     check_archive(path)
     for number, slide in enumerate(pptx.Presentation(str(path)).slides, 1):
@@ -61,10 +61,11 @@ def pptx_sections(path: Path) -> Iterator[Section]:
 
 
 def _text(root: etree._Element, headings: Mapping[str, int]) -> str:
-    """The text below an element.
+    """Return the text below an element.
 
-    The libraries' own text leaves out what was inserted, content controls and text boxes; and they
-    repeat a merged cell as often as it claims to be wide.
+    The text that the libraries return lacks insertions, content controls and text boxes, and
+    repeats
+    a merged cell as often as its declared width.
     """
     parts: list[str] = []
     cells = 0
@@ -83,7 +84,7 @@ def _text(root: etree._Element, headings: Mapping[str, int]) -> str:
 
 
 def _said(element: etree._Element, *, in_cell: bool) -> str:
-    """What an element says, or what divides it from the next one."""
+    """Return an element's text, or the separator that follows the element."""
     if element.tag in _TEXTS:
         return element.text or ""
     if element.tag in _PARAGRAPHS:
@@ -94,7 +95,7 @@ def _said(element: etree._Element, *, in_cell: bool) -> str:
 
 
 def _heading(paragraph: etree._Element, headings: Mapping[str, int]) -> str:
-    """`#` for a heading, `##` for one below it, and so on."""
+    """Return the heading's `#` marks, one per level; empty if the paragraph is no heading."""
     style = paragraph.find(f"{_W}pPr/{_W}pStyle")
     level = 0 if style is None else headings.get(style.get(f"{_W}val", ""), 0)
     return "#" * level + " " if level else ""

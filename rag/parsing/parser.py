@@ -1,6 +1,6 @@
-"""From a file to its document: the parser of each media type, and bounds on what comes out.
+"""Parses a file into a document with the parser of its media type, within bounds.
 
-Whatever a library raises over a bad file ends here, as a sentence without the file's text.
+Every error of a library becomes a sentence that contains no text of the file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rag.parsing.spreadsheet import xlsx_sections
 from rag.parsing.web_page import html_sections
 
 MAX_CHARACTERS = 20_000_000
-"""Of a document: some five million tokens."""
+"""Maximum characters of a document, about five million tokens."""
 
 _PARSERS: dict[str, Callable[[Path], Iterator[Section]]] = {
     media_types.PDF: pdf_sections,
@@ -43,21 +43,21 @@ _SAID_OF = {
     media_types.ZIP: "Archives are not read; upload the files in it one by one.",
 }
 
-# Libraries log and warn of damage with pieces of the file.
+# Libraries log warnings that quote the file.
 logging.getLogger("pypdf").setLevel(logging.CRITICAL)
 
 
 def parse(path: Path, *, media_type: str, filename: str) -> Document:
-    """The text of a file.
+    """Parse a file.
 
     Args:
-        path: where its bytes are.
-        media_type: as `media_types.media_type` says.
-        filename: as the client called it; of it, a message shows the ending.
+        path: location of the file.
+        media_type: type from `media_types.media_type`.
+        filename: name given by the client; an error message shows its suffix.
 
     Raises:
-        FileUnreadable: with the reason, for people.
-        MemoryError: it needs more than there is.
+        FileUnreadable: the file cannot be parsed; the message is for users.
+        MemoryError: the file needs too much memory.
     """
     parser = _PARSERS.get(media_type)
     if parser is None:
@@ -70,7 +70,7 @@ def parse(path: Path, *, media_type: str, filename: str) -> Document:
         raise
     except RecursionError as error:
         raise FileUnreadable("The file is nested too deep to be read.") from error
-    except Exception as error:  # The libraries raise whatever a bad file makes them.
+    except Exception as error:  # A bad file can make the libraries raise anything.
         raise FileUnreadable("The file is damaged: it cannot be read.") from error
 
 
@@ -93,6 +93,4 @@ def _document(sections: Iterator[Section]) -> Document:
 
 def _unsupported(media_type: str, filename: str) -> str:
     ending = PurePath(filename).suffix[:16] or "this"
-    return _SAID_OF.get(
-        media_type, f"Files of type {ending!r} ({media_type}) have no text that is read here."
-    )
+    return _SAID_OF.get(media_type, f"Files of type {ending!r} ({media_type}) cannot be read.")

@@ -1,7 +1,7 @@
-"""Documents read in processes of their own, each file with a deadline and a bound on memory.
+"""Runs parsers in separate processes, with a deadline and a memory limit for each file.
 
-A process that hangs, crashes or takes too much is replaced, and only its file fails. Knows neither
-formats nor the index.
+A process that hangs, crashes or exceeds its memory is replaced, and only its file fails. Knows
+neither formats nor indexes.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Any
 
 import rag
 from rag.errors import FileUnreadable
-from rag.ingestion.chunking import Chunk
+from rag.ingestion.chunking import TextChunk
 from rag.parsing import frames
 from rag.parsing.document import Document, Section
 
 START_DEADLINE_S = 30.0
-"""For a process to be there, which takes 0.5 s on an idle core."""
+"""Deadline for starting a process, which takes 0.5 s on an idle core."""
 
 _END_DEADLINE_S = 5.0
 
@@ -31,12 +31,12 @@ _CLOSED = "The parser was closed."
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """How a document is cut.
+    """How to chunk a document.
 
-    Args:
+    Attributes:
         tokenizer: directory of the embedding model.
-        chunk_tokens: of a chunk, at most.
-        overlap_tokens: that a chunk repeats of the one before, at most.
+        chunk_tokens: maximum tokens of a chunk.
+        overlap_tokens: maximum tokens that a chunk repeats of the one before.
     """
 
     tokenizer: str
@@ -45,11 +45,11 @@ class Cut:
 
 
 class ParserProcess:
-    """A pool of parser processes, each started when it is first needed.
+    """A pool of parser processes, which are started on demand.
 
     Args:
-        processes: files that are read at a time; others wait for their turn.
-        timeout_s: for one file, from its turn on.
+        processes: files parsed at a time; others wait.
+        timeout_s: deadline for one file in seconds, not counting the wait.
         memory_bytes: address space of one process.
     """
 
@@ -64,27 +64,29 @@ class ParserProcess:
         self._closed = False
 
     async def parse(self, path: Path, media_type: str, filename: str) -> Document:
-        """The text of a file; arguments as of `parser.parse`.
+        """Parse a file; the arguments are those of `parser.parse`.
 
         Raises:
-            FileUnreadable: with the reason, for people.
-            OSError: no process can be started, or we were closed. The file may be fine.
+            FileUnreadable: the file cannot be parsed; the message is for users.
+            OSError: no process could be started, or the pool is closed. The file may be fine.
         """
         answer = await self._answer(path, media_type, filename, None)
         return Document([Section(**section) for section in answer["sections"]])
 
-    async def chunks(self, path: Path, media_type: str, filename: str, *, cut: Cut) -> list[Chunk]:
-        """The chunks of a file, which is also cut over there: it takes a second a megabyte.
+    async def chunks(
+        self, path: Path, media_type: str, filename: str, *, cut: Cut
+    ) -> list[TextChunk]:
+        """Parse and chunk a file in a parser process; chunking takes a second per megabyte.
 
         Raises:
-            FileUnreadable: as `parse`.
-            OSError: as `parse`.
+            FileUnreadable: as for `parse`.
+            OSError: as for `parse`.
         """
         answer = await self._answer(path, media_type, filename, cut)
-        return [Chunk(**chunk) for chunk in answer["chunks"]]
+        return [TextChunk(**chunk) for chunk in answer["chunks"]]
 
     async def close(self) -> None:
-        """End all processes. Whoever waits for a file gets an `OSError`: it may be fine."""
+        """Stop all processes. Callers that still wait get an `OSError`."""
         self._closed = True
         for process in (*self._idle, *self._busy):
             await _ended(process)
@@ -102,7 +104,9 @@ class ParserProcess:
         }
         async with self._turns, self._process() as process:
             answer = await self._asked(process, request)
-            if answer.get("spent"):  # Memory that it once took stays taken.
+            if answer.get(
+                "spent"
+            ):  # The process keeps memory once it was allocated, so it is replaced.
                 raise FileUnreadable(answer["error"])
         if "error" in answer:
             raise FileUnreadable(answer["error"], code=answer["code"])
@@ -110,7 +114,7 @@ class ParserProcess:
 
     @contextlib.asynccontextmanager
     async def _process(self) -> AsyncIterator[Process]:
-        """A process for one file. One that was interrupted is not used again."""
+        """Take a process for one file. An interrupted process is not reused."""
         self._idle = [process for process in self._idle if process.returncode is None]
         process = self._idle.pop() if self._idle else await self._started()
         self._busy.add(process)
@@ -120,7 +124,7 @@ class ParserProcess:
             await _ended(process)
             raise
         else:
-            if self._closed:  # While it was starting.
+            if self._closed:  # The pool may have been closed while the process was starting.
                 await _ended(process)
             else:
                 self._idle.append(process)
@@ -146,19 +150,19 @@ class ParserProcess:
         return answer
 
     async def _started(self) -> Process:
-        """A process that is ready; its environment holds nothing of ours."""
+        """Start a process and wait until it is ready. It does not inherit our environment."""
         if self._closed:
             raise ConnectionAbortedError(_CLOSED)
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "rag.parsing.worker", str(self._memory_bytes)),
             stdin=PIPE,
             stdout=PIPE,
-            stderr=DEVNULL,  # Libraries print pieces of files there.
+            stderr=DEVNULL,  # Libraries print parts of files to it.
             env={
                 "PYTHONPATH": str(Path(rag.__file__).parents[1]),
                 "TOKENIZERS_PARALLELISM": "false",
             },
-            start_new_session=True,  # Ctrl-C is for us.
+            start_new_session=True,  # Ctrl-C must not reach the parser.
         )
         try:
             async with asyncio.timeout(START_DEADLINE_S):
@@ -173,7 +177,7 @@ class ParserProcess:
 
 
 async def _ended(process: Process) -> None:
-    """End a process and wait for it, so that nothing of it is left."""
+    """Kill a process and wait for its exit."""
     with contextlib.suppress(ProcessLookupError):
         process.kill()
     async with asyncio.timeout(_END_DEADLINE_S):

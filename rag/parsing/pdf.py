@@ -1,4 +1,4 @@
-"""Text of PDF files, page by page. What is only a picture of text stays unread."""
+"""Text of PDF files, page by page. Scanned pages stay unread, because there is no OCR."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ MAX_PAGES = 5_000
 
 
 def pdf_sections(path: Path) -> Iterator[Section]:
-    """One section a page.
+    """Yield one section per page.
 
     Raises:
-        FileUnreadable: it is encrypted, has too many pages, or no text.
+        FileUnreadable: the PDF is encrypted, has too many pages, or contains no text.
     """
     with PdfReader(path) as reader:
-        # Many are encrypted with an empty password, only to forbid printing.
+        # Many PDFs are encrypted with an empty password, only to forbid printing.
         if reader.is_encrypted and reader.decrypt("") is PasswordType.NOT_DECRYPTED:
             raise FileUnreadable("The PDF is encrypted; upload it without a password.")
         if len(reader.pages) > MAX_PAGES:

@@ -1,4 +1,4 @@
-"""Text of files that are text: Markdown, CSV, code and all others as they are; JSON laid out."""
+"""Text of text files: Markdown, CSV, code and others unchanged; JSON indented."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from rag.parsing.document import Section
 
 
 def plain_sections(path: Path) -> Iterator[Section]:
-    """The text as one section.
+    """Return the text as one section.
 
     Raises:
-        FileUnreadable: it is larger than a text may be.
+        FileUnreadable: the file is larger than a text may be.
     """
     yield Section(decoded_file(path))
 
 
 def json_sections(path: Path) -> Iterator[Section]:
-    """The value, a line for each part, with escaped characters as themselves.
+    """Return the indented JSON as one section, with escaped characters decoded.
 
-    What is no JSON (several values, comments, one that is nested too deep) stays as it is.
+    Invalid JSON (several values, comments, too deep nesting) stays unchanged.
 
     Raises:
-        FileUnreadable: it is larger than a text may be.
+        FileUnreadable: the file is larger than a text may be.
     """
     text = decoded_file(path)
     try:

@@ -1,4 +1,4 @@
-"""Text of XLSX files: a section a sheet, a line a row, cells divided by bars."""
+"""Text of XLSX files: a section per sheet, a line per row, cells separated by bars."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from rag.parsing.archive import check_archive
 from rag.parsing.document import Section
 
 MAX_ROWS = 1_000_000
-"""Of all sheets together. Empty ones count: a file of a few bytes can claim millions."""
+"""Maximum rows of all sheets together. Empty rows count, as a tiny file can declare millions."""
 
 
 def xlsx_sections(path: Path) -> Iterator[Section]:
-    """One section a sheet, its name first. Of formulas, the value that was saved last.
+    """Yield one section per sheet, headed by its name. Formulas give their last saved value.
 
     Raises:
-        FileUnreadable: `check_archive` refuses the file, or it has too many rows.
+        FileUnreadable: `check_archive` rejects the file, or it has too many rows.
     """
     check_archive(path)
-    with path.open("rb") as file:  # A path would be refused for its ending.
+    with path.open("rb") as file:  # Given a path, openpyxl would check the suffix.
         book = openpyxl.load_workbook(file, read_only=True, data_only=True)
         left = MAX_ROWS
         for sheet in book.worksheets:
-            sheet.reset_dimensions()  # They are what the file claims, not what is there.
+            sheet.reset_dimensions()  # The declared dimensions may be wrong.
             rows = list(islice(sheet.iter_rows(values_only=True), left + 1))
             left -= len(rows)
             if left < 0:
@@ -39,7 +39,7 @@ def xlsx_sections(path: Path) -> Iterator[Section]:
 
 
 def _line(row: Iterable[object]) -> str:
-    """Cells with bars between them, without the empty ones at the end."""
+    """Join cells with bars, without the empty cells at the end."""
     return " | ".join(map(_cell, row)).rstrip(" |")
 
 

@@ -1,4 +1,4 @@
-"""Text of HTML: what a reader would see, without scripts and styles. Nothing is fetched."""
+"""Text of HTML as a reader sees it, without scripts and styles. Fetches nothing."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ _BLOCK_CHARACTERS = 65_536
 
 
 def html_sections(path: Path) -> Iterator[Section]:
-    """The page's title and its text as one section.
+    """Return the page's title and text as one section.
 
     Raises:
-        FileUnreadable: it is larger than a text may be.
+        FileUnreadable: the file is larger than a text may be.
     """
     yield Section(html_text(decoded_file(path)))
 
 
 def html_text(html: str) -> str:
-    """The text of a page; headings begin with `#`, and cells have bars between them."""
-    # With a target there is no tree, which libxml2 cuts off at a depth of 256 without a word.
+    """Extract the text of a page; headings begin with `#`, and cells are separated by bars."""
+    # With a target, libxml2 builds no tree, which it would silently cut off at a depth of 256.
     parser = etree.HTMLParser(target=_Reader(), encoding="utf-8", no_network=True)
     for start in range(0, len(html), _BLOCK_CHARACTERS):
         parser.feed(html[start : start + _BLOCK_CHARACTERS].encode("utf-8", "replace"))
@@ -51,7 +51,7 @@ def html_text(html: str) -> str:
 
 
 class _Reader:
-    """Collects text while the parser goes through a page."""
+    """Collects text while the parser reads a page."""
 
     def __init__(self) -> None:
         self._parts: list[str] = []
@@ -60,7 +60,7 @@ class _Reader:
         self._in_title = False
 
     def start(self, tag: str, _attributes: object) -> None:
-        """An element begins."""
+        """Handle the start of an element."""
         self._skipped += tag in _SKIPPED
         self._verbatim += tag == "pre"
         self._in_title = tag == "title"
@@ -74,7 +74,7 @@ class _Reader:
             self._parts.append("\n\n")
 
     def end(self, tag: str) -> None:
-        """An element ends."""
+        """Handle the end of an element."""
         if tag in _SKIPPED:
             self._skipped = max(0, self._skipped - 1)
         self._verbatim -= tag == "pre"
@@ -84,12 +84,12 @@ class _Reader:
             self._parts.append(block or _ENDS.get(tag, ""))
 
     def data(self, text: str) -> None:
-        """Text, maybe a part of it only."""
+        """Handle a piece of text."""
         if self._in_title:
             self._parts.append(text)
         elif not self._skipped:
             self._parts.append(text if self._verbatim else _SPACE.sub(" ", text))
 
     def close(self) -> str:
-        """All text."""
+        """Return the collected text."""
         return _LINE_STARTS.sub("\n", "".join(self._parts)).strip()

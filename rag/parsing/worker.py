@@ -1,7 +1,7 @@
-"""The process that reads documents: a request a frame on its input, an answer on its output.
+"""The parser process: reads one request per frame from its input, and writes the answers.
 
-It has little memory, no network and no processes of its own. It ends with its input, and by alarm
-when a file takes too long, also when its owner is gone.
+It has limited memory, no network and no child processes. It exits when its input ends, or by an
+alarm if a file takes too long, even if its owner is gone.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rag.parsing import frames
 from rag.parsing.parser import parse
 
 GRACE_S = 5.0
-"""After its deadline; before, it is the owner who stops it and says why."""
+"""Seconds after a file's deadline until the alarm. Before that, the owner stops the process."""
 
 TOO_MUCH_MEMORY = "The file needed too much memory to be read."
 
@@ -37,13 +37,13 @@ _FORBIDDEN = (
 
 
 def main() -> None:
-    """Answer until the input ends. The only argument is the address space in bytes."""
-    # Whatever a library prints must not come between frames.
+    """Answer requests until the input ends. The only argument is the address space in bytes."""
+    # Output of libraries must not get between the frames.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     memory_bytes = int(sys.argv[1])
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # It would hold the document.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # A core dump would contain the document.
     sys.addaudithook(_forbid)
     with contextlib.suppress(BrokenPipeError):
         _answer(sys.stdin.buffer, answers)
@@ -94,7 +94,7 @@ def _send(answers: IO[bytes], value: Any) -> None:
 
 def _forbid(event: str, _arguments: object) -> None:
     if event.startswith(_FORBIDDEN):
-        raise PermissionError("A parser has neither network nor processes.")
+        raise PermissionError("A parser may use neither the network nor processes.")
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Generations of a store's vectors: the first, and the next without downtime."""
+"""Re-embedding: the generations of a store's vectors, replaced without downtime."""

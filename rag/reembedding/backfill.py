@@ -1,7 +1,7 @@
-"""Embedding again what a store has published, file by file, so that a kill costs one file.
+"""Backfill: re-embeds what a store has published, file by file, so that a crash costs one file.
 
-Ingestion writes into the active and the building generation; what was there before is walked here.
-No file that goes meanwhile comes back: its version is checked after its vectors are written.
+Ingestion writes to the active and the building generation; backfill covers older files. A file
+deleted meanwhile does not come back: its version is checked after its vectors are written.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from rag.reembedding.generations import ALL, Progress
 from rag.schema import Chunk, IndexGeneration, IndexIntent, StoreFile
 
 FILES = 100
-"""Read at once."""
+"""Files that are read from SQL at a time."""
 
 CHUNKS = 32
-"""Of a file, embedded and written at once."""
+"""Chunks of a file that are embedded and written at a time."""
 
 INTENT_S = 900.0
-"""For which a write of one file is left alone by recovery."""
+"""Seconds for which recovery does not touch the write of one file."""
 
-GIVEN_UP = "The new vectors were given up."
+GIVEN_UP = "The new vectors were abandoned."
 
 _POLL_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """A generation that is being built, and who makes its vectors."""
+    """A generation that is being built, and the embedder that makes its vectors."""
 
     id: str
     store_id: str
@@ -56,13 +56,13 @@ class _File:
 
 
 class Backfill:
-    """Brings generations up to date.
+    """Completes generations that are being built.
 
     Args:
-        database: says what is published.
-        vectors: of all generations.
-        clock: Unix seconds.
-        patience_s: for ingestion that began before a generation did.
+        database: knows what is published.
+        vectors: the vector index.
+        clock: returns Unix seconds.
+        patience_s: seconds to wait for ingestion that began before the generation existed.
     """
 
     def __init__(
@@ -79,11 +79,11 @@ class Backfill:
         self._patience_s = patience_s
 
     async def run(self, build: Build, told: Callable[[Progress], None]) -> None:
-        """Embed all that is published; go on where an earlier run ended, and mark it complete.
+        """Embed everything published; resume where an earlier run ended, and mark it complete.
 
         Raises:
-            Refused: it was given up, or an ingestion that began earlier does not end.
-            IndexUnavailable, EngineError: call it again.
+            Refused: the generation was abandoned, or earlier ingestion does not finish.
+            IndexUnavailable, EngineError: try again.
         """
         await self._vectors.create(build.collection)
         there = await self._positions(build.collection)
@@ -97,7 +97,7 @@ class Backfill:
         told(await self._progress(build))
 
     async def _next(self, build: Build) -> list[_File]:
-        """Files after the last one that is done."""
+        """Return the files after the last completed one."""
         async with self._database.session() as session:
             done = await session.scalar(
                 select(IndexGeneration.reembedded_to).where(IndexGeneration.id == build.id)
@@ -118,14 +118,14 @@ class Backfill:
         return [_File(id_, file_id, version or "") for id_, file_id, version in found]
 
     async def _bring(self, build: Build, file: _File, there: Mapping[str, int]) -> None:
-        """Put a file's vectors there, unless they are or the file is gone."""
+        """Write a file's vectors, unless they exist or the file is gone."""
         chunks = await self._count(file)
         if there.get(file.version, 0) != chunks:
             await self._write_intended(build, file)
         await self._mark(build, file.id)
 
     async def _write_intended(self, build: Build, file: _File) -> None:
-        """Write a file's vectors; recovery erases them if this ends in between and it is gone."""
+        """Write a file's vectors under an intent, and erase them if the file changed meanwhile."""
         intent = await self._intend(build, file)
         await self._write(build, file)
         async with self._database.session() as session:
@@ -194,22 +194,22 @@ class Backfill:
             return await rows.progress(session, generation)
 
     async def _positions(self, collection: Collection) -> Counter[str]:
-        """How many chunks of each version have vectors."""
+        """Count the chunks of each version that have vectors."""
         keys: set[str] = set()
         async for ids in self._vectors.ids(collection):
             keys.update(map(chunk_key, ids))
         return Counter(key.rpartition(":")[0] for key in keys)
 
     async def _wait_for_earlier_ingestion(self, build: Build) -> None:
-        """Ingestion that began before this generation does not write into it."""
+        """Wait for ingestion that began before this generation, and so does not write to it."""
         ends = self._clock() + self._patience_s
         while await self._earlier_ingestion(build):
             if self._clock() > ends:
-                raise Refused("A file is being indexed that began before; try again later.")
+                raise Refused("An earlier indexing of a file has not finished; try again later.")
             await asyncio.sleep(_POLL_S)
 
     async def _earlier_ingestion(self, build: Build) -> bool:
-        """Whether a version is being written into the active collection and not into this one."""
+        """Whether a version is being written to the active collection but not to this one."""
         twin = aliased(IndexIntent)
         here = select(twin.id).where(
             twin.kind == "write",
@@ -229,7 +229,7 @@ class Backfill:
             return await session.scalar(found.limit(1)) is not None
 
     async def _reconcile(self, build: Build) -> None:
-        """Embed what is missing still, and erase versions that nobody publishes or writes."""
+        """Embed what is missing, and erase versions neither published nor being written."""
         there = await self._positions(build.collection)
         published: set[str] = set()
         done = 0
@@ -247,7 +247,7 @@ class Backfill:
             return await self._published(session, build, StoreFile.id > done, limit=FILES)
 
     async def _stale(self, build: Build, suspects: set[str]) -> set[str]:
-        """Those of the suspects that are neither being written nor published meanwhile."""
+        """Return the suspects that are neither being written nor published by now."""
         if not suspects:
             return suspects
         async with self._database.session() as session:

@@ -1,6 +1,6 @@
-"""The first vectors of a new store: their collection is made before the store, and dropped without.
+"""The first vectors of a new store. Their collection exists before the store, or is dropped.
 
-The embedder that is served now is pinned to them.
+The generation is pinned to the embedder that is served at the time.
 """
 
 from __future__ import annotations
@@ -24,30 +24,28 @@ from rag.schema import IndexGeneration, IndexIntent
 
 
 class Collections(Protocol):
-    """Where the vectors of stores will be: `VectorIndex`."""
+    """Creates the collections of vector stores; `VectorIndex` does."""
 
     async def create(self, collection: Collection) -> None:
-        """Make an empty collection. Raises `IndexUnavailable`."""
+        """Create an empty collection. Raises `IndexUnavailable`."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """An embedding model that is served now."""
+    """An embedding model that is being served."""
 
     embedder: Embedder
     revision: str
 
 
 class FirstGenerations:
-    """Makes them.
+    """Creates the first generation of each store.
 
     Args:
-        database: of the intents.
-        collections: where vectors will be.
-        embedders: that are served, by model.
-        default_model: for stores that do not say which.
-        clock: Unix seconds.
+        embedders: the embedders that are served, by model.
+        default_model: the embedding model of stores that name none.
+        clock: returns Unix seconds.
     """
 
     def __init__(
@@ -66,19 +64,19 @@ class FirstGenerations:
         self._clock = clock
 
     def refuse_unknown(self, model: str | None) -> None:
-        """See that a model is served; None: the default.
+        """Check that a model is served; None stands for the default model.
 
         Raises:
-            Refused: it is not.
+            Refused: the model is not served.
         """
         self._served(model or self._default_model)
 
     async def make(self, store_id: str, tenant: str, model: str | None) -> IndexGeneration:
-        """Make an empty collection, and the row that is to be kept with its store by `keep`.
+        """Create an empty collection, and a row that the caller passes to `keep` with its store.
 
         Raises:
-            Refused: no such model is served.
-            IndexUnavailable, EngineError: of what is asked; what was made goes by an intent.
+            Refused: the model is not served.
+            IndexUnavailable, EngineError: creating it failed; an intent drops what was created.
         """
         model = model or self._default_model
         served = self._served(model)
@@ -99,16 +97,16 @@ class FirstGenerations:
         if served is None:
             known = ", ".join(sorted(self._embedders)) or "none"
             raise Refused(
-                f"No embedder {model!r} is served; there are: {known}.", param="embedding_model"
+                f"No embedder {model!r} is served. Available: {known}.", param="embedding_model"
             )
         return served
 
 
 async def keep(session: AsyncSession, tenant: str, generation: IndexGeneration) -> None:
-    """Add a generation, whose store is there: from now on nothing drops its collection.
+    """Add a generation whose store exists. From then on, nothing drops its collection.
 
     Raises:
-        IndexUnavailable: that has happened already.
+        IndexUnavailable: the collection has already been dropped.
     """
     drop = delete(IndexIntent).where(
         IndexIntent.kind == "drop",
@@ -117,5 +115,5 @@ async def keep(session: AsyncSession, tenant: str, generation: IndexGeneration) 
     )
     kept = await session.execute(drop)
     if not (isinstance(kept, CursorResult) and kept.rowcount):
-        raise IndexUnavailable("Making the collection took too long; try again.")
+        raise IndexUnavailable("Creating the collection took too long; try again.")
     session.add(generation)

@@ -1,6 +1,6 @@
-"""Generations of a store's vectors in SQL: begun, swapped, gone back to, and given up.
+"""Generations of a store's vectors in SQL: begun, swapped, rolled back and removed.
 
-Each function works in the caller's transaction. Which one is searched changes in one of them.
+Each function works in the caller's transaction, so that a swap is atomic.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from rag.index.protocols import Collection, Generation
 from rag.schema import IndexGeneration, IndexIntent, StoreFile, VectorStore
 
 ALL = 2**62
-"""`reembedded_to` of a generation that has everything."""
+"""Value of `reembedded_to` for a complete generation."""
 
 State = Literal["active", "building", "previous"]
 
 
 @dataclass(frozen=True, slots=True)
 class Generations:
-    """Those of one store."""
+    """The generations of one store."""
 
     tenant: str
     active: IndexGeneration | None = None
@@ -32,16 +32,16 @@ class Generations:
 
     @property
     def all(self) -> list[IndexGeneration]:
-        """Each that there is."""
+        """The generations that exist."""
         each = (self.active, self.building, self.previous)
         return [generation for generation in each if generation is not None]
 
     def collection(self, generation: IndexGeneration) -> Collection:
-        """Where its vectors are."""
+        """Return the location of a generation's vectors."""
         return Collection(self.tenant, generation.collection)
 
     def value(self, generation: IndexGeneration) -> Generation:
-        """It, apart from its row."""
+        """Convert a row to a value."""
         return Generation(
             id=generation.id, store_id=generation.store_id, tenant=self.tenant,
             collection=self.collection(generation), model=generation.model,
@@ -52,12 +52,12 @@ class Generations:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far the building generation is.
+    """Progress of the generation that is being built.
 
     Attributes:
-        done: files whose vectors are there.
-        total: files that are published.
-        complete: whether it may be swapped.
+        done: number of files that have vectors.
+        total: number of published files.
+        complete: whether the generation may be swapped in.
     """
 
     generation: str
@@ -68,10 +68,10 @@ class Progress:
 
 
 async def generations(session: AsyncSession, store_id: str, *, lock: bool = False) -> Generations:
-    """The generations of a store; with `lock`, nobody else changes them until the end.
+    """Return the generations of a store; `lock` locks the store against changes of them.
 
     Raises:
-        NotThere: no such store.
+        NotThere: the store does not exist.
     """
     store = select(VectorStore.tenant).where(VectorStore.id == store_id)
     tenant = await session.scalar(store.with_for_update() if lock else store)
@@ -84,10 +84,10 @@ async def generations(session: AsyncSession, store_id: str, *, lock: bool = Fals
 
 
 def building(found: Generations) -> IndexGeneration:
-    """The one that is being built.
+    """Return the generation that is being built.
 
     Raises:
-        Refused: none is.
+        Refused: no generation is being built.
     """
     if found.building is None:
         raise Refused("No new vectors are being made for this vector store.")
@@ -95,26 +95,26 @@ def building(found: Generations) -> IndexGeneration:
 
 
 def refuse_if_building(found: Generations) -> None:
-    """Only one at a time.
+    """Raise if a generation is being built, because a store has at most one.
 
     Raises:
-        Refused: one is being built.
+        Refused: a generation is being built.
     """
     if found.building is not None:
         raise Refused(
-            f"New vectors by {found.building.model!r} are being made for this vector store already."
+            f"New vectors by {found.building.model!r} are already being made for this vector store."
         )
 
 
 async def swap(session: AsyncSession, store_id: str) -> str:
-    """Search the building generation from now on, and keep the one that was searched.
+    """Make the building generation the active one, and the active one the previous.
 
     Returns:
-        The id of the generation that is searched now.
+        The id of the generation that is active now.
 
     Raises:
-        NotThere: no such store.
-        Refused: none is being built, or it is not complete.
+        NotThere: the store does not exist.
+        Refused: no generation is being built, or it is not complete.
     """
     found = await generations(session, store_id, lock=True)
     new = building(found)
@@ -129,11 +129,11 @@ async def swap(session: AsyncSession, store_id: str) -> str:
 
 
 async def go_back(session: AsyncSession, store_id: str) -> str:
-    """Make the previous generation the one that is built: it lacks what changed since.
+    """Make the previous generation the building one, because it lacks later changes.
 
     Raises:
-        NotThere: no such store.
-        Refused: there is no previous one, or another is being built.
+        NotThere: the store does not exist.
+        Refused: there is no previous generation, or another one is being built.
     """
     found = await generations(session, store_id, lock=True)
     refuse_if_building(found)
@@ -144,7 +144,7 @@ async def go_back(session: AsyncSession, store_id: str) -> str:
 
 
 async def give_up(session: AsyncSession, found: Generations, generation: IndexGeneration) -> None:
-    """Remove a generation; its collection goes by an intent."""
+    """Remove a generation; an intent drops its collection."""
     session.add(
         IndexIntent(kind="drop", tenant=found.tenant, subject=generation.collection, until=0.0)
     )
@@ -158,7 +158,7 @@ async def give_up(session: AsyncSession, found: Generations, generation: IndexGe
 
 
 async def progress(session: AsyncSession, generation: IndexGeneration) -> Progress:
-    """How far a generation is."""
+    """Return the progress of a generation."""
     published = (StoreFile.store_id == generation.store_id) & StoreFile.version.is_not(None)
     count = select(func.count()).select_from(StoreFile).where(published)
     total = await session.scalar(count) or 0

@@ -1,4 +1,4 @@
-"""How well two generations of a store's vectors find its own chunks, and how far they agree."""
+"""Compares two generations of a store by how well each finds the store's own chunks."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _MOST_LOST = 0.05
 
 @dataclass(frozen=True, slots=True)
 class RecallComparison:
-    """Of a sample of chunks as queries.
+    """Result of searching for a sample of chunks.
 
     Attributes:
-        queries: how many.
-        found_before: share of them that the old vectors find among the first 10; None: its
-            embedder is not served any more.
-        found_after: the same of the new vectors.
-        overlap: share of the old first 10 that are among the new first 10, on average.
+        queries: number of chunks searched for.
+        found_before: share of them that the old vectors rank in the first 10; None if the old
+            embedder is no longer served.
+        found_after: the same share for the new vectors.
+        overlap: mean share of the old first 10 that are also in the new first 10.
     """
 
     queries: int
@@ -33,14 +33,14 @@ class RecallComparison:
 
     @property
     def acceptable(self) -> bool:
-        """Whether the new vectors find what they should. Models may well disagree on the rest."""
+        """Whether the new vectors find their chunks. Models may rank other chunks differently."""
         before = 1.0 if self.found_before is None else self.found_before
         return self.queries == 0 or self.found_after >= before - _MOST_LOST
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One generation: where its vectors are, and who makes them."""
+    """One of the two generations: its collection and its embedder."""
 
     collection: Collection
     served: ServedEmbedder
@@ -49,10 +49,10 @@ class Side:
 async def compare(
     vectors: VectorIndex, before: Side | None, after: Side, chunks: Sequence[tuple[str, str]]
 ) -> RecallComparison:
-    """Search for chunks, given as keys and texts.
+    """Search for chunks, which are given as keys and texts.
 
     Raises:
-        IndexUnavailable, EngineError: of what is asked.
+        IndexUnavailable, EngineError: a search or an embedding failed.
     """
     new = [await _nearest(vectors, after, text) for _, text in chunks]
     keys = [key for key, _ in chunks]

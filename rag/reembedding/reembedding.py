@@ -1,6 +1,6 @@
-"""Re-embedding without downtime: new vectors beside the old, and one transaction that swaps them.
+"""Re-embedding without downtime: new vectors are built beside the old ones, then swapped in.
 
-Searches read one generation from beginning to end, so none mixes two.
+A swap is one transaction, and a search reads one generation, so results never mix two.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from rag.reembedding.recall_comparison import RecallComparison, Side, compare
 from rag.schema import Chunk, IndexGeneration, IndexIntent, StoreFile
 
 SAMPLE = 200
-"""Chunks of a store that are searched for, before its vectors are swapped."""
+"""Chunks of a store that are searched for before a swap."""
 
 
 class Reembedding:
-    """New vectors for a store.
+    """Builds, compares and swaps new vectors for a store.
 
     Args:
-        database: the truth.
-        vectors: of all generations.
-        embedders: that are served, by model.
-        clock: Unix seconds.
-        new_id: of a generation.
-        patience_s: for ingestion that began before a new generation did.
+        database: the source of truth.
+        vectors: the vector index.
+        embedders: the embedders that are served, by model.
+        clock: returns Unix seconds.
+        new_id: makes ids of generations.
+        patience_s: seconds to wait for ingestion that began before a new generation existed.
     """
 
     def __init__(
@@ -63,11 +63,12 @@ class Reembedding:
         self._backfill = Backfill(database, vectors, clock=clock, patience_s=patience_s)
 
     async def begin(self, store_id: str, model: str, *, force: bool = False) -> str:
-        """Make an empty generation, into which ingestion writes from now on; returns its id.
+        """Begin an empty generation, to which ingestion writes from now on; returns its id.
 
         Raises:
-            NotThere: no such store.
-            Refused: no such model, one is being built, or (unless forced) nothing would change.
+            NotThere: the store does not exist.
+            Refused: the model is not served, a generation is being built, or (unless `force`) the
+                new vectors would equal the current ones.
             IndexUnavailable, EngineError: nothing has changed.
         """
         served = self.served(model)
@@ -84,34 +85,34 @@ class Reembedding:
             rows.refuse_if_building(await rows.generations(session, store_id, lock=True))
             kept = await session.execute(delete(IndexIntent).where(IndexIntent.id == intent.id))
             if not (isinstance(kept, CursorResult) and kept.rowcount):
-                raise Refused("Making the collection took too long; try again.")
+                raise Refused("Creating the collection took too long; try again.")
             session.add(generation)
         return generation.id
 
     async def run(
         self, store_id: str, *, told: Callable[[Progress], None] = lambda _: None
     ) -> None:
-        """Embed all that is published, and go on where an earlier run ended.
+        """Embed everything published; resume where an earlier run ended.
 
         Args:
-            store_id: that has a generation which is being built.
-            told: how far it is, now and then.
+            store_id: a store with a generation that is being built.
+            told: receives the progress from time to time.
 
         Raises:
-            NotThere: no such store.
-            Refused: nothing is being built, its embedder is not served, or an ingestion that began
-                earlier does not end.
-            IndexUnavailable, EngineError: call it again.
+            NotThere: the store does not exist.
+            Refused: nothing is being built, its embedder is not served, or earlier ingestion does
+                not finish.
+            IndexUnavailable, EngineError: try again.
         """
         build = await self._building(store_id)
         await self._backfill.run(build, told)
 
     async def compare(self, store_id: str, *, sample: int = SAMPLE) -> RecallComparison:
-        """Search for some of the store's chunks in the old vectors and in the new.
+        """Search for some of the store's chunks with the old vectors and with the new ones.
 
         Raises:
-            NotThere, Refused: as of `run`.
-            IndexUnavailable, EngineError: of what is asked.
+            NotThere, Refused: as for `run`.
+            IndexUnavailable, EngineError: a search or an embedding failed.
         """
         build = await self._building(store_id)
         async with self._database.session() as session:
@@ -123,45 +124,47 @@ class Reembedding:
     async def swap(
         self, store_id: str, comparison: RecallComparison | None = None, *, force: bool = False
     ) -> str:
-        """Search the new vectors from now on; returns their generation's id.
+        """Make the new vectors the ones that are searched; returns their generation's id.
 
         Args:
-            store_id: that has complete new vectors.
-            comparison: that must be acceptable; None: nothing was compared.
-            force: swap even if it is not.
+            store_id: a store with complete new vectors.
+            comparison: a comparison that must be acceptable; None skips this check.
+            force: whether to swap even if the comparison is not acceptable.
 
         Raises:
-            NotThere: no such store.
-            Refused: nothing is complete, or (unless forced) the new vectors find less.
+            NotThere: the store does not exist.
+            Refused: nothing is complete, or (unless `force`) the new vectors find less.
         """
         if not (force or comparison is None or comparison.acceptable):
             before = comparison.found_before
             old = (
-                "and the old embedder is not served" if before is None else f"the old {before:.1%}"
+                "and the old embedder is no longer served"
+                if before is None
+                else f"the old {before:.1%}"
             )
             raise Refused(
                 f"The new vectors find {comparison.found_after:.1%} of a sample among the first "
-                f"10, {old}; swap with force to take them nevertheless."
+                f"10, {old}; swap with force to use them anyway."
             )
         async with self._database.transaction() as session:
             return await rows.swap(session, store_id)
 
     async def go_back(self, store_id: str) -> str:
-        """Have the previous vectors brought up to date, as if they were new; returns their model.
+        """Have the previous vectors brought up to date like new ones; returns their model.
 
         Raises:
-            NotThere: no such store.
-            Refused: there are none, or others are being made.
+            NotThere: the store does not exist.
+            Refused: there are no previous vectors, or others are being built.
         """
         async with self._database.transaction() as session:
             await rows.go_back(session, store_id)
             return rows.building(await rows.generations(session, store_id)).model
 
     async def abandon(self, store_id: str) -> None:
-        """Give up what is being built; its collection goes by an intent.
+        """Remove the generation that is being built; an intent drops its collection.
 
         Raises:
-            NotThere: no such store.
+            NotThere: the store does not exist.
             Refused: nothing is being built.
         """
         async with self._database.transaction() as session:
@@ -169,10 +172,10 @@ class Reembedding:
             await rows.give_up(session, found, rows.building(found))
 
     async def status(self, store_id: str) -> Progress | None:
-        """How far the building generation is; None: there is none.
+        """Return the progress of the building generation; None if there is none.
 
         Raises:
-            NotThere: no such store.
+            NotThere: the store does not exist.
         """
         async with self._database.session() as session:
             found = await rows.generations(session, store_id)
@@ -183,7 +186,7 @@ class Reembedding:
             found = await rows.generations(session, generation.store_id, lock=True)
             rows.refuse_if_building(found)
             if not force and found.active is not None and _alike(found.active, generation):
-                raise Refused(f"The vectors are by this {generation.model!r} already.")
+                raise Refused(f"The vectors are already made by this {generation.model!r}.")
             intent = IndexIntent(
                 kind="drop", tenant=found.tenant, subject=generation.collection,
                 until=self._clock() + INTENT_S,
@@ -193,7 +196,7 @@ class Reembedding:
             return _Created(intent.id, found.collection(generation))
 
     async def _before(self, found: Generations) -> Side | None:
-        """What is searched now; None where the embedder that made it is not served any more."""
+        """Return the active generation; None if the embedder that made it is no longer served."""
         active = found.active
         if active is None or (old := self._same(active)) is None:
             return None
@@ -202,15 +205,15 @@ class Reembedding:
         return Side(found.collection(active), old)
 
     def served(self, model: str) -> ServedEmbedder:
-        """A model that embeds.
+        """Return the embedder that serves a model.
 
         Raises:
-            Refused: it is not served.
+            Refused: the model is not served.
         """
         served = self._embedders.get(model)
         if served is None:
             known = ", ".join(sorted(self._embedders)) or "none"
-            raise Refused(f"No embedder {model!r} is served; there are: {known}.", param="model")
+            raise Refused(f"No embedder {model!r} is served. Available: {known}.", param="model")
         return served
 
     def _same(self, generation: IndexGeneration) -> ServedEmbedder | None:
@@ -224,13 +227,13 @@ class Reembedding:
         served = self._same(generation)
         if served is None:
             raise Refused(
-                f"{generation.model!r} in revision {generation.revision!r} is not served any more.",
+                f"{generation.model!r} in revision {generation.revision!r} is no longer served.",
                 param="model",
             )
         return Build(generation.id, store_id, found.collection(generation), served)
 
     async def _sample(self, store_id: str, size: int) -> list[tuple[str, str]]:
-        """Keys and texts of published chunks, from all over the store."""
+        """Return keys and texts of published chunks, spread over the store."""
         published = (StoreFile.id == Chunk.store_file_id) & (StoreFile.version == Chunk.version)
         of_store = select(Chunk.id).join(StoreFile, published).where(StoreFile.store_id == store_id)
         async with self._database.session() as session:
@@ -244,7 +247,7 @@ class Reembedding:
 
 @dataclass(frozen=True, slots=True)
 class _Created:
-    """The intent behind a collection that no row owns yet."""
+    """The intent for a collection that no row owns yet."""
 
     id: int
     collection: Collection

@@ -1,1 +1,1 @@
-"""From a question to passages: filters, fusion, permissions, and passages put into a prompt."""
+"""Search: filters, fusion of rankings, permissions, and grounding of prompts."""

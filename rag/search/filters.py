@@ -1,7 +1,7 @@
-"""Filters over the attributes of files, as the vector store API has them.
+"""Filters on file attributes, as in OpenAI's vector store API.
 
-A comparison is of values of one kind: texts, numbers, or truth values. A file without the
-attribute, or with one of another kind, is unequal to the value and neither above nor below it.
+A comparison works on values of one kind: strings, numbers or booleans. If a file lacks the
+attribute, or has one of another kind, it is unequal to the value, and neither above nor below it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from rag.schema import StoreFile
 MAX_DEPTH = 8
 MAX_NODES = 64
 MAX_VALUES = 256
-"""Of one `in` or `nin`."""
+"""Maximum values of one `in` or `nin`."""
 
 Value = str | float | bool
 Operator = Literal["eq", "ne", "gt", "gte", "lt", "lte", "in", "nin"]
@@ -47,7 +47,7 @@ _ORDERS = {"gt", "gte", "lt", "lte"}
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One attribute compared with a value, or with each of several (`in`, `nin`)."""
+    """Compares an attribute with one value, or with several (`in`, `nin`)."""
 
     key: str
     operator: Operator
@@ -56,7 +56,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Compound:
-    """All of some filters, or one of them."""
+    """Combines filters: all must match (`and`), or at least one (`or`)."""
 
     joint: Joint
     filters: tuple[Filter, ...]
@@ -66,16 +66,16 @@ Filter = Comparison | Compound
 
 
 def parse(raw: Any) -> Filter:
-    """A filter from its JSON.
+    """Parse a filter from its JSON value.
 
     Raises:
-        Refused: it is none, or too large; `param` is `filters`.
+        Refused: the filter is malformed or too large; `param` is `filters`.
     """
     return _Reader().read(raw, depth=1)
 
 
 def clause(wanted: Filter) -> ColumnElement[bool]:
-    """Whether the `store_files` row at hand passes; never null. The same in both databases."""
+    """Whether the current `store_files` row matches; never null, and alike in both databases."""
     if isinstance(wanted, Compound):
         clauses = [clause(one) for one in wanted.filters]
         return and_(true(), *clauses) if wanted.joint == "and" else or_(false(), *clauses)
@@ -86,7 +86,7 @@ def clause(wanted: Filter) -> ColumnElement[bool]:
 
 
 def matches(wanted: Filter, attributes: Mapping[str, Any]) -> bool:
-    """Whether attributes pass, as `clause` tells it."""
+    """Whether attributes match a filter; agrees with `clause`."""
     if isinstance(wanted, Compound):
         each = (matches(one, attributes) for one in wanted.filters)
         return all(each) if wanted.joint == "and" else any(each)
@@ -100,7 +100,7 @@ def _holds(attributes: Mapping[str, Any], key: str, operator: str, value: Value)
     found = attributes.get(key)
     if found is None or _kind(found) != _kind(value):
         return False
-    # Texts by code points, which is the order of their bytes in UTF-8 too.
+    # Strings are compared by code points, which is also the order of their UTF-8 bytes.
     left, right = (found, value) if isinstance(value, str) else (float(found), float(value))
     return bool(_COMPARE[operator](left, right))
 
@@ -112,7 +112,7 @@ _COMPARE: Mapping[str, Callable[[Any, Any], Any]] = {
     "lt": operators.lt,
     "lte": operators.le,
 }
-"""Of values, and of columns with values."""
+"""Operators work on values, and on columns with values."""
 
 
 def _kind(value: Any) -> Kind:
@@ -125,7 +125,7 @@ def _compared(key: str, operator: str, value: Value) -> ColumnElement[bool]:
     kind = _kind(value)
     attribute = StoreFile.attributes, literal(key, String())
     found = _VALUES[kind](*attribute)
-    # In this order: a value of another kind cannot be read as one of this.
+    # The kind is tested first: casting a value of another kind fails.
     return case(
         (_KindOf(*attribute).in_(_KINDS[kind]), _COMPARE[operator](found, value)), else_=false()
     )
@@ -136,11 +136,11 @@ _KINDS: Mapping[Kind, tuple[str, ...]] = {
     "truth": ("true", "false", "boolean"),
     "number": ("integer", "real", "number"),
 }
-"""As SQLite and PostgreSQL name them."""
+"""Names of JSON types in SQLite and PostgreSQL."""
 
 
 class _KindOf(FunctionElement[str]):
-    """The kind of an attribute, as the database names it; null where there is none."""
+    """The kind of an attribute in the database's own terms; null if it does not exist."""
 
     name = "attribute_kind"
     type = String()
@@ -148,7 +148,7 @@ class _KindOf(FunctionElement[str]):
 
 
 class _TextOf(FunctionElement[str]):
-    """An attribute that is a text; ordered by its code points."""
+    """An attribute as a string, ordered by code points."""
 
     name = "attribute_text"
     type = String()
@@ -156,7 +156,7 @@ class _TextOf(FunctionElement[str]):
 
 
 class _NumberOf(FunctionElement[float]):
-    """An attribute that is a number."""
+    """An attribute as a number."""
 
     name = "attribute_number"
     type = Float()
@@ -164,7 +164,7 @@ class _NumberOf(FunctionElement[float]):
 
 
 class _TruthOf(FunctionElement[bool]):
-    """An attribute that is a truth value."""
+    """An attribute as a boolean."""
 
     name = "attribute_truth"
     type = Boolean()
@@ -177,7 +177,7 @@ _VALUES: Mapping[Kind, type[FunctionElement[Any]]] = {
     "number": _NumberOf,
 }
 
-# A path into JSON would read some keys as syntax, so SQLite is asked for each pair.
+# A JSON path would treat some keys as syntax, so SQLite looks through the pairs.
 _IN_SQLITE = {
     _KindOf: "(SELECT type FROM json_each({}) WHERE key = {})",
     _TextOf: "(SELECT atom FROM json_each({}) WHERE key = {})",
@@ -193,7 +193,7 @@ _IN_POSTGRESQL = {
 
 
 def _register() -> None:
-    """Tell both databases' compilers how the functions are written."""
+    """Register the SQL of the functions with the compiler of each database."""
     for dialect, written in (("sqlite", _IN_SQLITE), ("postgresql", _IN_POSTGRESQL)):
         for function, template in written.items():
             compiles(function, dialect)(partial(_compiled, template))
@@ -207,7 +207,7 @@ _register()
 
 
 class _Reader:
-    """Reads one filter, and counts its parts."""
+    """Parses one filter and counts its conditions."""
 
     def __init__(self) -> None:
         self._nodes = 0
@@ -246,9 +246,9 @@ def _values(operator: str, raw: Any) -> tuple[Value, ...]:
 def _value(operator: str, raw: Any) -> Value:
     usable = isinstance(raw, str | bool | int | float)
     if not usable or (isinstance(raw, float) and not math.isfinite(raw)):
-        raise _refused("have a text, a number or a truth value as value")
+        raise _refused("have a string, a number or a boolean as value")
     if isinstance(raw, bool) and operator in _ORDERS:
-        raise _refused("do not put truth values in order")
+        raise _refused("cannot order booleans")
     if isinstance(raw, str) and "\x00" in raw:
         raise _refused("have values without NUL")
     return raw if isinstance(raw, str | bool) else float(raw)

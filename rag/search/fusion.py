@@ -1,4 +1,4 @@
-"""Reciprocal rank fusion: several rankings made one, by places alone. Knows no index."""
+"""Reciprocal rank fusion: combines several rankings using ranks only. Knows no index."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from rag.errors import Refused
 
 K = 60
-"""How little the first places count for more than the next ones. On the even questions of Cranfield
-20 to 100 differ by less than 0.003 nDCG@10; 60 is the paper's."""
+"""Constant of the fusion: higher values reduce the advantage of top ranks. 60 is the paper's value;
+on the even-numbered Cranfield queries, 20 to 100 differ by less than 0.003 nDCG@10."""
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """How much each kind of search counts: the API's `hybrid_search`.
+    """Weights of vector search and full-text search: the API's `hybrid_search`.
 
     Raises:
-        Refused: a weight is negative or no number, or both are 0.
+        Refused: a weight is negative or not finite, or both are 0.
     """
 
     embedding: float = 1.0
@@ -35,19 +35,20 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """Chunks by their ids, best first, each once; and how much their places count."""
+    """Distinct chunk ids, best first, and the weight of their ranks."""
 
     weight: float
     chunks: Sequence[int]
 
 
 def fused(rankings: Sequence[Ranking], *, total: float | None = None) -> dict[int, float]:
-    """Scores of all chunks, 0 to 1: 1 is first in every ranking that counts (Cormack et al., 2009).
+    """Return a score from 0 to 1 for each chunk (Cormack et al., 2009). Rank 1 everywhere scores 1.
 
     Args:
-        rankings: a chunk that is missing from one gets nothing from it.
-        total: the weights that a chunk can collect; default: of all rankings. Less where rankings
-            exclude each other, such as those of different vector stores.
+        rankings: the rankings to combine; a chunk gets nothing from a ranking that lacks it.
+        total: sum of weights that a chunk can reach; default: the sum over all rankings. It is
+            lower
+            if rankings exclude each other, such as those of different vector stores.
     """
     if total is None:
         total = sum(ranking.weight for ranking in rankings)
@@ -62,5 +63,5 @@ def fused(rankings: Sequence[Ranking], *, total: float | None = None) -> dict[in
 
 
 def in_order(scores: Mapping[int, float], cosines: Mapping[int, float]) -> list[int]:
-    """Chunks by falling score; of equal ones by better cosine, then by id."""
+    """Sort chunks by descending score, then by descending cosine, then by id."""
     return sorted(scores, key=lambda chunk: (-scores[chunk], -cosines.get(chunk, -2.0), chunk))

@@ -1,6 +1,6 @@
-"""Grounding: passages put into a prompt as data, which no text in them can get out of.
+"""Grounding: passages are inserted into a prompt as data, and cannot break out of their delimiters.
 
-Each passage is between delimiters with a random tag of the request. Knows neither models nor HTTP.
+The delimiters contain a random tag of the request. Knows neither models nor HTTP.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ INSTRUCTION = (
 _LIKE_A_MARK = re.compile(
     r"<(?=\s*/?\s*passage|[|\uff5c]|/?s>|/?think>|(?:start|end)_of_turn>)", re.IGNORECASE
 )
-"""What opens a delimiter of ours, or what chat templates put between messages."""
+"""Matches the start of a delimiter, and markers that chat templates put between messages."""
 
 _CUT_TRIES = 4
 _SHORTEST_CUT = 80
-"""Characters; less of a passage tells nothing."""
+"""Minimum characters of a shortened passage; less text is not useful."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grounded:
-    """A conversation with passages in it, and those that are, as they are; [1] is the first."""
+    """A conversation with passages inserted, and these passages unmodified; [1] is the first."""
 
     messages: list[Message]
     used: list[Passage]
@@ -48,18 +48,18 @@ async def ground(
     budget_tokens: int,
     tag: str,
 ) -> Grounded:
-    """Put as many of the best passages before the last question as fit.
+    """Insert as many of the best passages as fit before the last question.
 
-    Whole passages are left out by rank, the last first; only where not even the first one fits, its
-    end is cut. The question is never cut. Where nothing fits, or nobody asks, the conversation
-    stays as it is.
+    Passages are dropped from the lowest rank up. If not even the first fits, its end is cut. The
+    question is never cut. If nothing fits, or there is no question, the conversation stays
+    unchanged.
 
     Args:
-        conversation: messages whose contents are text. Not changed.
+        conversation: messages with string contents; not modified.
         passages: best first.
-        count: tells the tokens of a prompt; called a few times.
-        budget_tokens: of the whole prompt.
-        tag: random, of this request alone, such as `secrets.token_hex(8)`.
+        count: counts the tokens of a prompt; called a few times.
+        budget_tokens: maximum tokens of the whole prompt.
+        tag: a random string for this request, such as `secrets.token_hex(8)`.
     """
     prompt = _Prompt(conversation, tag, count, budget_tokens)
     if not passages or prompt.question is None:
@@ -75,7 +75,7 @@ async def ground(
 
 @dataclass(frozen=True, slots=True)
 class _Prompt:
-    """A conversation that passages are tried in."""
+    """A conversation and its token budget, for trying passages."""
 
     conversation: list[Message]
     tag: str
@@ -84,7 +84,7 @@ class _Prompt:
 
     @property
     def question(self) -> int | None:
-        """Where the last message of the user is."""
+        """Index of the last user message."""
         places = range(len(self.conversation) - 1, -1, -1)
         return next((i for i in places if self.conversation[i]["role"] == "user"), None)
 
@@ -105,7 +105,7 @@ class _Prompt:
 
 
 async def _most(prompt: _Prompt, passages: Sequence[Passage]) -> int:
-    """How many of the first passages fit; none do fit, all do not."""
+    """Return how many of the first passages fit. At least one passage is known not to fit."""
     fitting, too_many = 0, len(passages)
     while too_many - fitting > 1:
         middle = (fitting + too_many) // 2
@@ -117,7 +117,7 @@ async def _most(prompt: _Prompt, passages: Sequence[Passage]) -> int:
 
 
 async def _cut(prompt: _Prompt, passage: Passage) -> list[Passage]:
-    """The passage with as much of its text as fits, or nothing."""
+    """Return the passage with as much of its text as fits; empty if too little fits."""
     without = await prompt.tokens([replace(passage, text="")])
     whole = await prompt.tokens([passage])
     if without >= prompt.budget_tokens:
@@ -141,7 +141,7 @@ def _cut_at_word(text: str, length: int) -> str:
 
 
 def _instruct(messages: list[Message], instruction: str) -> None:
-    """Add to the first system message, or put one before all."""
+    """Append to the first system message, or insert one at the start."""
     for message in messages:
         if message["role"] in {"system", "developer"}:
             message["content"] = f"{message['content']}\n\n{instruction}"
@@ -150,7 +150,7 @@ def _instruct(messages: list[Message], instruction: str) -> None:
 
 
 def _block(number: int, passage: Passage, tag: str) -> str:
-    """A passage between its delimiters."""
+    """Format a passage with its delimiters."""
     name = " ".join(_harmless(passage.filename, tag).replace('"', "'").split())
     page = "" if passage.page is None else f' page="{passage.page}"'
     text = _harmless(passage.text, tag)
@@ -158,6 +158,6 @@ def _block(number: int, passage: Passage, tag: str) -> str:
 
 
 def _harmless(text: str, tag: str) -> str:
-    """The text without the tag, and with nothing that looks like a delimiter."""
+    """Remove the tag from a text, and disarm anything that looks like a delimiter."""
     tagless = re.sub(re.escape(tag), "[...]", text, flags=re.IGNORECASE)
     return _LIKE_A_MARK.sub("\u2039", tagless)

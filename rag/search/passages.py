@@ -1,4 +1,4 @@
-"""Passages: chunks that were found, with what an answer may say of where they are from."""
+"""Passages: chunks that a search found, with the source information for citations."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A chunk that a reader may see.
+    """A chunk that the reader may see.
 
-    `score` is 0 to 1; `cosine` is -1 to 1, and None of what only its words have found.
+    `score` is from 0 to 1. `cosine` is from -1 to 1, and None if only full text found the chunk.
     """
 
     store_id: str
@@ -28,7 +28,7 @@ class Passage:
 
 
 def merged(results: Iterable[Sequence[Passage]], limit: int) -> list[Passage]:
-    """Passages of several questions, each once with its best score; best first, `limit` at most."""
+    """Merge results of several questions: each passage once by its best score, at most `limit`."""
     best: dict[int, Passage] = {}
     for passage in (passage for found in results for passage in found):
         kept = best.get(passage.chunk_id)
@@ -38,7 +38,7 @@ def merged(results: Iterable[Sequence[Passage]], limit: int) -> list[Passage]:
 
 
 def citations(used: Sequence[Passage]) -> list[dict[str, Any]]:
-    """Annotations that tell where `used` are from; `[1]` in an answer means the one of index 0."""
+    """Return citation annotations for `used`; `[1]` in an answer refers to index 0."""
     return [
         {
             "type": "file_citation",

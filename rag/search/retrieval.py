@@ -1,8 +1,8 @@
-"""Retrieval: the passages of vector stores that answer a question, for one reader, best first.
+"""Retrieval: finds the passages in vector stores that answer a reader's question, best first.
 
-Full text is searched on its own, before the question has a vector.
-Both indexes rank only what SQL lets the reader find, and SQL confirms what they found before it is
-ranked together. What is not confirmed takes nobody's place.
+Full-text search runs separately, before the question has a vector. Both indexes rank only what SQL
+lets the reader find, and SQL confirms their results before they are fused. Results that are not
+confirmed use up no ranks.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from rag.stores.access_lists import Reader
 from rag.stores.visibility import Searchable, Visible, searchable, visible
 
 CANDIDATES = (100, 200)
-"""Of each index, at least and at most; between them twice what is asked for. On Cranfield 100 more
-of them find one more relevant document in a hundred among the first 100, and 300 no more."""
+"""Minimum and maximum candidates of each index; in between, twice the limit. On Cranfield, 100 more
+candidates find 1% more relevant documents among the first 100, and 300 more find no others."""
 
 RERANKED = 30
-"""Of the best passages, as many are looked at again, or all that are asked for."""
+"""Number of the best passages that are reranked, unless more are requested."""
 
 BOTH = Weights()
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question to the full text of vector stores; see `Query`."""
+    """A full-text query on vector stores; see `Query`."""
 
     reader: Reader
     generations: Sequence[Generation]
@@ -50,25 +50,25 @@ class Question:
 
     @property
     def depth(self) -> int:
-        """Chunks of each store at most."""
+        """Maximum chunks of each store."""
         return _depth(self.limit)
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A question to vector stores, all of which have one embedder.
+    """A query on vector stores that share one embedder.
 
     Attributes:
-        reader: On whose behalf.
-        generations: What is searched; one of each store.
-        text: Of the question.
-        vector: Of the question, `(dimension,)` float32, L2-normalised.
-        limit: Passages at most.
-        filters: What must be true of a `store_files` row, as `rag.search.filters.clause` tells it.
-        threshold: A passage's score at least.
-        weights: Of both kinds of search; one of weight 0 is left out.
-        rerank: Whether the reranker looks at the best again, where there is one.
-        lexical: What `Retriever.lexical` found; SQL confirms it. None of it without words.
+        reader: the caller.
+        generations: the generations to search, one of each store.
+        text: the question.
+        vector: the question's vector, `(dimension,)` float32, L2-normalised.
+        limit: maximum passages.
+        filters: a condition on `store_files` rows, from `rag.search.filters.clause`.
+        threshold: minimum score of a passage.
+        weights: weights of both kinds of search; weight 0 disables one.
+        rerank: whether to rerank the best passages, if there is a reranker.
+        lexical: results of `Retriever.lexical`, which SQL confirms; empty without full-text search.
     """
 
     reader: Reader
@@ -89,13 +89,13 @@ class Query:
 
     @property
     def question(self) -> Question:
-        """It as full text is asked."""
+        """The full-text part of the query."""
         return Question(self.reader, self.generations, self.text, self.limit, self.filters)
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Passages, best first; and the best cosine of all that might have been, None without any."""
+    """Passages, best first, and the best cosine of all confirmed candidates, None without any."""
 
     passages: list[Passage]
     best_cosine: float | None
@@ -103,7 +103,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class _Hits:
-    """What the indexes found: chunks by meaning, and by words in each store. Best first."""
+    """Index results, best first: chunks by meaning, and chunks by words for each store."""
 
     dense: Sequence[VectorHit]
     lexical: LexicalHits
@@ -113,12 +113,12 @@ class Retriever:
     """Searches vector stores.
 
     Args:
-        database: SQL, which has the last word.
-        vectors: search by meaning.
-        text: search by words.
-        reranker: looks at the best again; None: their fused places stand.
-        clock: Unix seconds.
-        timeout_s: for one search.
+        database: the source of truth for permissions.
+        vectors: the vector index.
+        text: the full-text index.
+        reranker: rescores the best passages; None keeps the fused ranking.
+        clock: returns Unix seconds.
+        timeout_s: deadline of one search in seconds.
     """
 
     def __init__(
@@ -139,10 +139,10 @@ class Retriever:
         self._timeout_s = timeout_s
 
     async def lexical(self, question: Question) -> list[list[int]]:
-        """What full text finds among what may be found, for `Query.lexical`.
+        """Search the full text of each store, for `Query.lexical`.
 
         Raises:
-            IndexUnavailable: it does not answer, or not in time.
+            IndexUnavailable: the index did not answer in time.
         """
         async with self._limit(), self._database.session() as session:
             stores = await self._searchable(session, question)
@@ -158,10 +158,10 @@ class Retriever:
             ]  # fmt: skip
 
     async def search(self, query: Query) -> Found:
-        """The passages that answer a question; none of what cannot be confirmed.
+        """Return the passages that answer a question. Unconfirmed results are left out.
 
         Raises:
-            IndexUnavailable: an index does not answer, or not in time.
+            IndexUnavailable: an index did not answer in time.
             EngineError: the reranker failed.
         """
         async with self._limit():
@@ -188,7 +188,7 @@ class Retriever:
         return Found(passages, max(cosines.values(), default=None))
 
     async def _by_meaning(self, query: Query) -> list[VectorHit]:
-        """What vectors find among what may be found."""
+        """Search by vector among the files that the reader may find."""
         async with self._database.session() as session:
             stores = await self._searchable(session, query)
         if query.weights.embedding == 0:
@@ -206,10 +206,10 @@ class Retriever:
     async def _searchable(
         self, session: AsyncSession, asked: Question | Query
     ) -> dict[str, Searchable]:
-        """What may be found, by generation.
+        """Return the searchable stores by generation.
 
         Raises:
-            IndexUnavailable: a generation is gone.
+            IndexUnavailable: a generation no longer exists.
         """
         generations = [one.id for one in asked.generations]
         stores = await searchable(
@@ -219,7 +219,7 @@ class Retriever:
         return stores
 
     async def _confirmed(self, query: Query, hits: _Hits) -> dict[int, Visible]:
-        """What the reader may see of it, by chunk id."""
+        """Return the chunks that the reader may see, by chunk id."""
         keys = [hit.key for hit in hits.dense]
         chunk_ids = [chunk for of_store in hits.lexical for chunk in of_store]
         if not keys and not chunk_ids:
@@ -239,7 +239,7 @@ class Retriever:
     async def _reranked(
         self, query: Query, chunks: Mapping[int, Visible], scores: dict[int, float]
     ) -> dict[int, float]:
-        """The reranker's scores of the best, and of nothing else; or those there are."""
+        """Rescore the best chunks and drop the rest; without a reranker, return `scores`."""
         if self._reranker is None or not query.rerank or not scores:
             return scores
         best = list(scores)[: max(RERANKED, query.limit)]
@@ -256,10 +256,10 @@ def _depth(limit: int) -> int:
 async def _refuse_gone(
     session: AsyncSession, generations: Sequence[Generation], found: Collection[str]
 ) -> None:
-    """Tell vectors that were given up from those in which there is nothing to find.
+    """Distinguish a generation that was removed from one in which the reader may find nothing.
 
     Raises:
-        IndexUnavailable: some were given up, since they were asked for.
+        IndexUnavailable: a generation was removed after the request began.
     """
     missing = [one.id for one in generations if one.id not in found]
     if not missing:
@@ -270,7 +270,7 @@ async def _refuse_gone(
 
 
 def _cosines(hits: _Hits, chunks: Mapping[int, Visible]) -> dict[int, float]:
-    """Cosines of confirmed chunks, best first."""
+    """Return cosines of confirmed chunks, best first."""
     by_key = {chunk.key: chunk.chunk_id for chunk in chunks.values()}
     return {by_key[hit.key]: hit.cosine for hit in hits.dense if hit.key in by_key}
 
@@ -278,7 +278,7 @@ def _cosines(hits: _Hits, chunks: Mapping[int, Visible]) -> dict[int, float]:
 def _scores(
     query: Query, hits: _Hits, chunks: Mapping[int, Visible], cosines: Mapping[int, float]
 ) -> dict[int, float]:
-    """Fused scores of confirmed chunks, best first."""
+    """Return fused scores of confirmed chunks, best first."""
     weights = query.weights
     dense = Ranking(weights.embedding, list(cosines))
     lexical = [

@@ -1,6 +1,6 @@
-"""A search as it travels to the process that owns the indexes: plain values that can be pickled.
+"""Search requests to the process that owns the indexes, as plain values that can be pickled.
 
-In two steps, because full text needs no vectors: it is searched while the questions are embedded.
+There are two steps: full text is searched while the questions are being embedded.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from rag.search.fusion import Weights
 from rag.stores.access_lists import Reader
 
 LexicalHits: TypeAlias = Sequence[Sequence[int]]
-"""What full text finds for one question: chunk ids of each store, best first.
+"""Full-text results of one question: chunk ids for each store, best first.
 
-Nothing can be read by them. How well words fit can be compared within a store only.
+Ids reveal no text. Scores of different stores cannot be compared, so none are included.
 """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LexicalRequest:
-    """Questions to the full text of vector stores; see `SearchRequest`."""
+    """Full-text queries on vector stores; see `SearchRequest`."""
 
     reader: Reader
     generations: Sequence[Generation]
@@ -37,19 +37,19 @@ class LexicalRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchRequest:
-    """Questions to vector stores, all of which have one embedder.
+    """Queries on vector stores that share one embedder.
 
     Attributes:
-        reader: On whose behalf.
-        generations: What is searched; one of each store.
-        texts: The questions.
-        vectors: Of the questions, `(n, dimension)` float32, L2-normalised.
-        lexical: What full text found for each question; without any where it does not count.
-        limit: Passages at most, over all questions.
-        filters: What must be true of the attributes of a file.
-        threshold: A passage's score at least.
-        weights: Of both kinds of search.
-        rerank: Whether the reranker looks at the best again, where there is one.
+        reader: the caller.
+        generations: the generations to search, one of each store.
+        texts: the questions.
+        vectors: the questions' vectors, `(n, dimension)` float32, L2-normalised.
+        lexical: full-text results of each question; empty if full text has weight 0.
+        limit: maximum passages over all questions.
+        filters: a condition on the attributes of files.
+        threshold: minimum score of a passage.
+        weights: weights of both kinds of search.
+        rerank: whether to rerank the best passages, if there is a reranker.
     """
 
     reader: Reader

@@ -1,1 +1,1 @@
-"""Vector stores: what is in them, and who may see it."""
+"""Vector stores: their records, their files, and who may see them."""

@@ -1,4 +1,4 @@
-"""Access lists: who may read a file or a vector store. Nobody, unless an entry says so."""
+"""Access lists: who may read a file or a vector store. Without an entry, nobody may."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ MAX_ENTRIES = 64
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """On whose behalf something is read: a tenant, and the entries that stand for the reader."""
+    """The caller of a read: a tenant, and the access-list entries that apply to the caller."""
 
     tenant: str
     entries: frozenset[str]
 
     @classmethod
     def of(cls, tenant: str, groups: Sequence[str] = (), user: str | None = None) -> Reader:
-        """The reader of a tenant, in some groups, and perhaps one user."""
+        """Return the reader for a tenant, some groups, and optionally a user."""
         entries = {"tenant", *(f"group:{group}" for group in groups)}
         if user is not None:
             entries.add(f"user:{user}")
@@ -31,7 +31,7 @@ class Reader:
 
     @property
     def own(self) -> list[str]:
-        """The narrowest access list that this reader is on: the user, else the groups, else all."""
+        """The reader's narrowest access list: the user, else the groups, else the whole tenant."""
         for kind in ("user:", "group:"):
             if found := sorted(entry for entry in self.entries if entry.startswith(kind)):
                 return found
@@ -39,7 +39,7 @@ class Reader:
 
 
 def file_readable(reader: Reader) -> ColumnElement[bool]:
-    """Whether the `files` row at hand may be read."""
+    """Whether the reader may read the current `files` row."""
     listed = select(FileAccess.entry).where(
         FileAccess.file_id == File.id, FileAccess.entry.in_(sorted(reader.entries))
     )
@@ -47,7 +47,7 @@ def file_readable(reader: Reader) -> ColumnElement[bool]:
 
 
 def store_readable(reader: Reader) -> ColumnElement[bool]:
-    """Whether the `vector_stores` row at hand may be read."""
+    """Whether the reader may read the current `vector_stores` row."""
     listed = select(VectorStoreAccess.entry).where(
         VectorStoreAccess.store_id == VectorStore.id,
         VectorStoreAccess.entry.in_(sorted(reader.entries)),

@@ -1,6 +1,6 @@
-"""Attaching files to a vector store, many at once: who is asked, what is locked, what it means.
+"""Attaching many files to a vector store: permissions, locks, and what repeated attaching does.
 
-Whoever indexes them is not known here.
+Indexing is done elsewhere.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from rag.stores.access_lists import Reader, store_readable
 from rag.stores.visibility import DAY_S
 
 AUTO_TOKENS = (800, 400)
-"""Of a chunk and of its overlap with the one before, where the client leaves it to us."""
+"""Default size of a chunk and of its overlap with the one before, in tokens."""
 
 PARAMETERS = 500
-"""Ids in one statement."""
+"""Maximum ids in one statement."""
 
 Attachment = tuple[str, Mapping[str, Any], tuple[int, int] | None]
-"""A file's id, its attributes, and tokens of a chunk and of its overlap; None: `AUTO_TOKENS`."""
+"""A file id, its attributes, and tokens of a chunk and of its overlap; None means `AUTO_TOKENS`."""
 
 _WAITING: Mapping[str, Any] = {
     "status": "in_progress",
@@ -34,7 +34,7 @@ _WAITING: Mapping[str, Any] = {
     "lease_owner": None,
     "lease_until": 0.0,
 }
-"""A file that is to be indexed by whoever comes first."""
+"""Column values of a file that waits to be indexed."""
 
 
 async def attach_all(
@@ -49,22 +49,22 @@ async def attach_all(
 ) -> list[int]:
     """Attach files in the caller's transaction, all or none; returns their `store_files.id`.
 
-    A file that is in the store gets the new attributes. It is indexed anew if its chunks are to
-    have other sizes, or if that failed or was cancelled.
+    A file that is already attached gets the new attributes. It is indexed again if its chunk sizes
+    change, or if indexing failed or was cancelled.
 
     Args:
-        session: a transaction that has locked no store yet: files come first, see
+        session: a transaction that has not locked a store yet: files are locked first, see
             `rag.files.files.remove_file`.
-        reader: on whose behalf.
-        store_id: of the store.
-        files: of one that is named twice, the last counts.
+        reader: the caller.
+        store_id: the store.
+        files: the last entry counts if one file is named twice.
         now: Unix seconds.
-        max_files: in the store.
-        param: what names the files where one of them is refused.
+        max_files: maximum files of the store.
+        param: name of the request field that an error refers to.
 
     Raises:
-        NotThere: no such store or file for this reader.
-        Refused: the store expired, or a file is for a batch.
+        NotThere: the reader may not see the store or a file.
+        Refused: the store has expired, or a file has the purpose `batch`.
         TooMany: the store is full.
     """
     wanted = {file[0]: file for file in files}
@@ -72,7 +72,7 @@ async def attach_all(
     await check_usable(session, reader, list(wanted), now=now, param=param, lock=True)
     store = await readable_store(session, reader, store_id, lock=True)
     if expired(store, now):
-        raise Refused("The vector store has expired; it takes no files any more.")
+        raise Refused("The vector store has expired; files can no longer be added.")
     store.last_active_at = int(now)
     there = await _attached(session, store_id, list(wanted))
     for row in there:
@@ -86,10 +86,10 @@ async def attach_all(
 async def readable_store(
     session: AsyncSession, reader: Reader, store_id: str, *, lock: bool = False
 ) -> VectorStore:
-    """A store of the reader's, as it is now; with `lock`, nobody else changes it until the end.
+    """Return a store that the reader may see; `lock` locks it and reads its current row.
 
     Raises:
-        NotThere: no such store for this reader.
+        NotThere: the reader may not see the store.
     """
     found = select(VectorStore).where(VectorStore.id == store_id, store_readable(reader))
     if lock:
@@ -100,7 +100,7 @@ async def readable_store(
 
 
 def expired(store: VectorStore, now: float) -> bool:
-    """Whether a store was not used for as long as it may be."""
+    """Whether a store has been unused for longer than it may be."""
     days = store.expires_after_days
     return days is not None and store.last_active_at + days * DAY_S <= now
 
@@ -114,13 +114,13 @@ async def check_usable(
     param: str,
     lock: bool = False,
 ) -> None:
-    """See that files can be attached; with `lock`, none of them is deleted until the end.
+    """Check that files can be attached; `lock` protects them from deletion.
 
     Files are locked before stores; see `rag.files.files.remove_file`.
 
     Raises:
-        NotThere: one is not there for this reader. Which one is not told.
-        Refused: one is for a batch.
+        NotThere: the reader may not see one of the files. The message does not say which.
+        Refused: a file has the purpose `batch`.
     """
     found: dict[str, str] = {}
     for ids in parts(sorted(file_ids)):
@@ -136,7 +136,7 @@ async def check_usable(
 
 
 def parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:
-    """As many of them at a time as one statement takes."""
+    """Split ids into parts that fit one statement."""
     for begin in range(0, len(ids), PARAMETERS):
         yield ids[begin : begin + PARAMETERS]
 
@@ -144,7 +144,7 @@ def parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:
 async def _attached(
     session: AsyncSession, store_id: str, file_ids: Sequence[str]
 ) -> list[StoreFile]:
-    """Those of the files that are in the store already."""
+    """Return the rows of the files that are already in the store."""
     rows: list[StoreFile] = []
     for ids in parts(file_ids):
         found = select(StoreFile).where(StoreFile.store_id == store_id, StoreFile.file_id.in_(ids))
@@ -155,11 +155,11 @@ async def _attached(
 async def _check_room(session: AsyncSession, store_id: str, new: int, max_files: int) -> None:
     count = select(func.count()).select_from(StoreFile).where(StoreFile.store_id == store_id)
     if new and (await session.scalar(count) or 0) + new > max_files:
-        raise TooMany(f"A vector store takes {max_files} files at most.")
+        raise TooMany(f"A vector store holds at most {max_files} files.")
 
 
 def _attach_again(row: StoreFile, file: Attachment) -> None:
-    """Change what is meant for a file, and index it anew if it has to be."""
+    """Update a file's attributes and chunking, and queue it for indexing if necessary."""
     _, attributes, chunking = file
     wanted = chunking or AUTO_TOKENS
     row.attributes = dict(attributes)

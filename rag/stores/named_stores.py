@@ -1,6 +1,6 @@
-"""Vector stores by name: for callers that want the one of a name, and not a second one.
+"""Vector stores by name, for callers that want exactly one store of a name.
 
-Names are not unique, as at OpenAI. Callers that ask for the store of a name take turns instead.
+Names are not unique, as in OpenAI's API. Callers that create a store by name take turns instead.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rag.stores.access_lists import Reader, store_readable
 from rag.stores.visibility import unexpired
 
 MAX_SHOWN = 10
-"""Ids that an error names."""
+"""Maximum ids in an error message."""
 
 _TAKE_TURNS = text("SELECT pg_advisory_xact_lock(hashtextextended(:subject, 0))")
 
@@ -27,9 +27,9 @@ async def take_turns(
     tenant: str,
     name: str,
 ) -> None:
-    """Wait until no other transaction makes the store of this name.
+    """Wait until no other transaction creates a store of this name.
 
-    SQLite has one writer at a time as it is.
+    SQLite needs no lock here: it has one writer at a time.
     """
     if dialect == "postgresql":
         subject = f"vector store:{len(tenant)}:{tenant}:{name}"
@@ -39,12 +39,12 @@ async def take_turns(
 async def store_named(
     session: AsyncSession, reader: Reader, name: str, *, now: float
 ) -> str | None:
-    """The id of the store of a name, among those that a reader can read and that did not expire.
+    """Return the id of the store with this name that the reader may see and that has not expired.
 
     Returns None if there is none.
 
     Raises:
-        Ambiguous: there are several.
+        Ambiguous: several stores have the name.
     """
     named = select(VectorStore.id).where(
         VectorStore.name == name, store_readable(reader), unexpired(now)

@@ -1,6 +1,6 @@
-"""Files in vector stores: attached, listed and taken out. Whoever indexes them is not known here.
+"""Files in vector stores: attached, listed and detached. Indexing is done elsewhere.
 
-A reader sees those files of a readable store that it may read itself; others are not there.
+A reader sees only those files of a store that it may read itself.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rag.stores.access_lists import Reader
 from rag.stores.attaching import Attachment, attach_all, readable_store
 
 MAX_FILES = 10_000
-"""In one store."""
+"""Default maximum of files in one store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class StoreFileRecord:
 
     @classmethod
     def of(cls, row: StoreFile) -> StoreFileRecord:
-        """What a row tells."""
+        """Convert a row."""
         return cls(
             file_id=row.file_id,
             store_id=row.store_id,
@@ -60,13 +60,11 @@ class StoreFileRecord:
 
 
 class StoreFiles:
-    """The files in all vector stores.
+    """Manages the files in all vector stores.
 
     Args:
-        database: where they are.
-        text: the full-text index, which detached files leave.
-        max_files: in one store.
-        clock: Unix seconds.
+        max_files: maximum files in one store.
+        clock: returns Unix seconds.
     """
 
     def __init__(
@@ -91,11 +89,11 @@ class StoreFiles:
         attributes: Mapping[str, Any],
         chunking: tuple[int, int] | None,
     ) -> StoreFileRecord:
-        """Have a file indexed. One that is in the store gets these attributes, and if need be anew.
+        """Attach a file for indexing. A file that is already attached gets the new attributes.
 
         Raises:
-            NotThere: no such store or file for this reader.
-            Refused: the store expired, or the file is for a batch.
+            NotThere: the reader may not see the store or the file.
+            Refused: the store has expired, or the file has the purpose `batch`.
             TooMany: the store is full.
         """
         files = [(file_id, attributes, chunking)]
@@ -114,10 +112,10 @@ class StoreFiles:
     ) -> list[int]:
         """Attach files in the caller's transaction, all or none; returns their `store_files.id`.
 
-        Of a file that is named twice, the last one counts.
+        If a file is named twice, the last entry counts.
 
         Raises:
-            NotThere, Refused, TooMany: as of `attach`; `param` names the files.
+            NotThere, Refused, TooMany: as for `attach`; `param` names the request field.
         """
         return await attach_all(
             session, reader, store_id, files,
@@ -132,21 +130,21 @@ class StoreFiles:
         *,
         status: str | None = None,
     ) -> Page[StoreFileRecord]:
-        """A page of the files, by when they were attached.
+        """Return a page of the files, by the time they were attached.
 
         Raises:
-            NotThere: no such store for this reader.
-            Refused: no such cursor.
+            NotThere: the reader may not see the store.
+            Refused: the cursor is not in the list.
         """
         async with self._database.session() as session:
             await readable_store(session, reader, store_id)
             return await files_page(session, self._listed(reader, store_id), query, status)
 
     async def get(self, reader: Reader, store_id: str, file_id: str) -> StoreFileRecord:
-        """A file in a store.
+        """Return a file in a store.
 
         Raises:
-            NotThere: no such store or file for this reader.
+            NotThere: the reader may not see the store or the file.
         """
         async with self._database.session() as session:
             return await self._record(session, reader, store_id, file_id)
@@ -154,10 +152,10 @@ class StoreFiles:
     async def set_attributes(
         self, reader: Reader, store_id: str, file_id: str, *, attributes: Mapping[str, Any]
     ) -> StoreFileRecord:
-        """Replace a file's attributes, by which searches filter.
+        """Replace a file's attributes, which searches can filter by.
 
         Raises:
-            NotThere: as of `get`.
+            NotThere: as for `get`.
         """
         async with self._database.transaction() as session:
             row = await self._row(session, reader, store_id, file_id, lock=True)
@@ -167,17 +165,17 @@ class StoreFiles:
     async def detach(
         self, reader: Reader, store_id: str, file_id: str, *, delete_unused: bool = False
     ) -> None:
-        """Take a file out of a store; its vectors go by intents.
+        """Remove a file from a store. Intents remove its vectors.
 
         Args:
-            reader: on whose behalf.
-            store_id: of the store.
-            file_id: of the file.
-            delete_unused: whether to delete the file too if no store has it any more, not even
-                one that the reader cannot see.
+            reader: the caller.
+            store_id: the store.
+            file_id: the file.
+            delete_unused: whether to delete the file too if no other store has it, including stores
+                that the reader may not see.
 
         Raises:
-            NotThere: as of `get`.
+            NotThere: as for `get`.
         """
         async with self._database.transaction() as session:
             file = None
@@ -190,16 +188,18 @@ class StoreFiles:
                 await remove_file(session, self._text, file)
 
     async def content(self, reader: Reader, store_id: str, file_id: str) -> Sequence[str]:
-        """The texts of a file's chunks, in their order.
+        """Return the texts of a file's chunks, in reading order.
 
         Raises:
-            NotThere: as of `get`.
-            Refused: it is not indexed.
+            NotThere: as for `get`.
+            Refused: the file is not indexed.
         """
         async with self._database.session() as session:
             row = await self._row(session, reader, store_id, file_id)
             if row.status != "completed":
-                raise Refused(f"The file has no content here: it is {row.status}, not completed.")
+                raise Refused(
+                    f"The file has no content: its status is {row.status}, not completed."
+                )
             published = (Chunk.store_file_id == row.id) & (Chunk.version == row.version)
             texts = select(Chunk.text).where(published).order_by(Chunk.position)
             return (await session.scalars(texts)).all()
@@ -230,12 +230,12 @@ class StoreFiles:
 
 
 def readable_files(reader: Reader, now: float) -> Select[StoreFile]:
-    """Files in stores, as far as the files themselves are there for a reader."""
+    """Select the files in stores that the reader may see."""
     return select(StoreFile).where(attached_file_there(reader, now))
 
 
 async def _is_held(session: AsyncSession, file_id: str) -> bool:
-    """Whether any store has a file."""
+    """Whether any store still has the file."""
     holder = select(StoreFile.id).where(StoreFile.file_id == file_id).limit(1)
     return await session.scalar(holder) is not None
 
@@ -243,10 +243,10 @@ async def _is_held(session: AsyncSession, file_id: str) -> bool:
 async def files_page(
     session: AsyncSession, listed: Select[StoreFile], query: PageQuery, status: str | None
 ) -> Page[StoreFileRecord]:
-    """A page of files in a store, perhaps of one status only.
+    """Return a page of files in a store, optionally of one status only.
 
     Raises:
-        Refused: no such cursor.
+        Refused: the cursor is not in the list.
     """
     only = None if status is None else StoreFile.status == status
     found = await page(session, listed, query, (StoreFile.created_at, StoreFile.file_id), only=only)

@@ -1,4 +1,4 @@
-"""Vector stores as their readers see them: what is counted is only what a reader may read."""
+"""Vector store records: counts and sizes include only what the reader may see."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ACCESS = (
 
 @dataclass(frozen=True, slots=True)
 class FileCounts:
-    """Files of a store or of a batch, by status."""
+    """Number of files of a store or a batch, by status."""
 
     in_progress: int
     completed: int
@@ -35,7 +35,7 @@ class FileCounts:
 
     @classmethod
     def of(cls, counted: Mapping[str, int]) -> FileCounts:
-        """What was counted, by status; what is missing is 0."""
+        """Build the counts from a mapping; missing statuses count as 0."""
         return cls(
             in_progress=counted.get("in_progress", 0),
             completed=counted.get("completed", 0),
@@ -47,7 +47,7 @@ class FileCounts:
 
 @dataclass(frozen=True, slots=True)
 class StoreRecord:
-    """A vector store. Times are Unix seconds; counts and bytes are of the reader's files."""
+    """A vector store. Times are Unix seconds; counts and bytes cover the reader's files."""
 
     id: str
     created_at: int
@@ -65,26 +65,26 @@ class StoreRecord:
 
 @dataclass(frozen=True, slots=True)
 class _Content:
-    """What a reader finds in a store."""
+    """The files of a store that a reader may see."""
 
     counts: FileCounts
     usage_bytes: int
 
 
 def listed_stores(reader: Reader) -> Select[VectorStore, str]:
-    """The stores of a reader, each with its access list as `store_records` takes it."""
+    """Select the stores of a reader with their access lists, as `store_records` takes them."""
     return select(VectorStore, _ACCESS).where(store_readable(reader))
 
 
 async def store_records(
     session: AsyncSession, reader: Reader, rows: Sequence[Row[VectorStore, str]], *, now: float
 ) -> list[StoreRecord]:
-    """What is told of stores, in their order.
+    """Build the records of stores, in their order.
 
     Args:
-        session: to ask for their files.
-        reader: on whose behalf.
-        rows: of `listed_stores`, not more than a page.
+        session: the session to query their files with.
+        reader: the caller.
+        rows: rows of `listed_stores`, at most a page.
         now: Unix seconds.
     """
     contents = await _contents(session, reader, [store.id for store, _ in rows], now)

@@ -1,6 +1,6 @@
-"""Vector stores in SQL: made with an embedder that is served, listed, changed and deleted.
+"""Vector stores in SQL: created for an embedder that is served, listed, changed and deleted.
 
-Vectors are not written here: a collection is made, and goes by an intent.
+Does not write vectors: a collection is created with the store, and dropped by an intent.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from rag.schema import (
     VectorStoreAccess,
 )
 from rag.stores.access_lists import Reader, store_readable
-from rag.stores.attaching import check_usable, expired, readable_store
+from rag.stores.attaching import Attachment, check_usable, expired, readable_store
 from rag.stores.named_stores import store_named, take_turns
 from rag.stores.store_files import StoreFiles
 from rag.stores.store_records import FileCounts, StoreRecord, listed_stores, store_records
@@ -45,7 +45,7 @@ __all__ = [
 
 
 class StoreChanges(TypedDict, total=False):
-    """What of a store is to be changed; the rest stays."""
+    """Values of a store to change; missing keys stay unchanged."""
 
     name: str
     metadata: Mapping[str, str]
@@ -54,16 +54,14 @@ class StoreChanges(TypedDict, total=False):
 
 
 class VectorStores:
-    """The vector stores of all tenants.
+    """Manages the vector stores of all tenants.
 
     Args:
-        database: where they are.
-        text: the full-text index, in which each has a table.
-        collections: where their vectors will be.
-        embedders: that are served, by model.
-        default_model: for stores that do not say which.
-        store_files: takes the files with which a store is made.
-        clock: Unix seconds.
+        collections: creates the collections of their vectors.
+        embedders: the embedders that are served, by model.
+        default_model: the embedding model of stores that name none.
+        store_files: attaches the files with which a store is created.
+        clock: returns Unix seconds.
     """
 
     def __init__(
@@ -99,27 +97,27 @@ class VectorStores:
         chunking: tuple[int, int] | None = None,
         reuse: bool = False,
     ) -> StoreRecord:
-        """Make a store, and have files indexed in it.
+        """Create a store, and attach files to it.
 
         Args:
-            reader: whose it is.
-            name: may be empty.
-            description: or none.
-            metadata: the client's.
-            expires_after_days: without use; None: never.
-            access: who may read it; None: the narrowest list that the reader is on.
-            embedding_model: None: the default.
-            file_ids: to attach.
-            chunking: tokens of their chunks and overlaps; None: as we like it.
-            reuse: whether to return the store of this name as it is, if the reader can read one.
-                Of callers that ask so at once, one makes it.
+            reader: the owner.
+            name: name of the store; may be empty.
+            description: optional text for readers.
+            metadata: the client's key-value pairs.
+            expires_after_days: days without use until the store expires; None for no expiry.
+            access: entries that may read the store; None grants the reader's narrowest entries.
+            embedding_model: model of the store; None selects the default.
+            file_ids: files to attach.
+            chunking: tokens of their chunks and overlaps; None selects `AUTO_TOKENS`.
+            reuse: whether to return the existing store of this name, if the reader can see one.
+                Concurrent callers create one store between them.
 
         Raises:
-            NotThere: no such file for this reader.
+            NotThere: the reader may not see a file.
             Ambiguous: with `reuse`, several stores have the name.
             Refused: the access list, the model or a file cannot be used.
-            TooMany: more files than a store takes.
-            IndexUnavailable, EngineError: nothing was made.
+            TooMany: there are more files than a store holds.
+            IndexUnavailable, EngineError: nothing was created.
         """
         entries = access_list(reader, access)
         self._first.refuse_unknown(embedding_model)
@@ -136,36 +134,29 @@ class VectorStores:
             details=dict(metadata), created_at=now, last_active_at=now,
             expires_after_days=expires_after_days,
         )  # fmt: skip
+        files: list[Attachment] = [(file_id, {}, chunking) for file_id in file_ids]
         async with self._database.transaction() as session:
             if reuse:
                 await take_turns(session, self._database.dialect, reader.tenant, name)
                 if (there := await self._named(session, reader, name)) is not None:
-                    return there  # Its collection is there; the one made here goes by its intent.
-            session.add(store)
-            await session.flush()
-            session.add_all(_access(store_id, entries))
-            await keep(session, reader.tenant, generation)
-            await self._text.create(session, store.number)
-            await self._store_files.attach_all(
-                session, reader, store_id, [(file_id, {}, chunking) for file_id in file_ids],
-                param="file_ids",
-            )  # fmt: skip
+                    return there  # An intent drops the collection that was created above.
+            await self._add(session, reader, store, generation, entries=entries, files=files)
             return await self._record(session, reader, store_id)
 
     async def get(self, reader: Reader, store_id: str) -> StoreRecord:
-        """A store.
+        """Return a store.
 
         Raises:
-            NotThere: no such store for this reader.
+            NotThere: the reader may not see the store.
         """
         async with self._database.session() as session:
             return await self._record(session, reader, store_id)
 
     async def list(self, reader: Reader, query: PageQuery) -> Page[StoreRecord]:
-        """A page of the stores, by when they were made.
+        """Return a page of the stores, by creation time.
 
         Raises:
-            Refused: no such cursor.
+            Refused: the cursor is not in the list.
         """
         key = (VectorStore.created_at, VectorStore.id)
         async with self._database.session() as session:
@@ -176,17 +167,17 @@ class VectorStores:
     async def modify(
         self, reader: Reader, store_id: str, **changes: Unpack[StoreChanges]
     ) -> StoreRecord:
-        """Change some of what a store says of itself.
+        """Change a store's name, metadata, expiry or access list.
 
         Raises:
-            NotThere: as of `get`.
-            Refused: the access list cannot be used, or the store has expired.
+            NotThere: as for `get`.
+            Refused: the access list is invalid, or the store has expired.
         """
         entries = access_list(reader, changes["access"]) if "access" in changes else None
         async with self._database.transaction() as session:
             store = await readable_store(session, reader, store_id, lock=True)
             if expired(store, self._clock()):
-                raise Refused("The vector store has expired; it cannot be changed any more.")
+                raise Refused("The vector store has expired; it can no longer be changed.")
             store.name = changes.get("name", store.name)
             store.details = dict(changes.get("metadata", store.details))
             store.expires_after_days = changes.get("expires_after_days", store.expires_after_days)
@@ -198,10 +189,10 @@ class VectorStores:
             return await self._record(session, reader, store_id)
 
     async def delete(self, reader: Reader, store_id: str) -> None:
-        """Delete a store with all that is in it; the files themselves stay.
+        """Delete a store and its contents; the files themselves stay.
 
         Raises:
-            NotThere: as of `get`.
+            NotThere: as for `get`.
         """
         async with self._database.transaction() as session:
             store = await readable_store(session, reader, store_id, lock=True)
@@ -209,10 +200,10 @@ class VectorStores:
             await session.execute(delete(VectorStore).where(VectorStore.id == store_id))
 
     async def generations(self, reader: Reader, store_ids: Sequence[str]) -> Sequence[Generation]:
-        """The vectors in which each of the stores is searched, in the order of the stores.
+        """Return the generation that is searched for each store, in the order of the stores.
 
         Raises:
-            NotThere: one is not there for this reader, expired, or has no vectors.
+            NotThere: the reader may not see a store, or it has expired or has no vectors.
         """
         asked = (
             select(IndexGeneration, VectorStore)
@@ -231,6 +222,24 @@ class VectorStores:
             raise NotThere("No such vector store.")
         return [found[store_id] for store_id in store_ids]
 
+    async def _add(
+        self,
+        session: AsyncSession,
+        reader: Reader,
+        store: VectorStore,
+        generation: IndexGeneration,
+        *,
+        entries: Sequence[str],
+        files: Sequence[Attachment],
+    ) -> None:
+        """Add a store with its access list, vectors, full-text table and files."""
+        session.add(store)
+        await session.flush()
+        session.add_all(_access(store.id, entries))
+        await keep(session, reader.tenant, generation)
+        await self._text.create(session, store.number)
+        await self._store_files.attach_all(session, reader, store.id, files, param="file_ids")
+
     async def _named(self, session: AsyncSession, reader: Reader, name: str) -> StoreRecord | None:
         store_id = await store_named(session, reader, name, now=self._clock())
         return None if store_id is None else await self._record(session, reader, store_id)
@@ -244,12 +253,12 @@ class VectorStores:
 
 
 async def empty_store(session: AsyncSession, text: TextIndex, store: VectorStore) -> None:
-    """Remove all that is in a store, its table and its vectors too; collections go by intents.
+    """Remove everything in a store, its full-text table included. Intents drop its collections.
 
     Args:
         session: a transaction.
         text: the full-text index.
-        store: locked.
+        store: a locked row.
     """
     found = await generations(session, store.id)
     for generation in found.all:

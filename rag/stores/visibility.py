@@ -1,6 +1,6 @@
-"""What a reader may find, asked of SQL twice: before the indexes rank, and of what they found.
+"""Visibility: SQL says what a reader may find, before the indexes rank and again for their results.
 
-Nobody may see anything that is not found here: no entry in an access list, no passage.
+A passage is visible only if an access-list entry grants it.
 """
 
 from __future__ import annotations
@@ -36,9 +36,10 @@ from rag.stores.access_lists import Reader, file_readable, store_readable
 
 DAY_S = 86_400
 FEW = 100
-"""Files that a search is told to leave out, before it is worth while to ask for all that are in."""
+"""If at most this many files are hidden, a search excludes them instead of listing the visible
+ones."""
 STATEMENTS = 256
-"""That are kept: for one reader and the same stores, to build one takes longer than to run it."""
+"""Statements that are cached. Building one takes longer than running it."""
 
 Filters: TypeAlias = ColumnElement[bool] | None
 Statement: TypeAlias = Select[*tuple[Any, ...]]
@@ -46,7 +47,7 @@ Statement: TypeAlias = Select[*tuple[Any, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Searchable:
-    """A store of the reader's: its number, and which of its files may be found; None: all."""
+    """A store that the reader may search: its number and a filter on files; None passes all."""
 
     number: int
     files: FileFilter | None
@@ -54,7 +55,7 @@ class Searchable:
 
 @dataclass(frozen=True, slots=True)
 class Visible:
-    """A published chunk that the reader may see; `attributes` are JSON."""
+    """A published chunk that the reader may see; `attributes` is JSON text."""
 
     key: str
     chunk_id: int
@@ -68,7 +69,7 @@ class Visible:
     privacy: str
 
     def passage(self, *, score: float, cosine: float | None) -> Passage:
-        """It as a passage that was found."""
+        """Convert to a passage with its scores."""
         return Passage(
             store_id=self.store_id,
             file_id=self.file_id,
@@ -92,16 +93,16 @@ async def searchable(
     *,
     now: float,
 ) -> dict[str, Searchable]:
-    """The stores that can be searched, by generation; one is left out where it has nothing to find.
+    """Return the searchable stores by generation; stores without visible files are left out.
 
-    Where all or nearly all files may be found, only those that may not are read.
+    If all or nearly all files are visible, only the hidden ones are read.
 
     Args:
-        session: to ask.
-        reader: on whose behalf.
-        generations: ids; one that is gone is left out.
-        filters: what must be true of a `store_files` row.
-        now: Unix seconds; a store that has expired is left out.
+        session: the database session.
+        reader: the caller.
+        generations: ids of generations; those that no longer exist are left out.
+        filters: a condition on `store_files` rows.
+        now: Unix seconds; expired stores are left out.
     """
     few, given = FEW + len(generations), {"now": now}
     hidden = _built(_hidden, reader, generations, filters).limit(few)
@@ -129,7 +130,7 @@ async def visible(
     chunk_ids: Collection[int],
     now: float,
 ) -> list[Visible]:
-    """Those of the chunks that are published, unexpired, readable and let through; in no order."""
+    """Return the published, unexpired, readable chunks that match the filters, unordered."""
     asked = _built(_confirming, reader, stores, filters)
     asked = asked.where(Chunk.id.in_(_ASKED[session.get_bind().dialect.name]))
     given = {
@@ -144,7 +145,7 @@ def _built(
     ids: Collection[str],
     filters: Filters,
 ) -> Statement:
-    """A statement at `now`, for a reader, about stores or generations."""
+    """Return a statement about stores or generations for a reader; `now` is its parameter."""
     if filters is None:
         return _kept(build, reader, tuple(ids))
     return build(reader, tuple(ids), filters)
@@ -163,10 +164,10 @@ _NOW = bindparam("now", type_=Float())
 
 
 def _confirming(reader: Reader, stores: tuple[str, ...], filters: Filters) -> Statement:
-    """Whether a chunk may be seen, and what a `Visible` is made of."""
+    """Select whether a chunk may be seen, and the columns of a `Visible`."""
     columns = (
         *(Chunk.key, Chunk.id, Chunk.position, Chunk.page, Chunk.text),
-        # Most of what is confirmed is not shown, so it is not read as JSON here.
+        # Few of these rows are shown, so the JSON is parsed later.
         *(StoreFile.store_id, StoreFile.file_id, cast(StoreFile.attributes, Text())),
         *(File.filename, File.privacy),
     )
@@ -180,7 +181,7 @@ def _confirming(reader: Reader, stores: tuple[str, ...], filters: Filters) -> St
         unexpired(_NOW),
         true() if filters is None else filters,
     )
-    # As a column: among conditions, SQLite would begin with all files of the store.
+    # A column, because SQLite would turn a condition into a scan of all files of the store.
     return (
         select(func.coalesce(checks, false()), *columns)
         .join(StoreFile, StoreFile.id == Chunk.store_file_id)
@@ -199,20 +200,20 @@ _ASKED = {
         " UNION ALL SELECT CAST(json_array_elements_text(CAST(:chunk_ids AS json)) AS bigint)"
     ),
 }
-"""Ids of chunks by their keys and ids, by dialect. Two parameters, however many there are: one for
-each costs more than the search itself."""
+"""SQL that maps keys and ids of chunks to ids, by dialect. Two JSON parameters carry any number of
+values; one parameter per value would cost more than the search itself."""
 
 
 def unexpired(now: float | ColumnElement[float]) -> ColumnElement[bool]:
-    """Whether the `vector_stores` row at hand was used lately enough, where that matters."""
+    """Whether the current `vector_stores` row has not expired."""
     days = VectorStore.expires_after_days
     return or_(days.is_(None), VectorStore.last_active_at + days * DAY_S > now)
 
 
 def _allowed(reader: Reader, filters: Filters) -> ColumnElement[bool]:
-    """Whether the `store_files` row at hand may be found, never null.
+    """Whether the current `store_files` row may be found; never null.
 
-    One question for each entry, the likeliest first, is twice as fast in SQLite as one for all.
+    One EXISTS per entry, most likely first, is twice as fast in SQLite as one for all entries.
     """
     entries = sorted(reader.entries, key=lambda entry: (entry != "tenant", entry))
     listed = or_(
@@ -226,13 +227,13 @@ def _allowed(reader: Reader, filters: Filters) -> ColumnElement[bool]:
 
 
 def _hidden(reader: Reader, generations: tuple[str, ...], filters: Filters) -> Statement:
-    """As `_stores`, with the files alone that may not be found."""
+    """Select like `_stores`, with the hidden files only."""
     allowed = _allowed(reader, filters)
     return _stores(reader, generations, allowed, only=~allowed)
 
 
 def _all(reader: Reader, generations: tuple[str, ...], filters: Filters) -> Statement:
-    """As `_stores`, with all files."""
+    """Select like `_stores`, with all files."""
     return _stores(reader, generations, _allowed(reader, filters))
 
 
@@ -243,7 +244,7 @@ def _stores(
     *,
     only: ColumnElement[bool] | None = None,
 ) -> Statement:
-    """Generation, store number, file and whether it may be found; a row at least for each store."""
+    """Select generation, store number, file, and whether it may be found, for every store."""
     files = StoreFile.store_id == VectorStore.id
     return (
         select(IndexGeneration.id, VectorStore.number, StoreFile.file_id, allowed.label("allowed"))
@@ -256,7 +257,7 @@ def _stores(
 def _by_store(
     rows: Collection[Any],
 ) -> dict[tuple[str, int], tuple[list[str], list[str]]]:
-    """Files that may be found and files that may not, by generation and store number."""
+    """Group files by generation and store number into visible and hidden ones."""
     found: dict[tuple[str, int], tuple[list[str], list[str]]] = {}
     for generation, number, file_id, allowed in rows:
         shown, hidden = found.setdefault((generation, number), ([], []))

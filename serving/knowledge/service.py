@@ -25,7 +25,7 @@ from rag.index.lexical_index import text_index
 from rag.index.protocols import Collection
 from rag.ingestion.consistency import Consistency
 from rag.ingestion.ingestion import Ingestion
-from rag.ingestion.leases import Claims
+from rag.ingestion.leases import Leases
 from rag.ingestion.recovery import Recovery
 from rag.parsing.parser_process import ParserProcess
 from rag.reembedding.generations import generations
@@ -94,7 +94,7 @@ class KnowledgeService:
         )  # fmt: skip
         self._ingestion = Ingestion(
             database, vectors, text,
-            claims=Claims(database, text, embedders, clock=clock),
+            leases=Leases(database, text, embedders, clock=clock),
             contents=contents, parser=self._parser, checks=self._checks, passing=PASSING,
         )  # fmt: skip
         self._expiry = Expiry(database, text, clock=clock)

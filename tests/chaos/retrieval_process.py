@@ -30,10 +30,10 @@ from rag.index.chroma_index import ChromaIndex
 from rag.index.embedder_checks import EmbedderChecks
 from rag.index.embedder_versions import ServedEmbedder
 from rag.index.lexical_index import text_index
-from rag.ingestion.chunking import Chunk as Piece
+from rag.ingestion.chunking import TextChunk
 from rag.ingestion.consistency import Consistency
 from rag.ingestion.ingestion import Ingestion
-from rag.ingestion.leases import Claims
+from rag.ingestion.leases import Leases
 from rag.ingestion.recovery import Recovery
 from rag.pages import PageQuery
 from rag.parsing.parser_process import Cut
@@ -66,12 +66,14 @@ class MarkEmbedder(WordEmbedder):
 class WordParser:
     """Cuts a text into chunks of so many words as a chunk may have hundreds of tokens."""
 
-    async def chunks(self, path: Path, media_type: str, filename: str, *, cut: Cut) -> list[Piece]:
+    async def chunks(
+        self, path: Path, media_type: str, filename: str, *, cut: Cut
+    ) -> list[TextChunk]:
         del media_type, filename
         words = (await asyncio.to_thread(path.read_text)).split()
         size = cut.chunk_tokens // 100
         parts = [" ".join(words[at : at + size]) for at in range(0, len(words), size)]
-        return [Piece(at, part, None, size) for at, part in enumerate(parts)]
+        return [TextChunk(at, part, None, size) for at, part in enumerate(parts)]
 
 
 class Documents:
@@ -92,7 +94,7 @@ class Documents:
         )  # fmt: skip
         self.ingestion = Ingestion(
             database, vectors, text,
-            claims=Claims(database, text, self.embedders, clock=clock, lease_s=LEASE_S),
+            leases=Leases(database, text, self.embedders, clock=clock, lease_s=LEASE_S),
             contents=contents, parser=WordParser(),
             checks=EmbedderChecks(self.embedders, clock=clock), passing=PASSING,
         )  # fmt: skip

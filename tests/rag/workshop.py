@@ -13,10 +13,10 @@ from rag.files.expiry import Expiry
 from rag.files.files import Files
 from rag.index.embedder_checks import EmbedderChecks
 from rag.index.lexical_index import text_index
-from rag.ingestion.chunking import Chunk as Piece
+from rag.ingestion.chunking import TextChunk
 from rag.ingestion.consistency import Consistency
 from rag.ingestion.ingestion import Ingestion
-from rag.ingestion.leases import Bundle, Claims
+from rag.ingestion.leases import IngestBatch, Leases
 from rag.ingestion.recovery import Recovery
 from rag.parsing.parser_process import Cut
 from rag.stores.access_lists import Reader
@@ -72,7 +72,9 @@ class LineParser:
         self.cuts: list[Cut] = []
         self.down = False
 
-    async def chunks(self, path: Path, media_type: str, filename: str, *, cut: Cut) -> list[Piece]:
+    async def chunks(
+        self, path: Path, media_type: str, filename: str, *, cut: Cut
+    ) -> list[TextChunk]:
         del media_type, filename
         self.cuts.append(cut)
         if self.down:
@@ -80,7 +82,7 @@ class LineParser:
         text = self.texts.kept[path.parts[0], path.parts[1]]
         if "BROKEN" in text:
             raise FileUnreadable("The file is broken.")
-        return [Piece(at, line, None, 1) for at, line in enumerate(text.splitlines())]
+        return [TextChunk(at, line, None, 1) for at, line in enumerate(text.splitlines())]
 
 
 class Workshop:
@@ -105,10 +107,10 @@ class Workshop:
             },
             default_model="old", store_files=self.store_files, clock=clock,
         )  # fmt: skip
-        self.claims = Claims(database, text, self.embedders, clock=clock)
+        self.leases = Leases(database, text, self.embedders, clock=clock)
         passing = (DatabaseUnavailable,)
         self.ingestion = Ingestion(
-            database, self.vectors, text, claims=self.claims, contents=self.texts,
+            database, self.vectors, text, leases=self.leases, contents=self.texts,
             parser=self.parser, checks=EmbedderChecks(self.embedders, clock=clock),
             passing=passing,
         )  # fmt: skip
@@ -149,11 +151,11 @@ class Workshop:
         return await self.store_files.get(reader, store, file_id)
 
     async def index(self) -> int:
-        """Index all that waits; how many bundles there were."""
-        bundles = 0
+        """Index all that waits; how many batches there were."""
+        batches = 0
         while await self.ingestion.step():
-            bundles += 1
-        return bundles
+            batches += 1
+        return batches
 
     def versions(self) -> set[str]:
         """Whose vectors are anywhere."""
@@ -167,14 +169,14 @@ class Workshop:
         await self.index()
         return store, file
 
-    async def claimed(self) -> Bundle:
-        """The next files, claimed."""
-        bundle = await self.claims.take()
-        assert bundle is not None
-        return bundle
+    async def leased(self) -> IngestBatch:
+        """The next files, leased."""
+        batch = await self.leases.take()
+        assert batch is not None
+        return batch
 
-    async def written(self) -> Bundle:
+    async def written(self) -> IngestBatch:
         """Files whose vectors are there, and whose writer died then."""
-        bundle = await self.claimed()
-        await self.ingestion._write(bundle.targets[0], await self.ingestion._cut(bundle))
-        return bundle
+        batch = await self.leased()
+        await self.ingestion._write(batch.targets[0], await self.ingestion._cut(batch))
+        return batch

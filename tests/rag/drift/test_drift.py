@@ -14,8 +14,7 @@ from rag.drift.query_sums import QuerySums
 from rag.drift.report import DriftReport, DriftThresholds, Observed, Staleness, report
 from rag.drift.sums import Baseline, Sums
 from rag.errors import IndexUnavailable
-from rag.schema import DriftDay
-from rag.schema import DriftReport as ReportRow
+from rag.schema import DriftDay, DriftReportRow
 from serving.storage.database import Database
 from tests.rag.store_with_vectors import STORE, Shelf, WordEmbedder, served
 
@@ -161,7 +160,7 @@ async def test_another_topic_of_searches_raises_an_event_and_is_kept(shelf: Shel
     assert await kept.report_searched() == []
     assert "psi" in told[0].alerts
     async with shelf.database.session() as session:
-        assert list(await session.scalars(select(ReportRow.alerts))) == [told[0].alerts]
+        assert list(await session.scalars(select(DriftReportRow.alerts))) == [told[0].alerts]
 
 
 @pytest.mark.parametrize("changed", [WordEmbedder(9), WordEmbedder(1, noise=0.5)])

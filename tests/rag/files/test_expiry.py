@@ -96,11 +96,11 @@ async def test_files_that_expire_together_all_go(shop: Workshop) -> None:
 async def test_file_that_expires_while_it_is_indexed_stays_away(shop: Workshop) -> None:
     store, brief = await shop.store(), await shop.upload("apple", lasts_s=30)
     await shop.attach(store, brief)
-    bundle = await shop.claims.take()
-    assert bundle is not None
+    batch = await shop.leases.take()
+    assert batch is not None
     shop.clock.now += 30
     await shop.expiry.expire()
-    await shop.ingestion._index(bundle)
+    await shop.ingestion._index(batch)
     await shop.recovery.settle()
     assert shop.versions() == set()
     assert await shop.consistency.check() == []

@@ -175,7 +175,7 @@ async def test_access_list_is_refused_that_is_malformed_or_locks_its_writer_out(
 
 
 async def test_refusal_to_lock_oneself_out_says_what_to_list(place: Place) -> None:
-    with pytest.raises(Refused, match="list one of: group:legal, tenant, user:ann"):
+    with pytest.raises(Refused, match="include one of: group:legal, tenant, user:ann"):
         await place.upload("file-1", ANN, access=["group:sales"])
 
 

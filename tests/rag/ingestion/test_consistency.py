@@ -162,12 +162,12 @@ async def test_several_findings_are_all_told(place: Place) -> None:
 async def test_file_that_is_being_written_is_no_finding(place: Place) -> None:
     shop = place.shop
     await shop.attach(place.store, await shop.upload("plum"))
-    bundle = await shop.claims.take()
-    assert bundle is not None
+    batch = await shop.leases.take()
+    assert batch is not None
     assert await place.findings() == []
-    await shop.ingestion._write(bundle.targets[0], await shop.ingestion._cut(bundle))
+    await shop.ingestion._write(batch.targets[0], await shop.ingestion._cut(batch))
     assert await place.findings() == []
-    await shop.claims.release(bundle, wait_s=0)
+    await shop.leases.release(batch, wait_s=0)
     assert await place.findings() == [], "they wait to be erased"
     await place.execute(delete(IndexIntent))
     assert len(await place.findings()) == 1, "without a note they are lost"

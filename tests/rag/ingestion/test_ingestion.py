@@ -9,7 +9,7 @@ from sqlalchemy import func, select, update
 
 from models.engine import EngineUnavailable
 from rag.errors import IndexUnavailable
-from rag.ingestion import leases as claims
+from rag.ingestion import leases
 from rag.reembedding.reembedding import Reembedding
 from rag.schema import IndexIntent, StoreFile
 from rag.stores.access_lists import Reader
@@ -129,7 +129,7 @@ async def test_file_that_never_comes_to_an_end_fails_at_last(shop: Workshop) -> 
     bad, good = await shop.upload("text"), await shop.upload("text")
     await shop.attach(store, bad, good)
     async with shop.database.transaction() as session:
-        tries = update(StoreFile).where(StoreFile.file_id == bad).values(tries=claims.MAX_TRIES)
+        tries = update(StoreFile).where(StoreFile.file_id == bad).values(tries=leases.MAX_TRIES)
         await session.execute(tries)
     await shop.index()
     assert (await shop.file(store, bad)).status == "failed"
@@ -142,9 +142,9 @@ async def test_suspicious_file_is_claimed_alone(shop: Workshop) -> None:
     await shop.attach(store, *files)
     async with shop.database.transaction() as session:
         row = update(StoreFile).where(StoreFile.file_id == files[1])
-        await session.execute(row.values(tries=claims.SUSPICIOUS_TRIES))
-    taken = [await shop.claims.take() for _ in range(3)]
-    assert [[one.file_id for one in bundle.claims] for bundle in taken if bundle] == [
+        await session.execute(row.values(tries=leases.SUSPICIOUS_TRIES))
+    taken = [await shop.leases.take() for _ in range(3)]
+    assert [[one.file_id for one in batch.leases] for batch in taken if batch] == [
         [file] for file in files
     ]
 
@@ -152,19 +152,19 @@ async def test_suspicious_file_is_claimed_alone(shop: Workshop) -> None:
 async def test_files_claimed_together_are_small_together(
     shop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(claims, "BYTES", 10)
+    monkeypatch.setattr(leases, "BYTES", 10)
     store = await shop.store()
     await shop.attach(store, *[await shop.upload("x" * size) for size in (6, 4, 1, 30, 2)])
     sizes = []
-    while bundle := await shop.claims.take():
-        sizes.append([one.bytes for one in bundle.claims])
+    while batch := await shop.leases.take():
+        sizes.append([one.bytes for one in batch.leases])
     assert sizes == [[6, 4], [1], [30], [2]]
 
 
 async def test_tenants_and_their_stores_take_turns(
     shop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(claims, "FILES", 16)
+    monkeypatch.setattr(leases, "FILES", 16)
     globex = Reader.of("globex")
     busy = [await shop.store(), await shop.store()]
     quiet = await shop.store(globex)
@@ -172,8 +172,8 @@ async def test_tenants_and_their_stores_take_turns(
         await shop.attach(store, *[await shop.upload("text") for _ in range(40)])
     await shop.attach(quiet, await shop.upload("text", globex), reader=globex)
     turns = []
-    while bundle := await shop.claims.take():
-        turns.append(bundle.store_id)
+    while batch := await shop.leases.take():
+        turns.append(batch.store_id)
         shop.clock.now += 1
     assert turns.index(quiet) <= 1
     turns.remove(quiet)
@@ -197,9 +197,9 @@ async def test_file_of_a_process_that_died_goes_to_another_after_its_lease(
 ) -> None:
     store, file = await shop.store(), await shop.upload("text")
     await shop.attach(store, file)
-    assert await Workshop(database, shop).claims.take() is not None
+    assert await Workshop(database, shop).leases.take() is not None
     assert await shop.index() == 0
-    shop.clock.now += claims.LEASE_S + 1
+    shop.clock.now += leases.LEASE_S + 1
     assert await shop.index() == 1
     assert (await shop.file(store, file)).status == "completed"
 
@@ -213,14 +213,14 @@ async def test_process_that_lost_its_lease_publishes_nothing(
     taken_over: list[int] = []
 
     async def take_over() -> None:
-        shop.clock.now += claims.LEASE_S + 1
+        shop.clock.now += leases.LEASE_S + 1
         await shop.recovery.settle()
         taken_over.append(await shop.index())
 
-    bundle = await slow.claims.take()
-    assert bundle is not None
+    batch = await slow.leases.take()
+    assert batch is not None
     await take_over()
-    await slow.ingestion._index(bundle)  # As if it had been asleep right after its claim.
+    await slow.ingestion._index(batch)  # As if it had been asleep right after its lease.
     await shop.recovery.sweep()
     assert taken_over == [1]
     assert len(shop.versions()) == 1
@@ -231,15 +231,15 @@ async def test_process_that_lost_its_lease_publishes_nothing(
 async def test_what_is_deleted_while_it_is_indexed_stays_deleted(shop: Workshop, what: str) -> None:
     store, file = await shop.store(), await shop.upload("text")
     await shop.attach(store, file)
-    bundle = await shop.claims.take()
-    assert bundle is not None
+    batch = await shop.leases.take()
+    assert batch is not None
     if what == "file":
         await shop.files.delete(READER, file)
     elif what == "detach":
         await shop.store_files.detach(READER, store, file)
     else:
         await shop.stores.delete(READER, store)
-    await shop.ingestion._index(bundle)
+    await shop.ingestion._index(batch)
     await shop.recovery.settle()
     assert shop.versions() == set()
     assert await shop.consistency.check() == []
@@ -249,14 +249,14 @@ async def test_what_is_deleted_while_it_is_indexed_stays_deleted(shop: Workshop,
 async def test_lease_is_renewed_while_a_file_takes_long(shop: Workshop) -> None:
     store, file = await shop.store(), await shop.upload("text")
     await shop.attach(store, file)
-    bundle = await shop.claims.take()
-    assert bundle is not None
+    batch = await shop.leases.take()
+    assert batch is not None
     for _ in range(5):
-        shop.clock.now += claims.LEASE_S / 2
-        await shop.claims.renew(bundle)
+        shop.clock.now += leases.LEASE_S / 2
+        await shop.leases.renew(batch)
         await shop.recovery.settle()
-    assert await Workshop(shop.database, shop).claims.take() is None
-    await shop.ingestion._index(bundle)
+    assert await Workshop(shop.database, shop).leases.take() is None
+    await shop.ingestion._index(batch)
     assert (await shop.file(store, file)).status == "completed"
 
 
@@ -277,17 +277,17 @@ async def test_vectors_go_into_the_generation_that_is_being_built_too(shop: Work
 async def test_swap_during_indexing_lets_the_file_be_indexed_again(shop: Workshop) -> None:
     store = await shop.store()
     await shop.attach(store, await shop.upload("text"))
-    bundle = await shop.claims.take()
-    assert bundle is not None
+    batch = await shop.leases.take()
+    assert batch is not None
     reembedding = Reembedding(
         shop.database, shop.vectors, shop.embedders, clock=shop.clock, patience_s=0
     )
     await reembedding.begin(store, "new")
-    shop.clock.now += claims.LEASE_S + 1  # The writer counts as dead, so that nobody waits for it.
+    shop.clock.now += leases.LEASE_S + 1  # The writer counts as dead, so that nobody waits for it.
     await reembedding.run(store)
     await reembedding.swap(store)
-    await shop.ingestion._index(bundle)
-    shop.clock.now += claims.LEASE_S + 1
+    await shop.ingestion._index(batch)
+    shop.clock.now += leases.LEASE_S + 1
     await shop.recovery.settle()
     await shop.index()
     await shop.recovery.settle()

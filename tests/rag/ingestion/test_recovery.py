@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from rag.errors import IndexUnavailable
 from rag.index.protocols import Collection
-from rag.ingestion import leases as claims
+from rag.ingestion import leases
 from rag.schema import IndexGeneration, StoreFile
 from rag.stores.access_lists import Reader
 from serving.storage.database import Database
@@ -75,7 +75,7 @@ async def test_vectors_of_a_dead_writer_are_erased_after_its_lease(shop: Worksho
     await shop.written()
     await shop.recovery.settle()
     assert len(shop.versions()) == 1, "the writer may live"
-    shop.clock.now += claims.LEASE_S + 1
+    shop.clock.now += leases.LEASE_S + 1
     await shop.recovery.settle()
     assert shop.versions() == set()
     assert await noted(shop) == []
@@ -165,7 +165,7 @@ async def test_file_is_whole_where_its_writer_and_recovery_meet(shop: Workshop) 
     settling: list[asyncio.Task[None]] = []
 
     async def slowly(*arguments, **named):
-        shop.clock.now += claims.LEASE_S + 1
+        shop.clock.now += leases.LEASE_S + 1
         settling.append(asyncio.create_task(other.recovery.settle()))
         await asyncio.sleep(0.3)
         await add(*arguments, **named)

@@ -75,9 +75,9 @@ async def test_sweep_erases_versions_that_nobody_knows(shop: Workshop) -> None:
 async def test_sweep_leaves_versions_that_are_being_written(shop: Workshop) -> None:
     store, file = await shop.store(), await shop.upload("apple")
     await shop.attach(store, file)
-    bundle = await shop.written()
+    batch = await shop.written()
     await shop.recovery.sweep()
-    assert shop.versions() == {bundle.claims[0].version}
+    assert shop.versions() == {batch.leases[0].version}
 
 
 async def test_sweep_leaves_a_version_that_is_published_at_the_same_time(shop: Workshop) -> None:

@@ -45,7 +45,7 @@ async def test_new_store_has_a_collection_a_table_and_a_pinned_embedder(
 
 
 async def test_embedder_that_is_not_served_is_refused_with_those_that_are(place: Place) -> None:
-    with pytest.raises(Refused, match="'huge' is served; there are: large, small") as caught:
+    with pytest.raises(Refused, match=r"'huge' is served\. Available: large, small") as caught:
         await place.stores.create(ACME, name="", metadata={}, embedding_model="huge")
     assert caught.value.param == "embedding_model"
     assert await nothing_made(place)

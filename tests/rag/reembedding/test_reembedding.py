@@ -70,9 +70,9 @@ async def test_begin_refuses_what_would_change_nothing_unless_forced(shelf: Shel
 async def test_begin_refuses_a_second_build_an_unknown_model_and_store(shelf: Shelf) -> None:
     reembedding = over(shelf)
     await reembedding.begin(STORE, "new")
-    with pytest.raises(Refused, match="are being made"):
+    with pytest.raises(Refused, match="are already being made"):
         await reembedding.begin(STORE, "new")
-    with pytest.raises(Refused, match="No embedder 'x' is served; there are: new, old"):
+    with pytest.raises(Refused, match=r"No embedder 'x' is served\. Available: new, old"):
         await reembedding.begin(STORE, "x")
     with pytest.raises(NotThere):
         await reembedding.begin("vs_none", "new")

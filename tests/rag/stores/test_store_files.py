@@ -295,5 +295,5 @@ async def test_file_that_is_not_indexed_has_no_content(place: Place, status: str
     store = await place.store("file-1")
     await place.publish(store, "file-1", "x")
     await place.set_status(store, "file-1", status)
-    with pytest.raises(Refused, match=f"it is {status}"):
+    with pytest.raises(Refused, match=f"status is {status}"):
         await place.store_files.content(ACME, store, "file-1")

@@ -234,7 +234,7 @@ async def test_other_model_is_refused_while_one_is_at_work(shop: Workshop, store
     async with jobs_of(shop) as jobs:
         await jobs.begin(store, "new", force=False)
         hold(shop.embedders["new"].embedder)
-        with pytest.raises(Refused, match="'new' are being made"):
+        with pytest.raises(Refused, match="'new' are already being made"):
             await jobs.begin(store, "third", force=False)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from rag.schema import DriftReport, VectorStore
+from rag.schema import DriftReportRow, VectorStore
 from serving.access.tenants import TenantStore
 from serving.retrieval.drift_watch import DriftWatch
 from serving.storage.database import Database
@@ -16,7 +16,7 @@ __all__ = ["database", "database_url", "empty_url", "postgres_url"]
 
 async def _report(database: Database, store: str, *alerts: str) -> None:
     async with database.transaction() as session:
-        session.add(DriftReport(store_id=store, created_at=0, alerts=list(alerts), report={}))
+        session.add(DriftReportRow(store_id=store, created_at=0, alerts=list(alerts), report={}))
 
 
 async def test_last_report_of_each_store_counts(database: Database) -> None:
