@@ -14,9 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import ray
-from ray.serve._private import replica
 
-_bind = replica.add_port_to_grpc_server
+from models.ray_compat import bind_replica
 
 
 def bind_to_node() -> None:
@@ -24,13 +23,7 @@ def bind_to_node() -> None:
 
     Call in a deployment's constructor: the server starts when that returns.
     """
-    host = node_address()
-
-    def bind(server: object, address: str) -> int:
-        port: int = _bind(server, address.replace("[::]", host))
-        return port
-
-    replica.add_port_to_grpc_server = bind
+    bind_replica(node_address())
 
 
 def node_address() -> str:

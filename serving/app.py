@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from ray import serve
-from ray.serve._private import http_util
 from ray.serve.deployment import Application
 from ray.serve.handle import DeploymentHandle
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from models import prepare
 from models.catalog import NO_ACCESS_LOG, ModelSpec
 from models.ray_binding import bind_to_node
+from models.ray_compat import leave_request_ids, let_in_at_once, when_stopped
 from models.resources.machine import GIB
 from models.resources.memory import is_sized
 from serving import config
@@ -29,7 +29,6 @@ from serving.knowledge.remote import RemoteKnowledge
 from serving.privacy.detector.remote import RemoteDetector
 from serving.privacy.detector.server import DetectorOptions, build_detector
 from serving.ray_cluster.cluster import GATEWAY
-from serving.ray_cluster.replica_stop import let_in_at_once, when_stopped
 from serving.telemetry.logs import configure_logs
 from serving.wiring.egress import operator_rules
 from serving.wiring.gateway import GatewayParts
@@ -60,7 +59,7 @@ class Gateway:
         knowledge: tuple[DeploymentHandle, DeploymentHandle] | None,
     ) -> None:
         bind_to_node()
-        http_util.RequestIdMiddleware = _Unwrapped  # It would add the header a second time.
+        leave_request_ids()
         self._settings = config.parse(raw)
         self._handles = handles
         self._detector = detector and RemoteDetector(
@@ -88,16 +87,6 @@ class Gateway:
     async def stop(self, drain_s: float) -> StopReport:
         """Stop taking requests, end the open ones after `drain_s`, and write what they leave."""
         return await self._stopping.stop(drain_s)
-
-
-class _Unwrapped:
-    """An ASGI application as it is, in the place of a middleware."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._app(scope, receive, send)
 
 
 def build(args: Mapping[str, Any]) -> Application:

@@ -11,8 +11,8 @@ import json
 import sys
 
 import ray
-from ray import serve
 
+from models.ray_compat import deploy
 from models.resources.machine import this_machine
 from serving import config
 from serving.app import build
@@ -53,12 +53,7 @@ def main() -> None:
     # Building starts a cluster of its own where none was joined.
     ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     caches = {engine.model: engine.cache_bytes for engine in engines}
-    serve._run(  # noqa: SLF001  The public `run` waits until every model is loaded.
-        build({"config": raw, "cache_bytes": caches}),
-        name=APPLICATION,
-        route_prefix="/",
-        _blocking=False,
-    )
+    deploy(build({"config": raw, "cache_bytes": caches}), name=APPLICATION)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from ray.llm._internal.serve.core.configs.accelerators import CPUConfig
-from ray.llm._internal.serve.engines.vllm import vllm_models
 from ray.serve.deployment import Application
 from ray.serve.llm import LLMConfig, build_llm_deployment
 from ray.serve.llm.deployment import LLMServer
@@ -55,6 +54,7 @@ from models.openai_stream import (
 )
 from models.ray_binding import between_nodes, bind_to_node
 from models.vllm.chat import ParsedChat
+from models.vllm.compat import run_in_one_process, serving_state
 from models.vllm.config import llm_config, node_arguments
 from models.vllm.errors import failure, rejection
 from models.vllm.start import explained_start
@@ -182,10 +182,10 @@ class VLLMEngine(LLMServer):
         return str(answer.prompt)
 
     def _serving_state(self) -> Any:
-        """The serving objects of vLLM, which Ray keeps in a private attribute. The only place."""
+        """The serving objects of vLLM."""
         if self.engine is None:
             raise EngineUnavailable("The model's engine is not running.")
-        return self.engine._app_state  # noqa: SLF001
+        return serving_state(self.engine)
 
 
 def _one_thread(config: LLMConfig) -> bool:
@@ -194,17 +194,6 @@ def _one_thread(config: LLMConfig) -> bool:
     workers = kwargs.get("tensor_parallel_size", 1) * kwargs.get("pipeline_parallel_size", 1)
     on_cpu = isinstance(config.accelerator_config, CPUConfig)
     return on_cpu and workers == 1 and len({c.physical_core for c in get_allowed_cpu_list()}) <= 2
-
-
-def run_in_one_process() -> None:
-    """Have vLLM's engine core compute itself, not in a worker process of its own.
-
-    Between steps the two spin while they wait for each other. On two cores that takes the core
-    that everything else needs, and doubles the CPU time of a token. With one thread there is
-    nothing to bind, which is what vLLM wants the worker on CPU for.
-    """
-    vllm_models.EXECUTOR_BACKEND_MP = "uni"  # Ray sets it over `engine_kwargs`.
-    os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": "1"}
 
 
 def _clean(delta: Delta) -> Delta:

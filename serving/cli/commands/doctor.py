@@ -21,6 +21,7 @@ from models import prepare
 from models.resources.machine import GIB, this_machine
 from serving import config
 from serving.cli.options import ConfigOption, JsonOption
+from serving.cli.patches import patch_misfits
 from serving.config import Settings
 from serving.domain.languages import READ, named
 from serving.ray_cluster.local_models import (
@@ -49,8 +50,8 @@ def doctor(config_file: ConfigOption = None, *, as_json: JsonOption = False) -> 
     """Look at Python, memory, cores, GPUs, model files, ports, and what would leave the machine."""
     settings = config.load(config_file)
     checks: list[Callable[[Settings], list[Finding]]] = [
-        _python, _packages, _memory, _cores, _gpus, _disk, _models, _contexts, _valkey, _ports,
-        _egress, _languages,
+        _python, _packages, _patches, _memory, _cores, _gpus, _disk, _models, _contexts, _valkey,
+        _ports, _egress, _languages,
     ]  # fmt: skip
     findings = [finding for check in checks for finding in check(settings)]
     if as_json:
@@ -79,6 +80,14 @@ def _packages(settings: Settings) -> list[Finding]:
         Finding(f"package {name}", "ok" if has else "fail", has or "not installed")
         for name, has in found.items()
     ]
+
+
+def _patches(settings: Settings) -> list[Finding]:
+    """What does not fit the installed Ray and vLLM; nothing where one of them is missing."""
+    if any(finding.state == "fail" for finding in _packages(settings)):
+        return []
+    told = [Finding("patch", "fail", sentence) for sentence in patch_misfits(settings)]
+    return told or [Finding("patches", "ok", "fit the installed Ray and vLLM")]
 
 
 def _version(package: str) -> str | None:

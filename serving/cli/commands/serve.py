@@ -20,6 +20,7 @@ from serving import config
 from serving.cli.first_key import first_key
 from serving.cli.mismatches import tell_mismatches
 from serving.cli.options import ConfigOption
+from serving.cli.patches import PatchesDoNotFit, check_patches
 from serving.cli.progress import Phases, console
 from serving.cli.stopping import listen_for_signals, say, stop
 from serving.config import Settings
@@ -68,7 +69,8 @@ def serve(
     except KeyboardInterrupt:
         say("Stopping.")
     except (
-        StartFailed, CannotRun, PreparationFailed, cluster.ApplicationFailed, ValkeyStartFailed
+        StartFailed, CannotRun, PreparationFailed, PatchesDoNotFit, cluster.ApplicationFailed,
+        ValkeyStartFailed,
     ) as error:  # fmt: skip
         for line in str(error).splitlines():
             typer.echo(f"ringfence: {line}", err=True)
@@ -104,6 +106,7 @@ def _start(
                 prepare.prepare(spec, settings.home)
     cluster.prepare_environment(settings)
     with _deployer(raw) as deployer:
+        check_patches(settings)  # Imports Ray, whose environment is set by now.
         with phases.phase("Starting Ray"):
             address = running.start()
         key = first_key(settings)

@@ -417,11 +417,11 @@ def test_model_on_more_cores_keeps_the_worker_that_vllm_binds(
 def test_one_process_is_what_ray_gives_vllm_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     from ray.llm._internal.serve.engines.vllm import vllm_models
 
-    from models.vllm import engine as vllm_engine
+    from models.vllm.compat import run_in_one_process
 
     monkeypatch.setattr(vllm_models, "EXECUTOR_BACKEND_MP", "mp")
     monkeypatch.setattr(os, "environ", {})
-    vllm_engine.run_in_one_process()
+    run_in_one_process()
     kwargs = generated(SMOLLM2).get_engine_config().get_initialization_kwargs()
     assert kwargs["distributed_executor_backend"] == "uni"
     assert os.environ == {

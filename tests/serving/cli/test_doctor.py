@@ -51,7 +51,17 @@ def simulated(**server: Any) -> str:
 def test_machine_is_looked_at(findings: Look, free_port: int) -> None:
     found = findings(simulated(port=free_port))
     assert found.keys() == {
-        *("Python", "package ray", "package torch", "memory", "cores", "GPUs", "disk", "Valkey"),
+        *(
+            "Python",
+            "package ray",
+            "package torch",
+            "patches",
+            "memory",
+            "cores",
+            "GPUs",
+            "disk",
+            "Valkey",
+        ),
         *("port", "reachable", "leaves the machine", "model simulated"),
     }
     assert {row["state"] for row in found.values()} <= {"ok", "warn"}
@@ -59,7 +69,7 @@ def test_machine_is_looked_at(findings: Look, free_port: int) -> None:
 
 def test_each_finding_is_a_line(run: Run, config_file: Write, free_port: int) -> None:
     lines = run("doctor", "-c", config_file(simulated(port=free_port))).stdout.splitlines()
-    assert len(lines) == 12
+    assert len(lines) == 13
     assert {line.split()[0] for line in lines} <= {"ok", "warn"}
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import ray
 from ray import serve
 
-from serving.ray_cluster.replica_stop import let_in_at_once, when_stopped
+from models.ray_compat import let_in_at_once, when_stopped
 
 WAIT_S = 20
 

