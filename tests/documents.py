@@ -1,4 +1,4 @@
-"""What is written by `make tree`: the tree in ARCHITECTURE.md and the schema of ringfence.yaml."""
+"""What `make tree` writes: ARCHITECTURE's tree, the schema of ringfence.yaml and docs/api.md."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ import sys
 from pathlib import Path
 
 from serving.config import json_schema
+from tests.api_reference import reference
+from tests.openapi import document
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("serving", "models", "rag", "benchmarks")
 SCHEMA = ROOT / "deploy" / "ringfence.schema.json"
+API = ROOT / "docs" / "api.md"
 BEGIN, END = "<!-- tree -->\n", "<!-- end of tree -->\n"
 
 
@@ -55,9 +58,15 @@ def schema() -> str:
     return json.dumps(json_schema(), indent=2) + "\n"
 
 
+def api() -> str:
+    """The API reference."""
+    return reference(document())
+
+
 def write() -> None:
-    """Write the tree and the schema into their files."""
+    """Write the tree, the schema and the API reference into their files."""
     SCHEMA.write_text(schema(), "utf-8")
+    API.write_text(api(), "utf-8")
     path = ROOT / "ARCHITECTURE.md"
     before, rest = path.read_text("utf-8").split(BEGIN, 1)
     path.write_text(before + BEGIN + tree() + END + rest.split(END, 1)[1], "utf-8")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tests.documents import ROOT, SCHEMA, schema, tree, written
+from tests.documents import API, ROOT, SCHEMA, api, schema, tree, written
 
 
 def test_architecture_lists_every_folder() -> None:
@@ -12,6 +12,10 @@ def test_architecture_lists_every_folder() -> None:
 
 def test_published_schema_is_the_one_of_this_version() -> None:
     assert schema() == SCHEMA.read_text("utf-8"), "run `make tree`"
+
+
+def test_api_reference_is_the_one_of_this_version() -> None:
+    assert api() == API.read_text("utf-8"), "run `make tree`"
 
 
 def test_readme_names_only_tests_that_exist() -> None:
@@ -64,6 +68,6 @@ def test_links_in_documents_lead_to_files_that_exist() -> None:
 def test_guides_follow_each_other() -> None:
     first, *others = ("start", "models", "keys-and-limits", "documents", "overflow-and-privacy")
     read = ROOT / "docs" / f"{first}.md"
-    for name in (*others, "operations"):
+    for name in (*others, "operations", "api"):
         assert f"]({name}.md)" in read.read_text("utf-8").rstrip().rsplit("\n", 1)[-1], read
         read = ROOT / "docs" / f"{name}.md"

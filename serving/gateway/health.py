@@ -19,10 +19,12 @@ def router(readiness: Readiness, meter: Meter, requests: OpenRequests) -> APIRou
 
     @routes.get("/health")
     async def health() -> Response:
+        """Say that the process runs. Needs no key."""
         return json_response({"status": "alive"})
 
     @routes.get("/ready")
     async def ready() -> Response:
+        """Say whether every model can answer (200) or not (503), and why not. Needs no key."""
         states = await readiness()
         all_ready = all(state.state == "ready" for state in states.values())
         status = "ready" if all_ready else "not ready"
@@ -39,6 +41,7 @@ def router(readiness: Readiness, meter: Meter, requests: OpenRequests) -> APIRou
 
     @routes.get("/metrics")
     async def metrics() -> Response:
+        """Return metrics in the format of Prometheus. Needs no key."""
         return Response(meter.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return routes

@@ -42,6 +42,7 @@ ModelName = Annotated[str, StringConstraints(strict=True, pattern=f"^{MODEL}$")]
 Weight = Annotated[
     float, Field(strict=True, gt=0, le=MAX_WEIGHT, description="Share under contention.")
 ]
+WITHOUT_STORE = "What happens to requests while Valkey cannot count them."
 Count = Annotated[int, Field(strict=True, ge=0, le=MAX_VALUE)]
 
 _AMOUNT = re.compile(r"[0-9]{1,7}(\.[0-9]{1,9})?")
@@ -149,24 +150,32 @@ class PrivacyPreview(AdminBody):
 class CountBound(AdminBody):
     """A limit, and what it does while nothing can be counted."""
 
-    value: Count
-    without_store: WithoutStore = "allow"
+    value: Count = Field(description="The limit.")
+    without_store: WithoutStore = Field("allow", description=WITHOUT_STORE)
 
 
 class AmountBound(AdminBody):
     """A budget, and what it does while nothing can be counted."""
 
-    amount: Amount
-    without_store: WithoutStore = "refuse"
+    amount: Amount = Field(description="The budget.")
+    without_store: WithoutStore = Field("refuse", description=WITHOUT_STORE)
 
 
 class LimitsChange(AdminBody):
     """Limits to set, each a number or an object; null takes one away, what is left out stays."""
 
-    requests_per_minute: Count | CountBound | None = None
-    tokens_per_minute: Count | CountBound | None = None
-    concurrent_requests: Count | CountBound | None = None
-    tokens_per_request: Count | CountBound | None = None
+    requests_per_minute: Count | CountBound | None = Field(
+        None, description="Requests in any minute."
+    )
+    tokens_per_minute: Count | CountBound | None = Field(
+        None, description="Tokens of prompts and answers in any minute."
+    )
+    concurrent_requests: Count | CountBound | None = Field(
+        None, description="Requests that run at once."
+    )
+    tokens_per_request: Count | CountBound | None = Field(
+        None, description="Tokens of one request's prompt and answers."
+    )
 
     def bounds(self) -> dict[Measure, Bound | None]:
         """By measure; those that were left out are not there.
@@ -181,9 +190,9 @@ class LimitsChange(AdminBody):
 class BudgetsChange(AdminBody):
     """Budgets to set, each an amount or an object; null takes one away, what is left out stays."""
 
-    day: Amount | AmountBound | None = None
-    month: Amount | AmountBound | None = None
-    total: Amount | AmountBound | None = None
+    day: Amount | AmountBound | None = Field(None, description="Amount for a day, in UTC.")
+    month: Amount | AmountBound | None = Field(None, description="Amount for a month, in UTC.")
+    total: Amount | AmountBound | None = Field(None, description="Amount for good.")
 
     def bounds(self) -> dict[Measure, Bound | None]:
         """By measure; those that were left out are not there.

@@ -30,6 +30,7 @@ def router(pipeline: Pipeline, edge: Edge, *, limits: LimitSettings) -> APIRoute
 
     @routes.post("/embeddings")
     async def create_embeddings(request: Request) -> Response:
+        """Embed texts, in their order."""
         await edge.admit(request)
 
         async def make(wire: EmbeddingRequest) -> Response:

@@ -56,21 +56,25 @@ def router(edge: DocumentsEdge, documents: Documents, *, settings: FileSettings)
 
     @routes.post("")
     async def upload_file(request: Request) -> Answer:
+        """Upload a file as a form."""
         upload = Upload(request, FIELDS, settings=settings)
         return file_object(await _store(edge, documents, request, upload))
 
     @routes.get("")
     async def list_files(request: Request, query: Annotated[FilesQuery, Query()]) -> Answer:
+        """List the files that the key may read."""
         asked = PageQuery(query.limit, query.order, query.after)
         page = await files.list(reader(request), asked, purpose=query.purpose)
         return list_object(page, file_object)
 
     @routes.get("/{file_id}")
     async def get_file(request: Request, file_id: Id) -> Answer:
+        """Describe one file."""
         return file_object(await files.get(reader(request), file_id))
 
     @routes.post("/{file_id}")
     async def change_file(request: Request, file_id: Id) -> Response:
+        """Change who may read a file, or its class. What is not sent stays."""
         who = reader(request)
 
         async def change(wire: FileChange) -> Answer:
@@ -82,12 +86,14 @@ def router(edge: DocumentsEdge, documents: Documents, *, settings: FileSettings)
 
     @routes.delete("/{file_id}")
     async def delete_file(request: Request, file_id: Id) -> Answer:
+        """Delete a file, and take it out of every store."""
         await files.delete(reader(request), file_id)
         documents.wake()
         return deleted("file", file_id)
 
     @routes.get("/{file_id}/content")
     async def get_content(request: Request, file_id: Id) -> Response:
+        """Return the bytes of a file."""
         file = await files.get(reader(request), file_id)
         return await _content(file, documents.blobs.read(file.tenant, file.id))
 

@@ -51,9 +51,14 @@ def router(
         return collected(generating)
 
     async def create_chat_completion(request: Request) -> Response:
+        """Answer a conversation.
+
+        With `file_search` the answer is grounded in documents and cites them.
+        """
         return await answer(request, "chat", ChatRequest)
 
     async def create_completion(request: Request) -> Response:
+        """Complete prompts."""
         return await answer(request, "completion", CompletionRequest)
 
     # Plain routes: FastAPI would resolve dependencies, of which there are none, for each request.

@@ -21,12 +21,14 @@ def router(pipeline: Pipeline) -> APIRouter:
 
     @routes.get("/models")
     async def list_models(request: Request) -> Response:
+        """List the models that the key may use."""
         principal = await pipeline.authenticate(request.headers.get("authorization"))
         data = [_card(spec, started) for spec in pipeline.models(principal)]
         return json_response({"object": "list", "data": data})
 
     @routes.get("/models/{model:path}")
     async def retrieve_model(request: Request, model: str) -> Response:
+        """Describe one model."""
         principal = await pipeline.authenticate(request.headers.get("authorization"))
         return json_response(_card(pipeline.model(principal, model), started))
 

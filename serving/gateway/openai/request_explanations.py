@@ -34,12 +34,17 @@ def router(pipeline: Pipeline, explanations: Explanations, *, currency: str) -> 
 
     @routes.get("/{request_id}")
     async def explain(request: Request, request_id: str) -> Response:
+        """Say how a request was answered.
+
+        Names the providers that were considered, each try, and its cost.
+        """
         principal = await pipeline.authenticate(request.headers.get("authorization"))
         found = await known(principal, request_id)
         return json_response(_told(request_id, found, currency))
 
     @routes.get("/{request_id}/receipt")
     async def receipt(request: Request, request_id: str) -> Response:
+        """Return the signed receipt of an answer, as `ringfence receipt verify` takes it."""
         principal = await pipeline.authenticate(request.headers.get("authorization"))
         found = await known(principal, request_id)
         token = next((one.receipt for one in found.attempts if one.receipt), None)

@@ -25,6 +25,7 @@ def router(pipeline: Pipeline, edge: Edge, *, limits: LimitSettings) -> APIRoute
 
     @routes.post("/tokenize")
     async def tokenize(request: Request) -> Response:
+        """Tokenise a text or a conversation as the model does. vLLM has the same route."""
         await edge.admit(request)
 
         async def make(wire: TokenizeBody) -> Response:
@@ -37,6 +38,7 @@ def router(pipeline: Pipeline, edge: Edge, *, limits: LimitSettings) -> APIRoute
 
     @routes.post("/detokenize")
     async def detokenize(request: Request) -> Response:
+        """Return the text of token ids. vLLM has the same route."""
         await edge.admit(request)
 
         async def make(wire: DetokenizeBody) -> Response:

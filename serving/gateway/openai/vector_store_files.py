@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -42,7 +43,9 @@ class StoreFilesQuery(PageParameters):
 class DetachQuery(DocumentsQuery):
     """How a file is taken out of a store. `delete_unused` is ours."""
 
-    delete_unused: bool = False
+    delete_unused: bool = Field(
+        default=False, description="Also delete the file, if no other store has it."
+    )
 
 
 FilesPage = Annotated[StoreFilesQuery, Query()]
@@ -65,6 +68,7 @@ def _add_files(routes: APIRouter, edge: DocumentsEdge, documents: Documents) -> 
 
     @routes.post("/files")
     async def attach_file(request: Request, store_id: Id) -> Response:
+        """Put a file into a store. It is indexed in the background."""
         who = reader(request)
 
         async def attach(wire: FileAttachment) -> Answer:
@@ -82,15 +86,18 @@ def _add_files(routes: APIRouter, edge: DocumentsEdge, documents: Documents) -> 
 
     @routes.get("/files")
     async def list_files(request: Request, store_id: Id, query: FilesPage) -> Answer:
+        """List the files of a store."""
         page = await files.list(reader(request), store_id, query.page, status=query.filter)
         return list_object(page, store_file_object)
 
     @routes.get("/files/{file_id}")
     async def get_file(request: Request, store_id: Id, file_id: Id) -> Answer:
+        """Describe a file of a store."""
         return store_file_object(await files.get(reader(request), store_id, file_id))
 
     @routes.post("/files/{file_id}")
     async def change_file(request: Request, store_id: Id, file_id: Id) -> Response:
+        """Replace the attributes of a file of a store."""
         who = reader(request)
 
         async def change(wire: AttributesChange) -> Answer:
@@ -105,12 +112,14 @@ def _add_files(routes: APIRouter, edge: DocumentsEdge, documents: Documents) -> 
     async def detach_file(
         request: Request, store_id: Id, file_id: Id, query: Annotated[DetachQuery, Query()]
     ) -> Answer:
+        """Take a file out of a store."""
         await files.detach(reader(request), store_id, file_id, delete_unused=query.delete_unused)
         documents.wake()
         return deleted("vector_store.file.deleted", file_id)
 
     @routes.get("/files/{file_id}/content")
     async def get_content(request: Request, store_id: Id, file_id: Id) -> Answer:
+        """Return the text of a file of a store, as it was cut into chunks."""
         return content_page(await files.content(reader(request), store_id, file_id))
 
 
@@ -119,6 +128,7 @@ def _add_batches(routes: APIRouter, edge: DocumentsEdge, documents: Documents) -
 
     @routes.post("/file_batches")
     async def create_batch(request: Request, store_id: Id) -> Response:
+        """Put several files into a store."""
         who = reader(request)
 
         async def create(wire: BatchCreation) -> Answer:
@@ -134,16 +144,19 @@ def _add_batches(routes: APIRouter, edge: DocumentsEdge, documents: Documents) -
 
     @routes.get("/file_batches/{batch_id}")
     async def get_batch(request: Request, store_id: Id, batch_id: Id) -> Answer:
+        """Describe a batch."""
         return batch_object(await batches.get(reader(request), store_id, batch_id))
 
     @routes.post("/file_batches/{batch_id}/cancel")
     async def cancel_batch(request: Request, store_id: Id, batch_id: Id) -> Answer:
+        """Give up the files of a batch that are not indexed yet."""
         return batch_object(await batches.cancel(reader(request), store_id, batch_id))
 
     @routes.get("/file_batches/{batch_id}/files")
     async def list_batch_files(
         request: Request, store_id: Id, batch_id: Id, query: FilesPage
     ) -> Answer:
+        """List the files of a batch."""
         page = await batches.list(
             reader(request), store_id, batch_id, query.page, status=query.filter
         )

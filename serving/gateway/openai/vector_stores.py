@@ -41,6 +41,7 @@ def _add_stores(routes: APIRouter, edge: DocumentsEdge, documents: Documents) ->
 
     @routes.post("")
     async def create_store(request: Request) -> Response:
+        """Create a vector store."""
         who = reader(request)
 
         async def create(wire: StoreCreation) -> Answer:
@@ -63,14 +64,17 @@ def _add_stores(routes: APIRouter, edge: DocumentsEdge, documents: Documents) ->
 
     @routes.get("")
     async def list_stores(request: Request, query: Annotated[PageParameters, Query()]) -> Answer:
+        """List the stores that the key may read."""
         return list_object(await stores.list(reader(request), query.page), store_object)
 
     @routes.get("/{store_id}")
     async def get_store(request: Request, store_id: Id) -> Answer:
+        """Describe one store."""
         return store_object(await stores.get(reader(request), store_id))
 
     @routes.post("/{store_id}")
     async def change_store(request: Request, store_id: Id) -> Response:
+        """Change a store. What is not sent stays."""
         who = reader(request)
 
         async def change(wire: StoreChange) -> Answer:
@@ -80,6 +84,7 @@ def _add_stores(routes: APIRouter, edge: DocumentsEdge, documents: Documents) ->
 
     @routes.delete("/{store_id}")
     async def delete_store(request: Request, store_id: Id) -> Answer:
+        """Delete a store. Its files stay."""
         await stores.delete(reader(request), store_id)
         documents.wake()
         return deleted("vector_store.deleted", store_id)
@@ -88,6 +93,8 @@ def _add_stores(routes: APIRouter, edge: DocumentsEdge, documents: Documents) ->
 def _add_search(routes: APIRouter, edge: DocumentsEdge) -> None:
     @routes.post("/{store_id}/search")
     async def search_store(request: Request, store_id: Id) -> Response:
+        """Search a store by meaning and by words."""
+
         async def search(wire: StoreSearch) -> Response:
             return _results(_call(request, store_id, wire))
 

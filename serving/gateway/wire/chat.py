@@ -36,6 +36,11 @@ from serving.gateway.wire.conversation import (
 )
 from serving.gateway.wire.search import Groundable
 
+PRIVACY_DESCRIPTION = (
+    "The class of the request. The strictest of this, the key's class and the header counts."
+)
+STAYS_DESCRIPTION = "Accepted and checked. A request of this kind never leaves, whatever its class."
+
 TokenId = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
 Tokens = Annotated[int, Field(strict=True, ge=1, lt=2**31)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
@@ -100,14 +105,30 @@ class Sampling(Wire):
         | None
     ) = None
     max_tokens: Tokens | None = None
-    top_k: Annotated[int, Field(ge=-1, lt=2**31)] | None = None
-    min_p: Annotated[Number, Field(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[Number, Field(gt=0, le=2)] | None = None
-    min_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
-    ignore_eos: bool | None = None
-    stop_token_ids: Annotated[list[TokenId], Field(max_length=64), Quick] | None = None
-    privacy: PrivacyClass | None = None
-    on_failure: OnFailure | None = None
+    top_k: Annotated[int, Field(ge=-1, lt=2**31)] | None = Field(
+        None, description="Sample from this many of the likeliest tokens; -1 or 0 takes all."
+    )
+    min_p: Annotated[Number, Field(ge=0, le=1)] | None = Field(
+        None, description="Leave out tokens less likely than this share of the likeliest one."
+    )
+    repetition_penalty: Annotated[Number, Field(gt=0, le=2)] | None = Field(
+        None, description="Above 1 makes tokens that occurred before, prompt included, less likely."
+    )
+    min_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = Field(
+        None, description="The answer does not end before it has this many tokens."
+    )
+    ignore_eos: bool | None = Field(
+        None, description="If true, the answer goes on to its limit when the model would end it."
+    )
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=64), Quick] | None = Field(
+        None, description="Token ids that end the answer."
+    )
+    privacy: PrivacyClass | None = Field(None, description=PRIVACY_DESCRIPTION)
+    on_failure: OnFailure | None = Field(
+        None,
+        description="What to do if the answer breaks off: `fail` ends it with an error, `continue` "
+        "has another replica, or a provider where allowed, go on with it. Default: `fail`.",
+    )
 
     @property
     def choices(self) -> int:
@@ -242,7 +263,7 @@ class EmbeddingRequest(Wire):
     input: Prompt
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Field(ge=1)] | None = None
-    privacy: PrivacyClass | None = None
+    privacy: PrivacyClass | None = Field(None, description=STAYS_DESCRIPTION)
 
     def inputs(self) -> list[str] | list[list[int]]:
         """The texts, or the token ids of each text."""
@@ -271,13 +292,23 @@ class TokenizeBody(Wire):
     """`POST /tokenize`, as vLLM has it: a prompt, or messages. It stays here in every class."""
 
     model: Annotated[str, StringConstraints(strict=True, min_length=1, max_length=256)]
-    prompt: Text | None = None
-    messages: Messages | None = None
-    tools: Tools | None = None
-    add_special_tokens: bool | None = None
-    add_generation_prompt: bool = True
-    return_token_strs: bool = False
-    privacy: PrivacyClass | None = None
+    prompt: Text | None = Field(
+        None, description="A text to tokenise. Give either this or `messages`."
+    )
+    messages: Messages | None = Field(
+        None, description="A conversation, tokenised as a chat's prompt is."
+    )
+    tools: Tools | None = Field(None, description="Tools that are put into the chat's prompt.")
+    add_special_tokens: bool | None = Field(
+        None, description="Whether the tokenizer adds its special tokens."
+    )
+    add_generation_prompt: bool = Field(
+        default=True, description="Whether the conversation ends with the beginning of an answer."
+    )
+    return_token_strs: bool = Field(
+        default=False, description="Whether the answer has the text of each token in `token_strs`."
+    )
+    privacy: PrivacyClass | None = Field(None, description=STAYS_DESCRIPTION)
 
     @model_validator(mode="after")
     def _one_source(self) -> TokenizeBody:
@@ -294,5 +325,5 @@ class DetokenizeBody(Wire):
     """`POST /detokenize`, as vLLM has it."""
 
     model: Annotated[str, StringConstraints(strict=True, min_length=1, max_length=256)]
-    tokens: Annotated[list[TokenId], Quick]
-    privacy: PrivacyClass | None = None
+    tokens: Annotated[list[TokenId], Quick] = Field(description="Token ids of the model.")
+    privacy: PrivacyClass | None = Field(None, description=STAYS_DESCRIPTION)

@@ -59,9 +59,15 @@ class RankingOptions(Wire):
 class SearchOptions(Wire):
     """What every search takes."""
 
-    max_num_results: Annotated[int, Field(ge=1, le=MAX_RESULTS)] = 10
-    filters: dict[str, Any] | None = None
-    ranking_options: RankingOptions | None = None
+    max_num_results: Annotated[int, Field(ge=1, le=MAX_RESULTS)] = Field(
+        10, description="The most passages that are returned."
+    )
+    filters: dict[str, Any] | None = Field(
+        None, description="Which files are searched, by their attributes, in OpenAI's form."
+    )
+    ranking_options: RankingOptions | None = Field(
+        None, description="How passages are ranked, in OpenAI's form."
+    )
 
     def ranking(self) -> Ranking:
         """How passages are put in order."""
@@ -85,15 +91,21 @@ class SearchOptions(Wire):
 class FileSearchOptions(SearchOptions):
     """`file_search`: the vector stores that a conversation is grounded in."""
 
-    vector_store_ids: Annotated[list[Id], Quick, Field(min_length=1, max_length=MAX_STORES)]
+    vector_store_ids: Annotated[list[Id], Quick, Field(min_length=1, max_length=MAX_STORES)] = (
+        Field(description="The vector stores that are searched.")
+    )
 
 
 class Groundable(Wire):
     """A conversation that may be grounded in documents."""
 
     messages: Messages
-    file_search: FileSearchOptions | None = None
-    include: Annotated[list[Included], Quick] | None = None
+    file_search: FileSearchOptions | None = Field(
+        None, description="Search these vector stores and put passages into the prompt."
+    )
+    include: Annotated[list[Included], Quick] | None = Field(
+        None, description="Return the passages beside the answer, in `file_search_call`."
+    )
 
     def grounding(self) -> FileSearch | None:
         """What it is to be grounded in; None: in nothing.

@@ -49,8 +49,10 @@ Query = Annotated[str, _size(1, MAX_QUERY)]
 class FileChange(Wire):
     """`POST /v1/files/{id}`: who may read a file, and how far it may go. What is not sent stays."""
 
-    access: Access | None = None
-    privacy: PrivacyClass | None = None
+    access: Access | None = Field(None, description="Who may read the file from now on.")
+    privacy: PrivacyClass | None = Field(
+        None, description="The loosest class of a request that a passage of the file is put into."
+    )
 
 
 class AutoChunking(Wire):
@@ -105,9 +107,16 @@ class StoreCreation(Wire):
     expires_after: StoreExpiry | None = None
     file_ids: Annotated[list[Id], Quick, Field(max_length=MAX_STORE_FILES)] = Field([])
     chunking_strategy: Chunking | None = None
-    access: Access | None = None
-    embedding_model: Annotated[str, _size(1, 128)] | None = None
-    reuse: bool = False
+    access: Access | None = Field(
+        None, description="Who may read the store. Default: the narrowest list the caller is on."
+    )
+    embedding_model: Annotated[str, _size(1, 128)] | None = Field(
+        None, description="The served model that embeds its files and questions."
+    )
+    reuse: bool = Field(
+        default=False,
+        description="Return the store of this name that the caller can read, if there is one.",
+    )
 
     @model_validator(mode="after")
     def _reuse_by_name(self) -> StoreCreation:
@@ -124,7 +133,7 @@ class StoreChange(Wire):
     name: Name | None = None
     metadata: Metadata | None = None
     expires_after: StoreExpiry | None = None
-    access: Access | None = None
+    access: Access | None = Field(None, description="Who may read the store from now on.")
 
     def changes(self) -> dict[str, Any]:
         """What was sent, as it is kept."""
@@ -189,7 +198,9 @@ class StoreSearch(SearchOptions):
 
     query: Query | Annotated[list[Query], Field(min_length=1, max_length=MAX_QUERIES)]
     rewrite_query: bool = False
-    privacy: PrivacyClass | None = None
+    privacy: PrivacyClass | None = Field(
+        None, description="Accepted and checked. A search never leaves, whatever its class."
+    )
 
     def queries(self) -> list[str]:
         """The questions."""
