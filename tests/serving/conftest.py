@@ -26,6 +26,7 @@ from serving.storage.migrate import upgrade
 from serving.telemetry.meter import Meter
 from serving.wiring.admission import AdmissionParts
 from tests.serving.fakes import DIMENSION, FakeEmbedder
+from tests.serving.live import WAIT_S
 from tests.serving.valkeys import (
     embedded_valkey_url,
     redis_url,
@@ -99,9 +100,9 @@ class Backend:
         found = [line for line in text.splitlines() if line.startswith(sample + " ")]
         return float(found[0].rpartition(" ")[2]) if found else 0.0
 
-    async def comes_to(self, value: float, sample: str, *, within_s: float) -> bool:
-        """Whether a sample has a value in time: a request is counted a moment after its end."""
-        end = asyncio.get_running_loop().time() + within_s
+    async def comes_to(self, value: float, sample: str) -> bool:
+        """Wait for a sample to have a value: a request is counted a moment after its end."""
+        end = asyncio.get_running_loop().time() + WAIT_S
         while await self.metric(sample) != value:
             if asyncio.get_running_loop().time() > end:
                 return False

@@ -12,8 +12,8 @@ import orjson
 import uvicorn
 from starlette.types import ASGIApp
 
-WAIT_S = 5.0
-"""For what must come. Only a failing test waits so long."""
+WAIT_S = 30.0
+"""Time-out for what must come. Only a failing test waits so long."""
 
 
 @asynccontextmanager
@@ -108,10 +108,10 @@ def dechunked(raw: bytes) -> bytes:
         body, rest = body + rest[:size], rest[size + 2 :]
 
 
-async def within(seconds: float, condition: Callable[[], bool]) -> bool:
-    """Whether `condition` comes true in time."""
+async def eventually(condition: Callable[[], bool]) -> bool:
+    """Wait until `condition` is true; False if it is not after `WAIT_S`."""
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + seconds
+    deadline = loop.time() + WAIT_S
     while not condition():
         if loop.time() > deadline:
             return False

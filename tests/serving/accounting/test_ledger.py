@@ -35,7 +35,7 @@ from serving.storage.leftovers import Leftover, Leftovers
 from serving.storage.migrate import upgrade
 from serving.storage.schema import UsageAttempt
 from serving.storage.valkey import Valkey
-from tests.serving.live import within
+from tests.serving.live import eventually
 from tests.serving.storage.databases import migrated_url, postgres_url
 from tests.serving.valkeys import initialise
 
@@ -262,7 +262,7 @@ async def test_moving_goes_on_after_the_database_was_locked(
     await put(near, valkey_prefix, ended(one))
     ledger.start()
     with held_for_writing(tmp_path / "ringfence.db"):
-        assert await within(5, lambda: "its rows wait in Valkey" in caplog.text)
+        assert await eventually(lambda: "its rows wait in Valkey" in caplog.text)
     assert await arrives(impatient, (one.id, "ok", 7))
     await ledger.close()
 
@@ -342,7 +342,7 @@ async def test_rows_are_written_while_valkey_is_away_and_not_again_when_it_is_ba
         await reservations.settle(demand, Settlement(8, 7, ended(one)))
     assert await arrives(database, (one.id, "ok", 7))
     server.ensure()
-    assert await within(5, lambda: reservations.unsettled == 0)
+    assert await eventually(lambda: reservations.unsettled == 0)
     assert await drained(ledger) == 1
     assert await written(database) == [(one.id, "ok", 7)]
     (told,) = await ledger.report(group_by=[])
@@ -403,7 +403,7 @@ async def test_row_written_while_valkey_was_away_is_not_added_to_a_sum_that_has_
     await initialise(other, budget, await ledger.spent_nanos("key:k1", None))
     cut.cut = False
     gone.start()
-    assert await within(5, lambda: gone.unsettled == 0)
+    assert await eventually(lambda: gone.unsettled == 0)
     spent = await near.command("HGET", f"{valkey_prefix}budget:{budget.name}", "spent")
     for closed in (gone, other, unsettled, cut):
         await closed.close()

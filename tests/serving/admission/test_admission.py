@@ -42,7 +42,7 @@ from serving.domain.quota import Headroom, Quota
 from serving.storage.embedded_valkey import EmbeddedValkey
 from serving.storage.errors import DatabaseUnavailable, ValkeyUnavailable
 from serving.storage.valkey import Valkey
-from tests.serving.live import within
+from tests.serving.live import eventually
 
 CALLER = Principal("acme", "k1", "ci", "inference", None)
 BEGAN = datetime(2026, 3, 1, 23, 59, tzinfo=UTC)
@@ -240,7 +240,7 @@ async def work(
 async def quiet(gate: Gate) -> bool:
     """Whether every settlement has arrived."""
     with suppress(ValkeyUnavailable):
-        return await within(5, lambda: gate.admission.reservations.unsettled == 0)
+        return await eventually(lambda: gate.admission.reservations.unsettled == 0)
     return False
 
 
@@ -571,7 +571,7 @@ async def test_request_cancelled_while_it_waits_for_its_turn_holds_nothing(make:
 
     async def another() -> None:
         waiting = asyncio.create_task(work(gate))
-        assert await within(5, lambda: gate.queue.waiting == 1)
+        assert await eventually(lambda: gate.queue.waiting == 1)
         waiting.cancel()
         await asyncio.wait({waiting})
         assert waiting.cancelled()
@@ -634,7 +634,7 @@ async def test_request_let_through_is_held_as_soon_as_valkey_is_back(
 
     async def valkey_comes_back() -> None:
         server.ensure()
-        assert await within(5, lambda: gate.admission.reservations.available)
+        assert await eventually(lambda: gate.admission.reservations.available)
         async with asyncio.timeout(5):
             while (await gate.held())["open"] == 0:  # noqa: ASYNC110  It has no event.
                 await asyncio.sleep(0.02)

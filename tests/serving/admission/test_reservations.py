@@ -29,7 +29,7 @@ from serving.domain.quota import Headroom, Quota
 from serving.storage.embedded_valkey import EmbeddedValkey
 from serving.storage.errors import ValkeyUnavailable
 from serving.storage.valkey import Valkey
-from tests.serving.live import within
+from tests.serving.live import eventually
 from tests.serving.valkeys import initialise
 
 MINUTE_MS = 60_000
@@ -387,7 +387,7 @@ async def test_settlement_whose_answer_was_lost_counts_once(
         await one.settle(wanted, used(cost=70))
     assert one.unsettled == 1
     one.start()
-    assert await within(5, lambda: one.unsettled == 0)
+    assert await eventually(lambda: one.unsettled == 0)
     assert await budget_of(valkey, valkey_prefix) == (70, 0)
     assert await rows(valkey, valkey_prefix) == [{"id": "row"}]
     await one.close()

@@ -25,7 +25,7 @@ from tests.serving.conftest import SPECS
 from tests.serving.egress.standin import Behaviour, Received, StandIn
 from tests.serving.egress.wire_format import HELLO, Answer, refuses, sse, streams
 from tests.serving.fakes import WHOLE, FakeEmbedder, ScriptedEngine
-from tests.serving.live import within
+from tests.serving.live import eventually
 from tests.serving.privacy.known_words import Down, KnownWords
 from tests.serving.wired import Wire
 
@@ -282,14 +282,14 @@ async def test_client_that_goes_away_closes_the_connection_and_the_entry(scene: 
     near = await scene(streams(begun, then=["hang"]))
     near.open()
     asking = asyncio.create_task(near.ask())
-    assert await within(2, lambda: bool(near.provider.received))
+    assert await eventually(lambda: bool(near.provider.received))
     await asyncio.sleep(0.1)
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking
     [(_, _, outcome)] = await near.ledger()
     assert outcome == "cancelled"
-    assert await within(2, lambda: near.provider.open == 0)
+    assert await eventually(lambda: near.provider.open == 0)
 
 
 async def test_usage_and_cost_of_the_provider_are_booked_by_its_price(scene: Start) -> None:

@@ -33,7 +33,7 @@ from tests.serving.egress.wire_format import (
     stream_head,
     streams,
 )
-from tests.serving.live import within
+from tests.serving.live import eventually
 
 __all__ = ["dialect"]
 
@@ -179,14 +179,14 @@ async def test_closing_the_generator_closes_the_connection(dialect: Dialect) -> 
         async with aclosing(generator) as items:
             await anext(items)
             assert server.open == 1
-        assert await within(1.0, lambda: server.hang_ups == 1)
+        assert await eventually(lambda: server.hang_ups == 1)
 
 
 async def test_cancelling_the_call_closes_the_connection(dialect: Dialect) -> None:
     async with dialect.at(HANGS) as (server, provider):
         call = asyncio.create_task(collect(provider, request(deadlines=Deadlines())))
-        assert await within(2.0, lambda: len(server.received) == 1)
+        assert await eventually(lambda: len(server.received) == 1)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
-        assert await within(1.0, lambda: server.hang_ups == 1)
+        assert await eventually(lambda: server.hang_ups == 1)

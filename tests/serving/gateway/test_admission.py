@@ -19,7 +19,7 @@ from serving.storage.database import Database
 from serving.storage.schema import UsageAttempt
 from tests.serving.conftest import SECRET, SPECS, Backend, Keys, Make
 from tests.serving.fakes import HELLO, ROLE, STOP, WHOLE, FakeEmbedder, ScriptedEngine, event
-from tests.serving.live import within
+from tests.serving.live import eventually
 
 UNREACHABLE = "redis://127.0.0.1:1"
 PRICED = tuple(
@@ -269,7 +269,7 @@ async def test_full_queue_refuses_at_once_with_a_time_to_come_again(make: Make) 
         "per_key": {"requests_per_minute": 3}
     })  # fmt: skip
     running = [asyncio.create_task(chat(backend)) for _ in range(2)]
-    await within(5, lambda: backend.admission_parts.admission.queues["chat"].waiting == 1)
+    await eventually(lambda: backend.admission_parts.admission.queues["chat"].waiting == 1)
     loop = asyncio.get_running_loop()
     began = loop.time()
     refused = await chat(backend)

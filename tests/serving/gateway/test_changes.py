@@ -29,7 +29,7 @@ from serving.storage.valkey import Valkey
 from tests.serving.conftest import SECRET, Backend, Make
 from tests.serving.fakes import ROLE, WHOLE, ScriptedEngine
 from tests.serving.gateway.test_admission import PRICED, PROMPT_TOKENS
-from tests.serving.live import within
+from tests.serving.live import eventually
 
 BURST = 40
 COST_NANOS = 2000 * PROMPT_TOKENS + 5000
@@ -102,7 +102,7 @@ async def make_pair(
         gateways = [make(engine(), specs=specs, prefix=prefix) for _ in range(2)]
         for gateway in gateways:
             gateway.admission_parts.start()
-            assert await within(20, gateway.admission_parts.invalidations.is_current)
+            assert await eventually(gateway.admission_parts.invalidations.is_current)
         outsiders.append(Valkey.open(embedded_valkey_url, timeout_s=5.0))
         announcer = Announcer(outsiders[-1], prefix=prefix)
         announce = announcer.announce
@@ -170,7 +170,7 @@ async def test_concurrency_that_was_just_set_holds(make_pair: MakePair) -> None:
     gate.clear()
     await pair.set("key", concurrent_requests=3)
     burst = [asyncio.create_task(pair.burst(1)) for _ in range(BURST)]
-    assert await within(20, lambda: sum(one.done() for one in burst) == BURST - 3)
+    assert await eventually(lambda: sum(one.done() for one in burst) == BURST - 3)
     gate.set()
     assert sum(await asyncio.gather(*burst), Counter()) == {200: 3, 429: BURST - 3}
 
@@ -250,10 +250,10 @@ async def test_key_that_was_revoked_while_its_request_waits_for_a_place_gets_non
     pair = await make_pair(build, specs=tuple(narrow))
     other = await pair.keys.create(pair.issued.record.tenant, "other")
     running = asyncio.create_task(pair.burst(2, key=other.key.get_secret_value()))
-    assert await within(20, lambda: all(one.open for one in engines))
+    assert await eventually(lambda: all(one.open for one in engines))
     waiting = asyncio.create_task(pair.burst(10))
     queues = [one.admission_parts.admission.queues["chat"] for one in pair.gateways]
-    assert await within(20, lambda: sum(queue.waiting for queue in queues) == 10)
+    assert await eventually(lambda: sum(queue.waiting for queue in queues) == 10)
     await pair.keys.revoke(pair.issued.record.id)
     assert await asyncio.wait_for(waiting, 20) == {401: 10}
     gate.set()

@@ -52,7 +52,7 @@ from tests.serving.fakes import (
     usage_frame,
 )
 from tests.serving.gateway.documents import CALLERS
-from tests.serving.live import Connection, listening, within
+from tests.serving.live import Connection, eventually, listening
 from tests.serving.retrieval.shelf import FakeIndex, FakeStores, generation
 from tests.serving.wired import CharacterCounter, Wire
 
@@ -461,7 +461,7 @@ async def test_hang_up_closes_a_grounded_stream(place: Open) -> None:
         await client.post("/v1/chat/completions", ASKED | {"stream": True}, key=FIXED_KEY)
         await client.until(HELLO)
         client.hang_up(abruptly=True)
-        assert await within(0.5, lambda: engine.open == 0)
+        assert await eventually(lambda: engine.open == 0)
 
 
 async def test_hang_up_in_the_search_ends_it_and_asks_no_engine(place: Open) -> None:
@@ -471,7 +471,7 @@ async def test_hang_up_in_the_search_ends_it_and_asks_no_engine(place: Open) -> 
         await client.post("/v1/chat/completions", ASKED, key=FIXED_KEY)
         await embedder.started.wait()
         client.hang_up(abruptly=True)
-        assert await within(0.5, lambda: embedder.open == 0)
+        assert await eventually(lambda: embedder.open == 0)
     assert there.engine.requests == []
 
 

@@ -27,7 +27,7 @@ from serving.gateway.streaming import Deferred, error_response, send_json
 from serving.idempotency.store import IdempotencyStore
 from serving.storage.valkey import Valkey
 from tests.serving.fakes import ScriptedEngine, Step
-from tests.serving.live import Connection, dechunked, head, listening, within
+from tests.serving.live import Connection, dechunked, eventually, head, listening
 from tests.serving.valkeys import (
     embedded_valkey_url,
     redis_url,
@@ -205,7 +205,7 @@ async def test_request_without_a_key_stops_when_its_client_goes_away(
         await connection.send(raw_post(key=None))
         await connection.until(b"run 1")
         connection.hang_up(abruptly=True)
-        assert await within(2, lambda: work.open == 0)
+        assert await eventually(lambda: work.open == 0)
 
 
 @MODES
@@ -270,7 +270,7 @@ async def test_client_that_lost_its_connection_gets_the_whole_answer_of_the_one_
     replica = make_replica(work)
     async with listening(replica.app) as port, Connection.open(port) as connection:
         await connection.send(raw_post(stream=stream))
-        assert await within(5, lambda: work.open == 1)
+        assert await eventually(lambda: work.open == 1)
         if stream:
             await connection.until(b"run 1")
         connection.hang_up(abruptly=abruptly)
@@ -368,7 +368,7 @@ async def test_answer_too_large_to_keep_is_given_once(
     work.size = 5000
     replica = make_replica(work, store=make_store(max_bytes=4000))
     first = await replica.post(stream=stream)
-    assert await within(5, lambda: not replica.idempotency._tasks)
+    assert await eventually(lambda: not replica.idempotency._tasks)
     assert (first.status_code, first.content.count(b"x" * 5000)) == (200, 1)
     assert code(await replica.post(stream=stream)) == (409, "idempotency_response_too_large")
     assert work.runs == 1
@@ -418,7 +418,7 @@ async def test_answer_goes_on_when_valkey_is_lost(
     work = Work(go_on, MORE)
     replica = make_replica(work, store=make_store(over=severed, lease_s=0.3))
     asking = asyncio.create_task(replica.post(stream=stream))
-    assert await within(5, lambda: work.open == 1)
+    assert await eventually(lambda: work.open == 1)
     severed.cut = True
     await asyncio.sleep(0.1)
     go_on.set()
@@ -439,7 +439,7 @@ class Pair:
     async def ask_killed(self, *, stream: bool) -> asyncio.Task[httpx.Response]:
         """A request that the one to be killed works on."""
         asking = asyncio.create_task(self.killed.post(stream=stream))
-        assert await within(5, lambda: self.stuck.open == 1)
+        assert await eventually(lambda: self.stuck.open == 1)
         return asking
 
     async def kill(self) -> None:
@@ -577,7 +577,7 @@ async def test_work_is_cancelled_when_the_gateway_closes(make_replica: MakeRepli
     work = Work(asyncio.Event())
     replica, other = make_replica(work), make_replica(Work())
     asking = asyncio.create_task(replica.post())
-    assert await within(5, lambda: work.open == 1)
+    assert await eventually(lambda: work.open == 1)
     await replica.idempotency.close(grace_s=0)
     assert (work.open, code(await asking)) == (0, (503, "idempotency_unavailable"))
     assert (await other.post()).status_code == 200

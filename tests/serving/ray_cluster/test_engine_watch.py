@@ -6,7 +6,7 @@ import pytest
 
 from serving.domain.model_state import ModelState
 from serving.ray_cluster.engine_watch import EngineWatch
-from tests.serving.live import within
+from tests.serving.live import eventually
 
 
 class States:
@@ -42,5 +42,5 @@ async def test_watch_sees_what_changes_until_it_is_closed() -> None:
     watch = EngineWatch(states, every_s=0.01)
     watch.start()
     states.states = {"m": ModelState("loading")}
-    assert await within(2, lambda: not watch.ready("m"))
+    assert await eventually(lambda: not watch.ready("m"))
     await watch.close()

