@@ -32,6 +32,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._virtual.now
 
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass as work does that holds up the loop."""
+        self._virtual.now += seconds
+
 
 def run(work: Coroutine[Any, Any, T]) -> T:
     """The result of `work`, done in virtual time."""

@@ -39,6 +39,8 @@ class FakeDeployment:
     port: int = 0
     chats: list[dict[str, Any]] = field(default_factory=list)
     paths: set[str] = field(default_factory=set)
+    under_way: int = 0
+    most_under_way: int = 0
 
     @property
     def url(self) -> str:
@@ -77,6 +79,14 @@ class FakeDeployment:
 
     async def _stream(self, writer: asyncio.StreamWriter, tokens: int) -> None:
         """Status and first delta together, as Ringfence sends them."""
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
+        try:
+            await self._answer_slowly(writer, tokens)
+        finally:
+            self.under_way -= 1
+
+    async def _answer_slowly(self, writer: asyncio.StreamWriter, tokens: int) -> None:
         await asyncio.sleep(self.first_delta_s)
         writer.write(_STREAM)
         for index in range(tokens):

@@ -138,9 +138,13 @@ def test_the_server_gets_a_configuration_that_it_understands(tmp_path):
 
 
 @contextlib.asynccontextmanager
-async def serving(*script, delay_s=0.0):
-    """A server that answers the n-th request with `script[n]`, then with the last of it."""
+async def serving(*script, delay_s=0.0, together=1):
+    """A server that answers the n-th request with `script[n]`, then with the last of it.
+
+    It answers nobody before so many requests are there `together`.
+    """
     seen: list[Any] = []
+    all_there = asyncio.Event()
     writers: list[Any] = []
     connections: list[Any] = []
 
@@ -153,6 +157,9 @@ async def serving(*script, delay_s=0.0):
                 await reader.readexactly(int(head.rpartition(b"content-length: ")[2]))
                 answer = script[min(len(seen), len(script) - 1)]
                 seen.append(head)
+                if len(seen) >= together:
+                    all_there.set()
+                await all_there.wait()
                 await asyncio.sleep(delay_s)
                 writer.write(answer)
                 await writer.drain()
@@ -173,7 +180,7 @@ def requests(target, times_s):
 
 
 async def sent(target, times_s, *, connections=100):
-    return await send(target, requests(target, times_s), connections=connections, deadline_s=5)
+    return await send(target, requests(target, times_s), connections=connections, deadline_s=60)
 
 
 async def test_answers_come_in_the_order_of_requests_with_what_became_of_each():
@@ -198,9 +205,9 @@ async def test_a_request_starts_when_it_is_due_and_not_before():
 
 
 async def test_an_answer_on_its_way_holds_up_nobody():
-    async with serving(whole(), delay_s=0.3) as (target, connections):
+    async with serving(whole(), together=5) as (target, connections):
         answers = await sent(target, [0.0] * 5)
-    assert max(answer.record.e2e_s for answer in answers) < 0.6
+    assert [answer.served for answer in answers] == [True] * 5
     assert len(connections) == 5
 
 
@@ -208,7 +215,7 @@ async def test_a_request_that_waits_for_a_connection_is_late_in_its_own_figures(
     async with serving(whole(), delay_s=0.1) as (target, connections):
         answers = await sent(target, [0.0] * 4, connections=2)
     assert len(connections) == 2
-    assert sorted(answer.held_s >= 0.1 for answer in answers) == [False, False, True, True]
+    assert sum(answer.held_s >= 0.1 for answer in answers) >= 2
     assert all(a.record.ttft_s >= a.held_s + 0.1 for a in answers)
 
 

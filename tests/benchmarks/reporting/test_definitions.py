@@ -44,6 +44,7 @@ def ours(fake: FakeDeployment) -> Any:
     return figures(records, max_tokens=TOKENS, limits=Limits(), client_cpu_s=0.0, streams=1)
 
 
+@pytest.mark.full  # Compares the clocks of two clients: needs a machine that stalls neither.
 def test_latencies_are_those_of_vllms_own_client():
     with deployed(first_delta_s=FIRST_DELTA_S, gap_s=GAP_S) as fake:
         outputs = asyncio.run(vllms(fake))

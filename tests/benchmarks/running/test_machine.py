@@ -27,9 +27,10 @@ def test_the_machines_clock_counts_what_a_process_burns():
 
 def test_a_trees_cpu_time_is_what_it_burnt():
     pid = int(Path("/proc/self").resolve().name)
-    before_s = tree_cpu_s([pid])
+    began_s, before_s = process_time(), tree_cpu_s([pid])
     burn(0.3)
-    assert 0.25 <= tree_cpu_s([pid]) - before_s <= 0.6
+    used_s = tree_cpu_s([pid]) - before_s
+    assert 0.25 <= used_s <= process_time() - began_s + 0.02  # The kernel counts hundredths.
 
 
 def test_time_between_two_clocks_is_their_difference():

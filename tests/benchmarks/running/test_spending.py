@@ -18,6 +18,8 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), http.server.SimpleHTTPRe
 ).serve_forever()
 """
 CORES = Cores(client=0, gateway=0)
+TICK_S = 0.02
+"""By how much CPU times may be off that the kernel counts in hundredths of a second."""
 
 
 def burn(cpu_s):
@@ -50,11 +52,11 @@ def test_with_a_mock_behind_it_every_process_is_the_gateways(server):
 def test_cpu_is_charged_to_whose_it_is():
     here = psutil.Process()
     path = Watched(gateway=[here], upstream=[], cores=CORES)
-    before = read(path)
+    began_s, before = process_time(), read(path)
     burn(0.3)
     used = spent(before, read(path))
-    assert 0.25 <= used.gateway_s <= 0.5
+    assert 0.25 <= used.gateway_s <= process_time() - began_s + TICK_S
     assert used.upstream_s == 0
-    assert used.client_s == pytest.approx(used.gateway_s, abs=0.05)
+    assert 0.25 <= used.client_s <= process_time() - began_s + TICK_S
     assert used.wall_s >= 0.3
     assert 0 <= used.client_core_share <= 1.01  # The burning may be on another core.

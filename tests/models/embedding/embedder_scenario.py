@@ -27,7 +27,7 @@ from models.engine import EngineError
 from models.prepare import prepare
 from models.remote.embedder import RemoteEmbedder
 
-WAIT_S = 1.0
+WAIT_S = 6.0
 SPEC = builtin()["all-minilm-l6-v2"]
 OPTIONS = EmbedderOptions(token_budget=64, max_batch_size=8, batch_wait_timeout_s=WAIT_S)
 

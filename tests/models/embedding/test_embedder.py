@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -130,32 +131,78 @@ async def test_token_ids_that_are_not_the_model_s_own_are_rejected(
     assert caught.value.param == "input"
 
 
-async def test_event_loop_runs_on_while_the_model_works(embedder: SentenceEmbedder) -> None:
-    work = asyncio.create_task(embedder.embed(["word " * 200] * 40))
-    longest_s, last = 0.0, asyncio.get_running_loop().time()
-    while not work.done():
-        await asyncio.sleep(0.005)
-        now = asyncio.get_running_loop().time()
-        longest_s, last = max(longest_s, now - last), now
-    assert longest_s < 0.25
+class Batches:
+    """The model's batches: how many texts each had, and none begins before it may."""
+
+    def __init__(self, embed: Callable[[Any], Any]) -> None:
+        self.sizes: list[int] = []
+        self.may_begin = threading.Semaphore(0)
+        self._embed = embed
+
+    def __call__(self, ids: Any) -> Any:
+        assert self.may_begin.acquire(timeout=60), "nobody let the batch begin"
+        self.sizes.append(len(ids))
+        return self._embed(ids)
+
+    def let_begin(self, count: int) -> None:
+        self.may_begin.release(count)
 
 
-async def test_small_request_does_not_wait_for_a_large_one(embedder: SentenceEmbedder) -> None:
-    large = asyncio.create_task(embedder.embed(["word " * 200] * 60))
-    await asyncio.sleep(0.1)
-    await embedder.embed(["small"])
-    assert not large.done()
-    await large
+@pytest.fixture
+def batches(embedder: SentenceEmbedder, monkeypatch: pytest.MonkeyPatch) -> Batches:
+    held = Batches(embedder._embed)
+    monkeypatch.setattr(embedder, "_embed", held)
+    return held
 
 
-async def test_cancelled_request_stops_after_its_batch(embedder: SentenceEmbedder) -> None:
-    large = asyncio.create_task(embedder.embed(["word " * 200] * 400))
-    await asyncio.sleep(0.1)
+async def queued(embedder: SentenceEmbedder) -> None:
+    """Wait until a batch waits behind the one that runs."""
+    async with asyncio.timeout(60):
+        while not embedder._forward._work_queue.qsize():  # noqa: ASYNC110  It has no event.
+            await asyncio.sleep(0.005)
+
+
+async def begun(batches: Batches, count: int) -> None:
+    async with asyncio.timeout(60):
+        while len(batches.sizes) < count:  # noqa: ASYNC110  It has no event.
+            await asyncio.sleep(0.005)
+
+
+async def test_event_loop_runs_on_while_the_model_works(
+    embedder: SentenceEmbedder, batches: Batches
+) -> None:
+    work = asyncio.create_task(embedder.embed(["text"]))
+    await asyncio.sleep(0.05)
+    assert (work.done(), batches.sizes) == (False, [])
+    batches.let_begin(1)  # Only a loop that is not held up gets here.
+    await work
+
+
+async def test_small_request_does_not_wait_for_a_large_one(
+    embedder: SentenceEmbedder, batches: Batches
+) -> None:
+    large = asyncio.create_task(embedder.embed(["word " * 200] * 20))
+    batches.let_begin(1)
+    await begun(batches, 1)
+    small = asyncio.create_task(embedder.embed_ids(await embedder.encode(["small"])))
+    await queued(embedder)
+    batches.let_begin(20)
+    await asyncio.gather(large, small)
+    assert batches.sizes.index(1) < len(batches.sizes) - 1
+
+
+async def test_cancelled_request_stops_after_its_batch(
+    embedder: SentenceEmbedder, batches: Batches
+) -> None:
+    large = asyncio.create_task(embedder.embed(["word " * 200] * 20))
+    batches.let_begin(1)
+    await begun(batches, 1)
     large.cancel()
     with pytest.raises(asyncio.CancelledError):
         await large
-    async with asyncio.timeout(6):  # All of it would take twice as long on two idle cores.
-        await embedder.embed(["next"])
+    batches.let_begin(20)
+    await embedder.embed(["next"])
+    assert len(batches.sizes) <= 3  # The one that ran, one that waited for the thread, and this.
 
 
 def test_close_stops_the_threads(directory: Path) -> None:

@@ -201,7 +201,7 @@ async def test_reports_are_made_on_schedule_and_go_on_after_an_index_that_does_n
     )
     search(counted, 1, 1)
     keeping = asyncio.create_task(kept.keep(0.01))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while counted.unknown:  # noqa: ASYNC110  A set of its, not an event.
             await asyncio.sleep(0.01)
         search(counted, 1)

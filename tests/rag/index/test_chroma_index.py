@@ -179,7 +179,7 @@ async def test_server_that_is_silent_is_told_in_time_and_holds_no_thread() -> No
         calls = [index.create(Collection("acme", f"vs_{at}-gen_1")) for at in range(2 * THREADS)]
         ended = await asyncio.gather(*calls, return_exceptions=True)
         assert {type(one) for one in ended} == {IndexUnavailable}
-        await asyncio.wait_for(asyncio.to_thread(index.close), 5)
+        await asyncio.wait_for(asyncio.to_thread(index.close), 60)
 
 
 async def test_server_that_goes_away_is_told(tmp_path: Path) -> None:

@@ -330,7 +330,7 @@ async def test_keeps_indexing_until_it_is_stopped_through_failures(shop: Worksho
     files = [await shop.upload(f"text {n}") for n in range(30)]
     await shop.attach(store, *files)
     shop.ingestion.wake()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (await shop.stores.get(READER, store)).counts.completed < 30:
             shop.clock.now += 1
             await asyncio.sleep(0.05)

@@ -58,7 +58,11 @@ def test_public_id_is_the_part_between_prefix_and_secret(text: str) -> None:
     assert found == (parts[2] if sizes and prefix and letters else None)
 
 
-@pytest.mark.parametrize("wrong", [KEY + "\n", KEY + "0", KEY[:-1], "x" + KEY, KEY.upper(), ""])
+@pytest.mark.parametrize(
+    "wrong",
+    [KEY + "\n", KEY + "0", KEY[:-1], "x" + KEY, KEY.upper(), ""],
+    ids=["line end", "longer", "shorter", "prefix", "upper case", "empty"],
+)
 def test_public_id_is_only_read_from_a_whole_key(wrong: str) -> None:
     assert public_id(wrong) is None
 

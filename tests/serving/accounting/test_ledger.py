@@ -102,7 +102,7 @@ async def written(database: Database) -> list[tuple[str, str, int]]:
 
 
 async def arrives(database: Database, *expected: tuple[str, str, int]) -> bool:
-    async with asyncio.timeout(8):
+    async with asyncio.timeout(30):
         while await written(database) != sorted(expected):  # noqa: ASYNC110  It has no event.
             await asyncio.sleep(0.02)
     return True
@@ -354,7 +354,7 @@ async def test_rows_are_written_while_valkey_is_away_and_not_again_when_it_is_ba
 
 async def drained(ledger: Ledger) -> int:
     """How many rows a drain moves, once Valkey is no longer left alone."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while True:
             try:
                 return await ledger.drain()

@@ -29,6 +29,7 @@ from serving.domain.quota import Headroom, Quota
 from serving.storage.embedded_valkey import EmbeddedValkey
 from serving.storage.errors import ValkeyUnavailable
 from serving.storage.valkey import Valkey
+from tests.elapsed import Elapsed
 from tests.serving.live import eventually
 from tests.serving.valkeys import initialise
 
@@ -76,6 +77,11 @@ def one(make: Make) -> Reservations:
     return make()
 
 
+@pytest.fixture
+def elapsed() -> Elapsed:
+    return Elapsed()
+
+
 async def budget_of(valkey: Valkey, prefix: str) -> tuple[int, int]:
     """Spent and reserved."""
     spent, reserved = await valkey.command(
@@ -89,14 +95,16 @@ async def rows(valkey: Valkey, prefix: str) -> list[Any]:
     return [orjson.loads(row) for _, fields in entries for row in fields.values()]
 
 
-async def test_requests_up_to_the_limit_are_granted_and_no_more(one: Reservations) -> None:
+async def test_requests_up_to_the_limit_are_granted_and_no_more(
+    one: Reservations, elapsed: Elapsed
+) -> None:
     limit = RateLimits("key:k", requests_per_minute=2)
     verdicts = [await one.reserve(demand(limit)) for _ in range(3)]
     assert [type(verdict) for verdict in verdicts] == [Quota, Quota, Refused]
     refused = verdicts[2]
     assert isinstance(refused, Refused)
     assert (refused.measure, refused.subject) == ("requests_per_minute", 0)
-    assert 59 < refused.wait_s <= 60
+    assert elapsed.short_of(refused.wait_s, 60)
 
 
 async def test_quota_counts_down_and_tells_when_it_is_whole_again(one: Reservations) -> None:
@@ -154,19 +162,21 @@ async def test_request_that_never_ran_does_not_count(one: Reservations) -> None:
     assert isinstance(quota, Quota)
 
 
-async def test_window_moves(one: Reservations, valkey: Valkey, valkey_prefix: str) -> None:
+async def test_window_moves(
+    one: Reservations, valkey: Valkey, valkey_prefix: str, elapsed: Elapsed
+) -> None:
     limit = RateLimits("key:k", requests_per_minute=1, tokens_per_minute=10)
     await one.reserve(demand(limit, tokens=10))
     await age(valkey, valkey_prefix, by_ms=MINUTE_MS - 5000)
     refused = await one.reserve(demand(limit, tokens=10))
     assert isinstance(refused, Refused)
-    assert 0 < refused.wait_s <= 5
+    assert elapsed.short_of(refused.wait_s, 5)
     await age(valkey, valkey_prefix, by_ms=5001)
     assert isinstance(await one.reserve(demand(limit, tokens=10)), Quota)
 
 
 async def test_wait_is_until_enough_tokens_are_free(
-    one: Reservations, valkey: Valkey, valkey_prefix: str
+    one: Reservations, valkey: Valkey, valkey_prefix: str, elapsed: Elapsed
 ) -> None:
     limit = RateLimits("key:k", tokens_per_minute=100)
     await one.reserve(demand(limit, tokens=10))
@@ -175,8 +185,8 @@ async def test_wait_is_until_enough_tokens_are_free(
     little, much = [await one.reserve(demand(limit, tokens=n)) for n in (10, 11)]
     assert isinstance(little, Refused)
     assert isinstance(much, Refused)
-    assert 19 < little.wait_s <= 20
-    assert 59 < much.wait_s <= 60
+    assert elapsed.short_of(little.wait_s, 20)
+    assert elapsed.short_of(much.wait_s, 60)
 
 
 async def age(valkey: Valkey, prefix: str, *, by_ms: int) -> None:
@@ -441,7 +451,7 @@ async def test_valkey_killed_and_restarted_has_lost_nothing(server: EmbeddedValk
         await one.settle(wanted[1], used(cost=8))
     with pytest.raises(ValkeyUnavailable):
         await one.reserve(demand(limit))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while one.unsettled or not one.available:
             server.ensure()  # As `ringfence serve` does, again and again.
             await asyncio.sleep(0.02)

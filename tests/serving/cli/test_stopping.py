@@ -62,7 +62,7 @@ class FakeCluster:
             raise ApplicationFailed("the gateways could not be asked to stop")
         if self.signal is not None:
             os.kill(os.getpid(), self.signal)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 await hurry.wait()
             self.hurried = True
         return self.reports

@@ -17,7 +17,7 @@ from serving.egress.providers.provider import (
 )
 from serving.egress.providers.transport import Bounds
 from tests.serving.egress.calls import (
-    QUICK,
+    PATIENT,
     anthropic_at,
     collect,
     openai_at,
@@ -79,7 +79,7 @@ async def failed(
     dialect: Dialect,
     *script: Behaviour,
     bounds: Bounds | None = None,
-    deadlines: Deadlines = QUICK,
+    deadlines: Deadlines = PATIENT,
 ) -> ProviderError:
     """The error of one call; the connection is closed by then, and nobody was asked twice."""
     async with dialect.at(*script, bounds=bounds) as (server, provider):

@@ -12,6 +12,7 @@ from serving.egress.limits.breaker import Outcome
 from serving.egress.limits.gatekeeper import Attempt, Gatekeeper
 from serving.egress.limits.provider_limits import Denied, ProviderLimits
 from serving.storage.valkey import Valkey
+from tests.elapsed import Elapsed
 
 __all__ = ["Gates", "attempt", "denied", "ended", "gates"]
 
@@ -23,6 +24,7 @@ class Gates:
     valkey: Any
     prefix: str
     made: list[Gatekeeper] = field(default_factory=list)
+    elapsed: Elapsed = field(default_factory=Elapsed)
 
     def gatekeeper(self, limits: ProviderLimits | None = None, **options: Any) -> Gatekeeper:
         """One more gateway. Its provider `p` has those limits."""

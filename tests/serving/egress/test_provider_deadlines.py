@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from contextlib import aclosing
 
 import pytest
@@ -16,9 +15,9 @@ from serving.egress.providers.provider import (
     ProviderUnavailable,
 )
 from serving.egress.providers.transport import Bounds, Connections
+from tests.elapsed import Elapsed
 from tests.serving.egress.calls import (
     KEY,
-    QUICK,
     Border,
     collect,
     request,
@@ -37,7 +36,9 @@ from tests.serving.live import eventually
 
 __all__ = ["dialect"]
 
-SLACK_S = 0.5
+NOT_BEGUN = Deadlines(first_event_s=0.3)
+STALLED = Deadlines(idle_s=0.3)
+NOT_ENDED = Deadlines(total_s=0.6)
 
 
 async def test_no_server_is_unavailable() -> None:
@@ -52,15 +53,13 @@ async def test_no_server_is_unavailable() -> None:
 
 
 async def test_a_connection_that_is_not_taken_times_out() -> None:
-    deadlines = Deadlines(connect_s=0.2, first_event_s=2.0)
+    deadlines = Deadlines(connect_s=0.2, first_event_s=600.0)
     outlet = Connections(openai_destination(KEY, "https://192.0.2.1"))
-    started = time.monotonic()
 
     with pytest.raises(ProviderUnavailable) as caught:
         await collect(OpenAIProvider(outlet), request(deadlines=deadlines))
 
     assert caught.value.code == NOT_CONNECTED
-    assert time.monotonic() - started < 2.0
 
 
 async def test_a_name_that_does_not_exist_is_unavailable() -> None:
@@ -85,18 +84,15 @@ async def test_a_name_that_does_not_exist_is_unavailable() -> None:
 async def test_an_answer_that_does_not_begin_times_out(
     dialect: Dialect, behaviour: Behaviour
 ) -> None:
-    started = time.monotonic()
-
-    error = await failed(dialect, behaviour)
+    error = await failed(dialect, behaviour, deadlines=NOT_BEGUN)
 
     assert type(error) is ProviderUnavailable
     assert error.code == "timeout"
-    assert QUICK.first_event_s <= time.monotonic() - started < QUICK.first_event_s + SLACK_S
 
 
 @pytest.mark.parametrize("then", ["hang", Endless(chunked(b"data"), 0.02)], ids=["silent", "slow"])
 async def test_an_answer_that_stalls_times_out(dialect: Dialect, then: Step) -> None:
-    error = await failed(dialect, streams(dialect.begun, then=[then]))
+    error = await failed(dialect, streams(dialect.begun, then=[then]), deadlines=STALLED)
 
     assert type(error) is ProviderUnavailable
     assert error.code == "timeout"
@@ -104,22 +100,24 @@ async def test_an_answer_that_stalls_times_out(dialect: Dialect, then: Step) -> 
 
 async def test_an_answer_may_take_long_as_long_as_it_goes_on(dialect: Dialect) -> None:
     cuts = [at + 2 for at in range(len(dialect.whole)) if dialect.whole[at : at + 2] == b"\n\n"]
-    async with dialect.at(streams(dialect.whole, cuts=cuts, pause_s=0.1)) as (_, provider):
-        started = time.monotonic()
-        chunks, _ = await collect(provider)
+    deadlines = Deadlines(first_event_s=2.0, idle_s=2.0)
+    elapsed = Elapsed()
+    async with dialect.at(streams(dialect.whole, cuts=cuts, pause_s=0.6)) as (_, provider):
+        chunks, _ = await collect(provider, request(deadlines=deadlines))
 
     assert len(chunks) == 4
-    assert time.monotonic() - started > QUICK.first_event_s
+    assert elapsed.seconds > deadlines.first_event_s
 
 
 async def test_a_reader_may_take_its_time(dialect: Dialect) -> None:
     async with dialect.at(streams(dialect.whole)) as (_, provider):
         border = Border()
         read = 0
-        async for _ in provider.generate(request(), gate=border.gate, observe=border.told.append):
+        asked = request(deadlines=STALLED)
+        async for _ in provider.generate(asked, gate=border.gate, observe=border.told.append):
             read += 1
             if read == 1:
-                await asyncio.sleep(QUICK.idle_s + 0.1)
+                await asyncio.sleep(STALLED.idle_s + 0.1)
 
     assert read == 5
 
@@ -127,23 +125,20 @@ async def test_a_reader_may_take_its_time(dialect: Dialect) -> None:
 async def test_pings_are_no_answer() -> None:
     ping = Endless(chunked(named_sse({"type": "ping"})), 0.02)
 
-    error = await failed(ANTHROPIC, Behaviour((stream_head(), ping)))
+    error = await failed(ANTHROPIC, Behaviour((stream_head(), ping)), deadlines=NOT_BEGUN)
 
     assert error.code == "timeout"
 
 
 async def test_an_answer_that_goes_on_and_on_ends_with_its_time(dialect: Dialect) -> None:
-    deadlines = Deadlines(first_event_s=0.5, idle_s=0.5, total_s=0.6)
-    started = time.monotonic()
-
     error = await failed(
         dialect,
         streams(dialect.begun, then=[Endless(chunked(dialect.piece), 0.02)]),
-        deadlines=deadlines,
+        deadlines=NOT_ENDED,
     )
 
     assert type(error) is ProviderUnavailable
-    assert time.monotonic() - started < deadlines.total_s + SLACK_S
+    assert error.code == "timeout"
 
 
 @pytest.mark.parametrize(

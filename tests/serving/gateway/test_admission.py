@@ -192,7 +192,7 @@ async def test_message_of_a_budget_that_runs_ahead_says_so(
     engine = ScriptedEngine(ROLE, gate, *WHOLE[1:])
     backend = make(engine, specs=PRICED, admission={"per_key": {"budget_day": "0.000200"}})
     first = asyncio.create_task(chat(backend, key))
-    await asyncio.wait_for(engine.started.wait(), 5)
+    await asyncio.wait_for(engine.started.wait(), 30)
     held = await chat(backend, key)
     assert (held.status_code, told(held)["code"]) == (429, "budget_held")
     assert "x-should-retry" not in held.headers
@@ -270,10 +270,8 @@ async def test_full_queue_refuses_at_once_with_a_time_to_come_again(make: Make) 
     })  # fmt: skip
     running = [asyncio.create_task(chat(backend)) for _ in range(2)]
     await eventually(lambda: backend.admission_parts.admission.queues["chat"].waiting == 1)
-    loop = asyncio.get_running_loop()
-    began = loop.time()
-    refused = await chat(backend)
-    assert loop.time() - began < 0.05
+    refused = await chat(backend)  # While those two go on.
+    assert not any(one.done() for one in running)
     assert (refused.status_code, told(refused)["code"]) == (503, "overloaded")
     assert 1 <= int(refused.headers["retry-after"]) <= 120
     gate.set()
@@ -327,7 +325,7 @@ async def test_key_revoked_in_mid_stream_ends_the_stream(make: Make, database: D
     answering = asyncio.create_task(backend.chat(key=key, stream=True))
     await engine.started.wait()
     await store.revoke(issued.record.id)
-    answer = await asyncio.wait_for(answering, 20)
+    answer = await asyncio.wait_for(answering, 60)
     assert b"invalid_api_key" in answer.content
     assert engine.open == 0
     assert await outcomes(backend, database, issued.record.id) == ["invalid_api_key"]

@@ -476,10 +476,8 @@ async def test_hang_up_in_the_search_ends_it_and_asks_no_engine(place: Open) -> 
 
 
 async def test_client_s_time_is_one_for_search_and_answer(place: Open) -> None:
-    there = place(ScriptedEngine(asyncio.Event()), index=FakeIndex.of(0.5))
-    began = asyncio.get_running_loop().time()
+    # The answer takes less than the client's time, but more than the search leaves of it.
+    there = place(ScriptedEngine(0.7, *WHOLE), index=FakeIndex.of(0.5))
     headers = {"authorization": f"Bearer {FIXED_KEY}", "x-request-timeout-s": "1"}
     answer = await there.backend.post("/v1/chat/completions", ASKED, **headers)
     assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline_exceeded")
-    assert len(there.engine.requests) == 1
-    assert asyncio.get_running_loop().time() - began < 1.4

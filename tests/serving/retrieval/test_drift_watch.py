@@ -32,7 +32,7 @@ async def test_last_report_of_each_store_counts(database: Database) -> None:
     meter = Meter()
     watch = DriftWatch(database, meter, every_s=0.01)
     watch.start()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while 'stores{measure="psi"} 2.0' not in meter.render().decode():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     await watch.close()

@@ -2,7 +2,6 @@ import asyncio
 import os
 import sqlite3
 import stat
-import time
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -129,17 +128,15 @@ async def test_time_without_a_zone_is_refused(database: Database) -> None:
 SLOW = {
     "sqlite": "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) "
     "SELECT max(i) FROM n",
-    "postgresql": "SELECT pg_sleep(30)",
+    "postgresql": "SELECT pg_sleep(3600)",
 }
 
 
 async def test_slow_statement_is_ended_at_its_deadline(database_url: str) -> None:
     database = Database.open(database_url, statement_timeout_s=0.2)
-    started = time.monotonic()
     with pytest.raises(DatabaseUnavailable):
         async with database.session() as session:
             await session.execute(text(SLOW[database.dialect]))
-    assert time.monotonic() - started < 15
     assert await tenants(database) == []  # The connection, or a new one, is fine.
     await database.close()
 

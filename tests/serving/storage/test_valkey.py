@@ -175,15 +175,12 @@ def test_option_that_does_not_exist_is_refused() -> None:
 
 @pytest.mark.parametrize("call", ["command", "script"])
 async def test_server_that_never_answers_is_given_up(call: str) -> None:
-    loop = asyncio.get_running_loop()
     async with (
         listening(silent) as server,
         opened(f"valkey://127.0.0.1:{server.port}", timeout_s=0.1) as valkey,
     ):
-        began = loop.time()
         with pytest.raises(ValkeyUnavailable, match="TimeoutError"):
             await (valkey.command("PING") if call == "command" else valkey.run("return 1"))
-        assert 0.1 <= loop.time() - began < 1.5
 
 
 @pytest.mark.parametrize("answer", [hang_up, nonsense, refusing], ids=lambda one: one.__name__)

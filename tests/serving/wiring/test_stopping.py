@@ -46,7 +46,7 @@ class Stop:
         )
 
     async def __call__(self, drain_s: float) -> StopReport:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             return await self.stopping.stop(drain_s)
 
     async def _close(self) -> Written:

@@ -21,6 +21,7 @@ IDLE = Spent(
 FULL = replace(IDLE, client_core_share=0.99)
 
 
+@pytest.mark.full  # Needs a machine that is fast and quiet enough to hold a pace.
 def test_the_mock_holds_a_step_at_its_pace(mock):
     outcome = most_streams(mock(STREAMS.pace), ramp=[10], window_s=0.5)
     (step,) = outcome.details

@@ -16,16 +16,16 @@ def sample(label, number, p50_ms):
     return Sample("unary-latency", number, label, Outcome({"p50_ms": p50_ms}, None, QUIET))
 
 
-def test_the_mock_serves_thousands_a_second(mock):
+def test_requests_a_second_are_counted_at_each_concurrency(mock):
     outcome = requests_per_second(mock(UNARY_RPS.pace), window_s=0.5)
     assert outcome.failure is None
-    assert all(outcome.values[f"rps_{n}"] > 500 for n in CONCURRENCY)
+    assert all(outcome.values[f"rps_{n}"] > 0 for n in CONCURRENCY)
 
 
-def test_the_mock_answers_at_once(mock):
+def test_latency_is_measured(mock):
     outcome = latency(mock(UNARY_LATENCY.pace))
     assert outcome.failure is None
-    assert 0 < outcome.values["p50_ms"] < 10
+    assert outcome.values["p50_ms"] > 0
 
 
 def test_added_latency_is_what_direct_did_not_take_in_the_same_round():

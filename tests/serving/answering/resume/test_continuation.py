@@ -317,13 +317,11 @@ async def test_deadline_ends_it(wire: Wire) -> None:
 
 
 async def test_deadline_is_one_for_all_attempts(wire: Wire) -> None:
-    waits = (ROLE, says("b"), asyncio.Event())
-    gateway = Gateway(wire, Replicas((ROLE, says("a"), 1.0, CUT), waits))
-    began = asyncio.get_running_loop().time()
+    # Each attempt takes less than the client's time, both together take more.
+    slow = (ROLE, says("b"), 1.2, STOP, USAGE)
+    gateway = Gateway(wire, Replicas((ROLE, says("a"), 1.0, CUT), slow))
     with pytest.raises(DeadlineExceeded):
         await gateway.ask(options=RequestOptions(timeout_s=2.0))
-    assert asyncio.get_running_loop().time() - began < 2.9
-    assert len(gateway.engine.requests) == 2
 
 
 async def test_place_in_the_queue_is_free_between_attempts(wire: Wire) -> None:

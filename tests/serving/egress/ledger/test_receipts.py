@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import time
 from typing import Any
 
 import jwt
@@ -193,13 +192,3 @@ def test_other_signatures_of_the_key_are_no_receipts() -> None:
     token = f"{base64url(message)}.{base64url(b'{}')}.{base64url(SIGNER.sign(message))}"
     with pytest.raises(ReceiptInvalid):
         verify(token, KEYS)
-
-
-def test_issuing_takes_less_than_a_fifth_of_a_millisecond() -> None:
-    receipts = Receipts(SIGNER)
-    took = []
-    for _ in range(300):
-        started = time.perf_counter()
-        receipts.issue(OUTSIDE)
-        took.append(time.perf_counter() - started)
-    assert sorted(took)[len(took) // 2] < 0.0002
