@@ -16,8 +16,13 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 serve: $(VENV)/.installed
 	@exec $(BIN)/ringfence serve
 
+# First what runs beside other tests, with one thread for numbers in each process; then what starts
+# servers, which needs the machine for itself.
+TEST_WORKERS ?= 2
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -m "not full"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=20 -m "not stack and not full" \
+	  -n $(TEST_WORKERS) --dist loadfile
+	$(BIN)/python -m pytest --durations=20 -m "stack and not full"
 
 test-full: $(VENV)/.installed
 	$(BIN)/python -m pytest

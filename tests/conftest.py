@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 GC_THRESHOLD = (20_000, 20, 20)
@@ -11,6 +13,18 @@ GC_THRESHOLD = (20_000, 20, 20)
 # No example fails because the machine was busy while it ran.
 settings.register_profile("ringfence", deadline=None)
 settings.load_profile("ringfence")
+
+TESTS = Path(__file__).parent
+STACK = ("chaos", "deploy", "end_to_end")
+"""Folders all of whose tests need the running stack."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark those that start servers, before they are chosen by their marks."""
+    for item in items:
+        if item.path.relative_to(TESTS).parts[0] in STACK:
+            item.add_marker(pytest.mark.stack)
 
 
 def pytest_collection_finish() -> None:

@@ -26,6 +26,7 @@ from tests.end_to_end.backend import (
     RINGFENCE,
     environment,
     processes_of,
+    start,
     stop,
     wait_until_ready,
 )
@@ -132,13 +133,7 @@ class Inside:
         self.environment = environment(home) | {"RINGFENCE_PORT": self.url.rpartition(":")[2]}
 
     def start(self) -> None:
-        port = self.url.rpartition(":")[2]
-        self.process = subprocess.Popen(
-            [*RINGFENCE, "serve", "--port", port],
-            env=self.environment,
-            stdout=self.log.open("wb"),
-            stderr=subprocess.STDOUT,
-        )
+        self.process = start(self.home, int(self.url.rpartition(":")[2]), self.log)
         self.wait_until_ready()
 
     def wait_until_ready(self) -> None:

@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,8 +15,7 @@ import httpx
 import psutil
 import pytest
 
-from benchmarks.running.ports import free_port
-from tests.end_to_end.backend import Backend, processes_of, stop, wait_until_ready
+from tests.end_to_end.backend import Backend, processes_of, served
 
 CONFIGURATION = """
 models:
@@ -32,25 +28,8 @@ STREAMS = 8
 
 @pytest.fixture(scope="module")
 def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
-    home = tmp_path_factory.mktemp("continuation")
-    file, log = home / "ringfence.yaml", home / "serve.log"
-    file.write_text(CONFIGURATION)
-    port = free_port()
-    own = {k: v for k, v in os.environ.items() if not k.startswith("RINGFENCE_")}
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "serving.cli", "serve", "-c", str(file), "--port", str(port)],
-            env=own | {"RINGFENCE_HOME": str(home)},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        wait_until_ready(process, url, log)
-        yield Backend(url, (home / "first-key").read_text().strip(), home, process, log)
-    finally:
-        if process.poll() is None:
-            stop(process)
+    with served(tmp_path_factory.mktemp("continuation"), CONFIGURATION) as here:
+        yield here
 
 
 def replicas(backend: Backend) -> list[psutil.Process]:

@@ -16,7 +16,7 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,9 @@ import orjson
 import psutil
 import pytest
 
-from benchmarks.running.ports import free_port
 from serving.storage.embedded_valkey import EmbeddedValkey
 from serving.storage.valkey import PREFIX, Valkey
-from tests.end_to_end.backend import RINGFENCE, Backend, environment, wait_until_ready
+from tests.end_to_end.backend import Backend, served
 
 DRAIN_S = 4
 CONFIGURATION = f"""
@@ -46,28 +45,9 @@ SHORT, LONG = 30, 900
 """Tokens of an answer that ends while the server drains, and of one that does not."""
 
 
-@contextmanager
-def on_a_terminal(home: Path, configuration: str = CONFIGURATION) -> Iterator[Backend]:
+def on_a_terminal(home: Path) -> AbstractContextManager[Backend]:
     """A backend that leads a process group of its own, as a shell starts it."""
-    file, log, port = home / "ringfence.yaml", home.parent / "serve.log", free_port()
-    file.write_text(configuration)
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            [*RINGFENCE, "serve", "-c", str(file), "--port", str(port)],
-            env=environment(home),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        wait_until_ready(process, url, log)
-        yield Backend(url, (home / "first-key").read_text().strip(), home, process, log)
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-            process.wait(STOP_DEADLINE_S)
+    return served(home, CONFIGURATION, folder=home.parent, own_session=True)
 
 
 @dataclass(frozen=True, slots=True)

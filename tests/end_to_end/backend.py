@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,24 +75,52 @@ class Backend:
 
 
 @contextmanager
-def served(home: Path, configuration: str) -> Iterator[Backend]:
-    """A backend with a configuration of its own, by the public command; its keys are in `home`."""
-    file, log, port = home / "ringfence.yaml", home / "serve.log", free_port()
+def served(
+    home: Path,
+    configuration: str,
+    *,
+    folder: Path | None = None,
+    own_session: bool = False,
+    ready: Callable[[subprocess.Popen[bytes], str, Path], None] | None = None,
+    **variables: str,
+) -> Iterator[Backend]:
+    """A backend with a configuration of its own, started by the public command.
+
+    Args:
+        home: its state; the first key is there unless `RINGFENCE_API_KEY` is given.
+        folder: where its configuration and its log are written; `home` if None.
+        own_session: whether it leads a process group of its own, as one on a terminal does.
+        ready: waits for it; `wait_until_ready` if None.
+        variables: more of its environment.
+    """
+    folder = folder or home
+    file, log, port = folder / "ringfence.yaml", folder / "serve.log", free_port()
     file.write_text(configuration)
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [*RINGFENCE, "serve", "-c", str(file), "--port", str(port)],
-            env=environment(home),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
+    variables = {"RINGFENCE_CONFIG": str(file)} | variables
+    process = start(home, port, log, own_session=own_session, **variables)
     url = f"http://127.0.0.1:{port}"
     try:
-        wait_until_ready(process, url, log)
-        yield Backend(url, (home / "first-key").read_text().strip(), home, process, log)
+        (ready or wait_until_ready)(process, url, log)
+        key = variables.get("RINGFENCE_API_KEY") or (home / "first-key").read_text().strip()
+        yield Backend(url, key, home, process, log)
     finally:
         if process.poll() is None:
             stop(process)
+
+
+def start(
+    home: Path, port: int, log: Path, *, own_session: bool = False, **variables: str
+) -> subprocess.Popen[bytes]:
+    """`ringfence serve` with its state in `home`; what it says is added to `log`."""
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [*RINGFENCE, "serve", "--port", str(port)],
+            env=environment(home) | variables,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=own_session,
+        )
 
 
 def environment(home: Path) -> dict[str, str]:

@@ -114,12 +114,28 @@ def test_sdk_logprobs_cover_every_token(sdk: OpenAI) -> None:
     assert all(len(item.top_logprobs) == 3 and item.logprob <= 0 for item in logprobs.content)
 
 
-@pytest.mark.parametrize(
-    "penalty", [{"frequency_penalty": 1.5}, {"presence_penalty": 1.5}, {"top_p": 0.5}]
-)
-def test_sdk_sampling_parameters_are_taken(sdk: OpenAI, penalty: dict[str, float]) -> None:
-    answer = sdk.chat.completions.create(model=MODEL, messages=QUESTION, max_tokens=4, **penalty)
-    assert answer.choices[0].message.content
+REPEATS = [{"role": "user", "content": "Say only the word yes, a hundred times."}]
+
+
+@pytest.mark.parametrize("penalty", ["frequency_penalty", "presence_penalty"])
+def test_sdk_penalty_makes_another_answer(sdk: OpenAI, penalty: str) -> None:
+    def answer(**fields: float) -> object:
+        made = sdk.chat.completions.create(
+            model=EXACT_MODEL, messages=REPEATS, temperature=0, max_tokens=40, **fields
+        )
+        return made.choices[0].message.content
+
+    assert answer(**{penalty: 2.0}) != answer(**{penalty: 0.0}) == answer()
+
+
+def test_sdk_least_top_p_is_greedy(sdk: OpenAI) -> None:
+    def answer(**fields: float) -> object:
+        made = sdk.chat.completions.create(
+            model=EXACT_MODEL, messages=QUESTION, max_tokens=24, **fields
+        )
+        return made.choices[0].message.content
+
+    assert answer(temperature=1.5, top_p=1e-6, seed=1) == answer(temperature=0)
 
 
 class City(BaseModel):
@@ -313,19 +329,16 @@ def test_sdk_lists_and_retrieves_models(sdk: OpenAI) -> None:
     assert sdk.models.retrieve(MODEL).id == MODEL
 
 
-def test_sdk_accepts_the_fields_that_are_only_noted(sdk: OpenAI) -> None:
-    answer = sdk.chat.completions.create(
-        model=MODEL,
-        messages=QUESTION,
-        max_tokens=2,
-        store=False,
-        metadata={"a": "b"},
-        user="u",
-        service_tier="auto",
-        parallel_tool_calls=True,
-        extra_body={"something_new": 1},
-    )
-    assert answer.choices
+def test_sdk_answer_is_the_same_with_the_fields_that_are_only_noted(sdk: OpenAI) -> None:
+    def answer(**fields: object) -> object:
+        made = sdk.chat.completions.create(
+            model=EXACT_MODEL, messages=QUESTION, temperature=0, max_tokens=24, **fields
+        )
+        return made.choices[0].message.content
+
+    noted = {"store": False, "metadata": {"a": "b"}, "user": "u", "service_tier": "auto"}
+    more = {"parallel_tool_calls": True, "extra_body": {"something_new": 1}}
+    assert answer(**noted, **more) == answer()
 
 
 @pytest.mark.parametrize(

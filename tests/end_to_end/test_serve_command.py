@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from benchmarks.running.ports import free_port
-from tests.end_to_end.backend import START_DEADLINE_S, Backend, stop
+from tests.end_to_end.backend import START_DEADLINE_S, Backend, served
 
 CONFIGURATION = """
 models:
@@ -46,36 +46,21 @@ class Greeted(Backend):
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Greeted]:
     """A backend with the simulated engine only, and no key from the environment."""
-    home = tmp_path_factory.mktemp("small")
-    file = home / "ringfence.yaml"
-    file.write_text(CONFIGURATION)
-    port, log = free_port(), home / "serve.log"
-    own = {k: v for k, v in os.environ.items() if not k.startswith("RINGFENCE_")}
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "serving.cli", "serve", "-c", str(file), "--port", str(port)],
-            env=own | {"RINGFENCE_HOME": str(home)},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    url = f"http://127.0.0.1:{port}"
-    try:
+    statuses: list[int] = []
+
+    def greeted(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
         deadline = time.monotonic() + START_DEADLINE_S
         while "curl" not in log.read_text() and process.poll() is None:
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.01)
-        key = (home / "first-key").read_text().strip()
+        key = (log.parent / "first-key").read_text().strip()
         body = {"model": "simulated", "messages": [{"role": "user", "content": "Hi"}]}
-        first = httpx.post(
-            f"{url}/v1/chat/completions",
-            json=body,
-            headers={"authorization": f"Bearer {key}"},
-            timeout=60,
-        )
-        yield Greeted(url, key, home, process, log, first.status_code)
-    finally:
-        if process.poll() is None:
-            stop(process)
+        headers = {"authorization": f"Bearer {key}"}
+        first = httpx.post(f"{url}/v1/chat/completions", json=body, headers=headers, timeout=60)
+        statuses.append(first.status_code)
+
+    with served(tmp_path_factory.mktemp("small"), CONFIGURATION, ready=greeted) as here:
+        yield Greeted(here.url, here.key, here.home, here.process, here.log, statuses[0])
 
 
 def test_serve_prints_url_key_and_a_curl_line(small: Backend) -> None:

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.full
+@pytest.mark.stack
 def test_full_replica_is_urged_and_hears_of_its_stop_before_its_requests_have_ended(
     tmp_path: Path,
 ) -> None:

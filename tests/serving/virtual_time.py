@@ -33,8 +33,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self._virtual.now
 
     def pass_time(self, seconds: float) -> None:
-        """Let time pass as work does that holds up the loop."""
         self._virtual.now += seconds
+
+
+def pass_time(seconds: float) -> None:
+    """Let time pass as work does that holds up the running loop."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    loop.pass_time(seconds)
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from benchmarks.servers.steps import Pace, Steps
-from tests.serving.virtual_time import VirtualLoop, run
+from tests.serving.virtual_time import pass_time, run
 
 
 class Member:
@@ -40,14 +40,14 @@ def test_members_are_called_once_a_step_and_together():
 def test_a_step_that_takes_long_delays_none_that_is_due_later():
     async def worked():
         steps, member = Steps(Pace(step_ms=10)), Member(40)
-        steps.join(lambda: member.step() and not spend_s(0.004))
+
+        def slow_step():
+            pass_time(0.004)
+            return member.step()
+
+        steps.join(slow_step)
         await member.done.wait()
         return member
-
-    def spend_s(seconds):
-        loop = asyncio.get_running_loop()
-        assert isinstance(loop, VirtualLoop)
-        loop.pass_time(seconds)
 
     member = run(worked())
     assert pytest.approx(0.39) == member.times_s[-1] - member.times_s[0]

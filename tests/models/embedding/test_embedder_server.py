@@ -139,18 +139,21 @@ def scenario(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.mark.full
+@pytest.mark.stack
 def test_requests_that_arrive_together_run_together(scenario: dict[str, Any]) -> None:
     assert scenario["single_s"] >= WAIT_S  # Alone it waits for company.
     assert scenario["full_s"] < scenario["single_s"] / 2  # Eight fill the batch: nobody waits.
 
 
 @pytest.mark.full
+@pytest.mark.stack
 def test_merged_requests_get_their_own_vectors(scenario: dict[str, Any]) -> None:
     assert scenario["full_counts"] == [1, 2, 3, 4, 5, 6, 7, 8]
     assert scenario["full_equals_single"]
 
 
 @pytest.mark.full
+@pytest.mark.stack
 def test_bad_request_does_not_fail_its_neighbours(scenario: dict[str, Any]) -> None:
     first, bad, third = scenario["mixed"]
     assert (first, third) == ([1, 384], [2, 384])
@@ -158,17 +161,20 @@ def test_bad_request_does_not_fail_its_neighbours(scenario: dict[str, Any]) -> N
 
 
 @pytest.mark.full
+@pytest.mark.stack
 def test_request_that_fills_a_batch_alone_does_not_wait(scenario: dict[str, Any]) -> None:
     assert scenario["large_shape"] == [6, 384]
     assert scenario["large_s"] < scenario["single_s"] / 2
 
 
 @pytest.mark.full
+@pytest.mark.stack
 def test_deadline_holds_over_a_real_handle(scenario: dict[str, Any]) -> None:
     assert scenario["hurried"].startswith("EngineTimeout: ")
 
 
 @pytest.mark.full
+@pytest.mark.stack
 def test_full_queue_is_overload(scenario: dict[str, Any]) -> None:
     answered = scenario["overload"].count("answered")
     refused = [answer for answer in scenario["overload"] if answer.startswith("EngineOverloaded")]
@@ -178,5 +184,6 @@ def test_full_queue_is_overload(scenario: dict[str, Any]) -> None:
 
 
 @pytest.mark.full
+@pytest.mark.stack
 def test_replica_that_dies_is_unavailable(scenario: dict[str, Any]) -> None:
     assert scenario["death"].startswith("EngineUnavailable: ")

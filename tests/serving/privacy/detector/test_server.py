@@ -173,23 +173,28 @@ def scenario(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return answers
 
 
+@pytest.mark.stack
 def test_real_deployment_finds_personal_data(scenario: dict[str, Any]) -> None:
     assert scenario["found"] == [["Zbigniew Kowalczyk", "jane@example.org", "EMP-12345"], []]
 
 
+@pytest.mark.stack
 def test_real_deployment_has_no_torch(scenario: dict[str, Any]) -> None:
     assert scenario["torch_mapped"] is False
     assert scenario["spacy_mapped"] is True
 
 
+@pytest.mark.stack
 def test_deadline_holds_over_a_real_handle(scenario: dict[str, Any]) -> None:
     assert scenario["hurried"] == "Detection failed: EngineTimeout."
 
 
+@pytest.mark.stack
 def test_full_queue_closes(scenario: dict[str, Any]) -> None:
     assert "answered" in scenario["crowd"]
     assert "Detection failed: EngineOverloaded." in scenario["crowd"]
 
 
+@pytest.mark.stack
 def test_detector_that_dies_closes(scenario: dict[str, Any]) -> None:
     assert scenario["death"] == "Detection failed: EngineUnavailable."
