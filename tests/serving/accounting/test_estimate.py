@@ -41,7 +41,7 @@ def test_completion_without_a_bound_has_openai_s_default() -> None:
     assert completion().completion_tokens(CONTEXT - 3) == 3
 
 
-@pytest.mark.parametrize("shape", [chat(max_tokens=9), completion(max_tokens=9)])
+@pytest.mark.parametrize("token_budget", [chat(max_tokens=9), completion(max_tokens=9)])
 def test_bound_of_the_client_holds_while_it_fits(token_budget: TokenBudget) -> None:
     assert [token_budget.completion_tokens(n) for n in (0, 91, 95, 100, 500)] == [9, 9, 5, 0, 0]
 
