@@ -1,1 +1,1 @@
-"""Clients of the public API that measure it. Import nothing of the backend."""
+"""Benchmarks: clients of the public API that measure it. They import nothing of the backend."""

@@ -1,9 +1,9 @@
-"""`python -m benchmarks.overflow`: what the way out adds to a provider's time to first token.
+"""`python -m benchmarks.overflow`: time to first token that overflow to a provider adds.
 
-A mock provider on loopback that answers at once, asked directly and through Ringfence while the
-model here is full and `max_wait_s` is 0, so that every request leaves at its arrival: of class
-`open` (decision, ledger, breaker) and `scrubbed` (all that, and the detector, the last scan and
-what is restored). The ways take turns, one request at a time, each on a connection that is open.
+A mock provider on loopback answers at once. It is asked directly, and through Ringfence while the
+local model is full and `max_wait_s` is 0, so that every request overflows on arrival: in class
+`open` (decision, ledger, breaker) and in class `scrubbed` (also detection, the last scan and
+restoring). The ways alternate, one request at a time, each on an open connection.
 """
 
 from __future__ import annotations
@@ -38,21 +38,23 @@ from benchmarks.servers.steps import Pace
 MODEL = "simulated"
 WAYS = ("direct", "open", "scrubbed")
 PROMPT_WORDS = 150
-"""A thousand characters."""
+"""Length of a prompt, about a thousand characters."""
 
 TOKENS = 16
 WARM_UP = 10
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the study; 1 if a request did not go the way that it should."""
+    """Run the study. Returns 1 if a request took the wrong way."""
     options = _options(argv)
     return carry_out("benchmarks.overflow", lambda: _finished(options), log=options.log)
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.overflow", description=__doc__)
-    parser.add_argument("--requests", type=int, default=200, help="each way (default: 200)")
+    parser.add_argument(
+        "--requests", type=int, default=200, help="requests of each way (default: 200)"
+    )
     parser.add_argument("--out", type=Path, default=REPOSITORY / "benchmarks" / "results")
     parser.add_argument("--log", metavar="TITLE", help="append the tables to benchmarks/LOG.md")
     return parser.parse_args(argv)
@@ -73,11 +75,11 @@ def _finished(options: argparse.Namespace) -> Finished:
 
 
 def study(requests: int) -> dict[str, list[float]]:
-    """TTFT in seconds of every request, by way.
+    """Measure the TTFT in seconds of every request, by way.
 
     Raises:
-        ServerError: If a server does not start.
-        MeasurementError: If a request does not go its way.
+        ServerError: A server does not start.
+        MeasurementError: A request takes the wrong way.
     """
     directory = Path(tempfile.mkdtemp(prefix="ringfence-overflow-"))
     provider = token_stream(Pace(step_ms=0.0), port=free_port(), name="provider")
@@ -138,7 +140,7 @@ def _ttft_s(
 
 
 def _keep_busy(arm: Arm, done: threading.Event) -> None:
-    """Hold the one place of the model here, by a key whose requests never leave."""
+    """Occupy the only place of the local model, with a key whose requests never leave."""
     body = {
         "model": MODEL,
         "messages": [{"role": "user", "content": "Go on."}],

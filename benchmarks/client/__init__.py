@@ -1,1 +1,1 @@
-"""The load client: prompts, raw HTTP connections, and what is recorded of each request."""
+"""The load client: prompts, raw HTTP connections, and records of requests."""

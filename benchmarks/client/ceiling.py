@@ -1,8 +1,8 @@
-"""`python -m benchmarks.client.ceiling`: how many chunks a second the load client itself can take.
+"""`python -m benchmarks.client.ceiling`: chunks per second that the load client can receive.
 
-A client near its ceiling measures itself. This feeds it from a server that only streams and
-prints the chunks a second of wall time and of client CPU time. It is the best case: one read of a
-full socket takes many chunks. What a chunk costs at an engine's pace is `client_cpu_s` of a result.
+Near its ceiling, a client measures itself. The client is fed by a server that only streams, and
+the chunks per second of wall time and of client CPU time are printed. This is the best case, as
+one read of a full socket returns many chunks; `client_cpu_s` of a result tells the real cost.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ DEADLINE_S = 60.0
 
 
 class CeilingError(RuntimeError):
-    """The trivial server was not understood, so the ceiling is not known."""
+    """The trivial server's answers could not be read, so the ceiling is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ceiling:
-    """Token-bearing chunks a second: of wall time, and of the client's own CPU time."""
+    """Token-bearing chunks per second of wall time, and per second of the client's CPU time."""
 
     chunks_per_s: float
     chunks_per_cpu_s: float
 
 
 def measure_ceiling(*, requests: int = REQUESTS) -> Ceiling:
-    """Feed the client at `STREAMS` streams as fast as it takes it.
+    """Send `STREAMS` streams to the client as fast as it reads them.
 
     Raises:
-        CeilingError: If a request fails.
+        CeilingError: A request fails.
     """
     arm = token_stream(Pace(), port=free_port(), name="token-stream")
     target = Target(host=HOST, port=arm.port, model=arm.model, api_key=API_KEY)

@@ -1,4 +1,4 @@
-"""An OpenAI deployment by its URL: where to connect, and which of its models to measure."""
+"""An OpenAI-compatible deployment by URL: where to connect, and which model to measure."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class DeploymentError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What is measured.
+    """The model that is measured.
 
     Attributes:
-        id: As requests name it.
-        simulated: Whether the server says that its answers are made up.
+        id: The name that requests use.
+        simulated: Whether the server says that its answers are simulated.
     """
 
     id: str
@@ -34,22 +34,22 @@ class Model:
 
 
 def target_of(url: str, *, api_key: str) -> Target:
-    """Where requests for `url` go. No model is chosen yet.
+    """Parse a base URL into a target; its model is still empty.
 
     Args:
-        url: `http` or `https`, with or without the `/v1` that clients of OpenAI's API give.
-        api_key: Printable ASCII; empty for a server without keys.
+        url: An `http` or `https` URL, with or without `/v1` at its end.
+        api_key: Printable ASCII; empty if the server needs no key.
 
     Raises:
-        ValueError: If it is no such URL, or the key cannot be a header's value.
+        ValueError: The URL is invalid, or the key cannot be a header's value.
     """
     if not (api_key.isascii() and (api_key.isprintable() or not api_key)):
-        raise ValueError("the key has characters that no key has")
+        raise ValueError("the key contains characters that are not printable ASCII")
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ValueError(f"{url!r} is not an http or https URL")
     if parts.username is not None or parts.query or parts.fragment:
-        raise ValueError("the URL may have a host, a port and a path, and nothing else")
+        raise ValueError("the URL may have only a host, a port and a path")
     if not (url.isascii() and url.isprintable()) or " " in url:
         raise ValueError(f"{url!r} is not a URL")
     secure = parts.scheme == "https"
@@ -64,23 +64,23 @@ def target_of(url: str, *, api_key: str) -> Target:
 
 
 def url_of(target: Target) -> str:
-    """The base URL of `target`, as clients of OpenAI's API are given it."""
+    """Return the base URL of `target`, as clients of OpenAI's API expect it."""
     scheme = "https" if target.tls else "http"
     return f"{scheme}://{target.authority}{target.base_path}"
 
 
 def find_model(target: Target, *, wanted: str | None) -> Model:
-    """The model to measure: `wanted`, or the first of `/v1/models` that generates.
+    """Return the model to measure: `wanted`, or the first generating model in `/v1/models`.
 
-    A server that does not list `wanted`, or lists nothing, may serve it all the same: that shows
+    A server may serve `wanted` without listing it; the first request will show.
     with the first request.
 
-    Raises:
+    DeploymentError: No server answers, the key is refused, or no model can be chosen.
         DeploymentError: If no server answers, it refuses the key, or no model can be chosen.
     """
     answer = _get_models(target)
     if answer.status_code in {401, 403}:
-        raise DeploymentError(f"the server refuses the key: {_told(answer, target)}")
+        raise DeploymentError(f"the server rejects the key: {_told(answer, target)}")
     cards = _cards(answer) if answer.status_code == 200 else []
     if wanted:
         return next((_model(c) for c in cards if c["id"] == wanted), Model(wanted))
@@ -88,14 +88,14 @@ def find_model(target: Target, *, wanted: str | None) -> Model:
         raise DeploymentError(f"{url_of(target)}/models: {_told(answer, target)}; name a model")
     generating = [card for card in cards if card.get("task", "generate") == "generate"]
     if not generating:
-        raise DeploymentError(f"{url_of(target)}/models lists no model that generates")
+        raise DeploymentError(f"{url_of(target)}/models lists no generating model")
     return _model(generating[0])
 
 
 def _get_models(target: Target) -> httpx.Response:
     headers = {"authorization": f"Bearer {target.api_key}"} if target.api_key else {}
     try:
-        # The load goes straight to the server, so this does too: no proxy of the environment.
+        # The load bypasses proxies of the environment, so this request does too.
         with httpx.Client(
             verify=target.tls or False,
             trust_env=False,
@@ -114,7 +114,7 @@ def _cards(answer: httpx.Response) -> list[dict[str, Any]]:
         listed = answer.json()["data"]
         return [card for card in listed if isinstance(card["id"], str)]
     except (ValueError, KeyError, TypeError):
-        raise DeploymentError(f"{answer.url} does not answer as OpenAI's API does") from None
+        raise DeploymentError(f"{answer.url} does not answer like OpenAI's API") from None
 
 
 def _model(card: dict[str, Any]) -> Model:
@@ -130,7 +130,7 @@ def _told(answer: httpx.Response, target: Target) -> str:
 
 
 def without_secrets(reason: str, target: Target) -> str:
-    """A server's words without the key, and only up to where they repeat a prompt."""
+    """Redact the key from a server's message, and cut it where it repeats a prompt."""
     before, *echoed = OPENING.split(reason, maxsplit=1)
     text = f"{before}[prompt]" if echoed else before
     if target.api_key:

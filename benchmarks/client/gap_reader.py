@@ -1,8 +1,8 @@
-"""Times of a streamed answer's tokens, read without parsing it: some microseconds a chunk.
+"""Reads token times of a streamed answer without parsing JSON, in microseconds per chunk.
 
-For load at which a client that parses every event would be what is measured. It looks for the
-bytes that any JSON writer gives a non-empty `content` and counts them; that all tokens came is
-checked against the answer's own usage. Knows nothing of tool calls, several choices or reasoning.
+At high load, a client that parses every event would measure itself. This reader counts the bytes
+that any JSON writer emits for a non-empty `content`, and checks the count against the answer's
+usage. Does not support tool calls, several choices or reasoning.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _CHUNKED = re.compile(rb"\r\ntransfer-encoding: ?chunked\r\n", re.IGNORECASE)
 
 
 class GapReader(AnswerReader):
-    """A streamed answer in chunked coding; any other answer is read as a refusal would be."""
+    """Reads a streamed answer in chunked coding; other answers are read as refusals."""
 
     __slots__ = ("_done", "_end", "_head", "_light", "_rest")
 
@@ -32,12 +32,12 @@ class GapReader(AnswerReader):
 
     @property
     def times_s(self) -> list[float]:
-        """Arrival of each token so far."""
+        """Arrival time of each token so far."""
         return self._times_s
 
     @property
     def complete(self) -> bool:
-        """Whether the response ended, well or not."""
+        """Whether the response has ended, successfully or not."""
         return self._ended or super().complete
 
     @property
@@ -47,14 +47,14 @@ class GapReader(AnswerReader):
 
     @property
     def _ended(self) -> bool:
-        # No other end of a read looks like it: a chunk of events ends with two line feeds.
+        # No other read ends like this, because a chunk of events ends with two line feeds.
         return self._end == _LAST_CHUNK
 
     def feed(self, data: bytes, now_s: float) -> None:
-        """Take the next bytes, all of which arrived at `now_s`.
+        """Process the next bytes, all of which arrived at `now_s`.
 
         Raises:
-            MalformedResponseError: If they are no HTTP response.
+            MalformedResponseError: The bytes are not an HTTP response.
         """
         if self._light:
             self._scan(data, now_s)
@@ -73,7 +73,7 @@ class GapReader(AnswerReader):
 
     def _scan(self, data: bytes, now_s: float) -> None:
         self._end = (self._end + data[-5:])[-5:]
-        # A line that is not whole waits for the rest of it.
+        # An incomplete line waits for its rest.
         data = self._rest + data
         whole = data.rfind(b"\n") + 1
         self._rest = data[whole:]
@@ -94,10 +94,10 @@ class GapReader(AnswerReader):
             self._error = f"error frame: {data[:200]!r}"
 
     def close(self) -> None:
-        """Take the end of the connection.
+        """Process the end of the connection.
 
         Raises:
-            MalformedResponseError: If the response was not complete.
+            MalformedResponseError: The response was incomplete.
         """
         if not self._ended:
             super().close()

@@ -1,6 +1,6 @@
-"""HTTP/1.1 responses and server-sent events, parsed from any split of the byte stream.
+"""Incremental parsers for HTTP/1.1 responses and server-sent events.
 
-Knows nothing of sockets, clocks, JSON or OpenAI.
+They accept any split of the byte stream. They know nothing of sockets, clocks, JSON or OpenAI.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ class MalformedResponseError(ValueError):
 
 
 class ResponseParser:
-    """One HTTP/1.1 response (RFC 9112), fed in pieces of any size.
+    """Parses one HTTP/1.1 response (RFC 9112), fed in pieces of any size.
 
     Attributes:
         status: Status code, once the head is complete. Interim 1xx responses are skipped.
         keep_alive: Whether the connection may carry another request.
-        complete: Whether the last byte of the body was seen.
+        complete: Whether the body has ended.
     """
 
     __slots__ = ("_body", "_buffer", "_remaining", "_step", "complete", "keep_alive", "status")
@@ -38,10 +38,10 @@ class ResponseParser:
         self._step: Callable[[], bool] = self._read_head
 
     def feed(self, data: bytes) -> bytes:
-        """Take the next bytes of the connection and return the body bytes they complete.
+        """Process the next bytes and return the body bytes that they complete.
 
         Raises:
-            MalformedResponseError: At the first byte that breaks the grammar.
+            MalformedResponseError: The bytes violate the grammar.
         """
         self._buffer += data
         while not self.complete and self._step():
@@ -53,10 +53,10 @@ class ResponseParser:
         return body
 
     def close(self) -> None:
-        """Take the end of the connection, which ends a body that has no other end.
+        """Process the end of the connection, which also ends a body of unknown length.
 
         Raises:
-            MalformedResponseError: If the response was not complete.
+            MalformedResponseError: The response was incomplete.
         """
         self.keep_alive = False
         if self._step == self._read_until_close:
@@ -165,10 +165,11 @@ def _headers(fields: list[bytes]) -> dict[bytes, bytes]:
 
 
 class EventParser:
-    """Server-sent events (WHATWG HTML, section 9.2), fed in pieces of any size.
+    """Parses server-sent events (WHATWG HTML, section 9.2), fed in pieces of any size.
 
-    Only `data` is kept: comments and the fields `event`, `id` and `retry` are skipped. An event
-    that the stream ends in the middle of is dropped, as the specification says.
+    Only `data` is kept: comments and the fields `event`, `id` and `retry` are skipped. An
+    incomplete
+    event at the end of the stream is dropped, as the specification says.
     """
 
     __slots__ = ("_after_carriage_return", "_data", "_line")
@@ -179,9 +180,10 @@ class EventParser:
         self._after_carriage_return = False
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Take the next bytes of the stream and return the data of each event they complete."""
+        """Process the next bytes and return the data of each event that they complete."""
         if self._after_carriage_return and data:
-            # The line feed of a split CRLF would else be an empty line, which ends an event.
+            # Without this, the line feed of a split CRLF would be an empty line, which ends an
+            # event.
             data = data.removeprefix(b"\n")
             self._after_carriage_return = False
         lines = (self._line + data).splitlines(keepends=True)

@@ -1,7 +1,7 @@
-"""Load client: chat requests over raw asyncio connections, closed loop and open loop.
+"""The load client: sends chat requests over raw asyncio connections, in closed or open loop.
 
-It measures and does not judge: what is sent where is the caller's, as is every statistic. Each
-wait has a deadline, so a run of n requests ends within n of them even against a dead server.
+It only measures; callers choose requests and compute statistics. Each wait has a deadline, so n
+requests end within n deadlines even if the server is dead.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ CONNECT_DEADLINE_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """An OpenAI endpoint at `host:port`, one model, one key.
+    """An OpenAI-compatible endpoint, one model, and one key.
 
     Attributes:
-        api_key: Sent with each request; none is sent when it is empty.
-        base_path: What the URL has before `/chat/completions`.
-        tls: Makes it HTTPS, and decides which certificates are trusted.
+        api_key: The key sent with each request; no key is sent if it is empty.
+        base_path: The URL's path before `/chat/completions`.
+        tls: Selects HTTPS, and the certificates that are trusted.
     """
 
     host: str
@@ -49,9 +49,9 @@ class Target:
 
 
 def encode_chat(target: Target, prompt: str, *, max_tokens: int, stream: bool = True) -> bytes:
-    """The whole HTTP request of a greedy chat of exactly `max_tokens` tokens.
+    """Encode the HTTP request of a greedy chat with exactly `max_tokens` output tokens.
 
-    `ignore_eos` is vLLM's: every arm then does the same work, whatever the model says.
+    vLLM's `ignore_eos` makes every server do the same work, whatever the model says.
     """
     fields: dict[str, object] = {
         "model": target.model,
@@ -82,21 +82,21 @@ async def closed_loop(
     deadline_s: float,
     reader: Callable[[], AnswerReader] = StreamReader,
 ) -> tuple[RequestRecord, ...]:
-    """Send `requests` over `streams` kept-alive connections, each busy until none is left.
+    """Send `requests` over `streams` kept-alive connections, each busy until no request is left.
 
     Args:
-        target: Where to connect.
-        requests: Encoded requests, taken in order by whichever stream is free. The first is
-            taken once every connection is open.
-        streams: Connections, all opened before the first request starts.
-        deadline_s: Of one request.
-        reader: Makes what reads each answer: `StreamReader`, or another for other requests.
+        target: The endpoint to connect to.
+        requests: Encoded requests; an idle stream takes the next one. The first is taken once every
+            connection is open.
+        streams: Number of connections, all opened before the first request starts.
+        deadline_s: Deadline of one request in seconds.
+        reader: Makes the reader of each answer; by default, that of streamed answers.
 
     Returns:
-        One record for each request, stream by stream.
+        One record per request, stream by stream.
 
     Raises:
-        OSError: If a connection cannot be opened before the first request.
+        OSError: A connection cannot be opened before the first request.
     """
     opened = [_Stream(target, reader) for _ in range(streams)]
     queue = iter(requests)
@@ -113,20 +113,20 @@ async def closed_loop(
 async def open_loop(
     target: Target, requests: Sequence[bytes], *, rate_per_s: float, seed: int, deadline_s: float
 ) -> tuple[RequestRecord, ...]:
-    """Send `requests` at Poisson arrivals, whether or not earlier ones were answered.
+    """Send `requests` at Poisson arrivals, whether or not earlier ones have been answered.
 
-    A request starts when it was due, not when the client came to it: a slow server or client
+    A request's time starts when it was due, even if it was sent later: a slow server or client
     cannot hide its own delay (coordinated omission).
 
     Args:
-        target: Where to connect. Idle connections are used again before new ones are opened.
-        requests: Encoded requests, in order of arrival.
-        rate_per_s: Mean arrivals a second.
-        seed: Of the arrival times.
-        deadline_s: Of one request, from when it was due.
+        target: The endpoint to connect to. Idle connections are reused before new ones are opened.
+        requests: Encoded requests in order of arrival.
+        rate_per_s: Mean arrivals per second.
+        seed: Seed of the arrival times.
+        deadline_s: Deadline of one request in seconds, from when it was due.
 
     Returns:
-        One record for each request, in order of arrival.
+        One record per request, in order of arrival.
     """
     idle: list[_Stream] = []
     opened: list[_Stream] = []
@@ -141,7 +141,7 @@ async def open_loop(
         idle.append(stream)
         return record
 
-    # Arrival times, not statistics of security.
+    # Arrival times need no cryptographic randomness.
     arrivals = random.Random(seed)  # noqa: S311
     due_s = perf_counter()
     sends = []
@@ -153,7 +153,7 @@ async def open_loop(
 
 
 class _Connection(asyncio.Protocol):
-    """One TCP connection: gives each answer's bytes to the reader of the moment."""
+    """A TCP connection that passes received bytes to the current reader."""
 
     def __init__(self) -> None:
         self.transport: asyncio.WriteTransport | None = None
@@ -161,7 +161,7 @@ class _Connection(asyncio.Protocol):
         self._answered: asyncio.Future[None] | None = None
 
     async def answer(self, request: bytes, reader: AnswerReader) -> None:
-        """Send `request` and return when `reader` has its whole answer."""
+        """Send `request`, and return once `reader` has the whole answer."""
         if self.transport is None:
             raise ConnectionResetError("closed by the server")
         self._reader = reader
@@ -170,7 +170,7 @@ class _Connection(asyncio.Protocol):
         await self._answered
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # TCP's can be written to; uvloop's does not derive from asyncio's class.
+        # asyncio types this too broadly; uvloop's transport does not derive from asyncio's class.
         self.transport = cast("asyncio.WriteTransport", transport)
 
     def data_received(self, data: bytes) -> None:
@@ -201,7 +201,7 @@ class _Connection(asyncio.Protocol):
 
 
 class _Stream:
-    """One request at a time on a kept-alive connection, opened anew after a failure."""
+    """Sends one request at a time on a kept-alive connection, which is reopened after a failure."""
 
     def __init__(self, target: Target, reader: Callable[[], AnswerReader] = StreamReader) -> None:
         self._target = target
@@ -216,7 +216,7 @@ class _Stream:
             )
 
     async def exchange(self, request: bytes, start_s: float, deadline_s: float) -> RequestRecord:
-        """Send one request and wait for the end of its answer, at most until the deadline."""
+        """Send one request and wait for the end of its answer, until the deadline."""
         reader = self._reader()
         failure = None
         try:

@@ -1,8 +1,8 @@
-"""Prompts for a benchmark: plain English of a chosen length, no two alike, made from a seed.
+"""Prompts for benchmarks: distinct plain English of a chosen length, derived from a seed.
 
-Each opens with a number of its own and of fixed width: no prefix of it was seen before, so a
-prefix cache helps no arm, and SmolLM2 splits digits, so that prompts which differ only in their
-number have the same length in tokens.
+Each prompt begins with a unique number of fixed width, so that no prefix cache helps. SmolLM2
+tokenises digits one by one, so prompts that differ only in the number have the same number of
+tokens.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import re
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
-# About 50 to 200 tokens.
+# Bounds of about 50 and 200 tokens.
 SHORTEST_WORDS = 30
 LONGEST_WORDS = 130
 MOST_NUMBERS = 1_000_000_000
-# How every prompt begins: what to look for where no prompt may be.
+# The beginning of every prompt, which makes prompts recognisable in texts that must not quote them.
 OPENING = re.compile(r"\d{6}-\d{3}\. ")
 
 _SUBJECTS = (
@@ -44,15 +44,15 @@ _TASKS = (
 
 
 def prompts(count: int, *, seed: int, series: int) -> list[str]:
-    """`count` prompts that depend on nothing but the arguments.
+    """Return `count` prompts that depend on the arguments only.
 
     Args:
-        count: How many, at most 1,000.
-        seed: Of the text: the same seed gives the same text in any series.
-        series: Opens each prompt, with its index. A run must not use one twice. Below 1,000,000.
+        count: Number of prompts, at most 1,000.
+        seed: Seed of the text, which is the same in any series.
+        series: Number at the start of each prompt, below 1,000,000. A run must not reuse one.
 
     Raises:
-        ValueError: If `count` or `series` is out of bounds.
+        ValueError: `count` or `series` is out of bounds.
     """
     if not (0 <= count <= 1_000 and 0 <= series < 1_000_000):
         raise ValueError(f"{count} prompts of series {series}")
@@ -66,15 +66,15 @@ def texts(
     shortest_words: int = SHORTEST_WORDS,
     longest_words: int = LONGEST_WORDS,
 ) -> Iterator[str]:
-    """A prompt for each of `numbers`, made when it is asked for.
+    """Yield a prompt for each of `numbers`, lazily.
 
     Args:
-        numbers: Open the prompts, modulo 1,000,000,000.
-        seed: Of the text: the same seed gives the same text under any numbers.
-        shortest_words: Bound of the drawn length; the last sentence may go beyond.
-        longest_words: The other bound.
+        numbers: Numbers at the start of the prompts, modulo 1,000,000,000.
+        seed: Seed of the text, which is the same under any numbers.
+        shortest_words: Minimum of the drawn length. The last sentence may exceed the drawn length.
+        longest_words: Maximum of the drawn length.
     """
-    # Text, not a secret.
+    # Random text needs no cryptographic randomness.
     source = random.Random(seed)  # noqa: S311
     for number in numbers:
         series, index = divmod(number % MOST_NUMBERS, 1_000)

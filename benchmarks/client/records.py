@@ -1,8 +1,8 @@
-"""What is known of one request, streamed or not: its times, tokens and outcome.
+"""Records of requests, streamed or not: times, tokens and outcome.
 
-Terms are vLLM's (`vllm bench serve`): TTFT runs from the start to the first event that bears a
-token, ITL is a gap between two such events (of chunks, so batching inflates it), TPOT is
-`(E2E - TTFT) / (n - 1)`. Knows nothing of sockets. All times are seconds of one monotonic clock.
+The terms are those of `vllm bench serve`: TTFT runs from the start to the first event with a
+token, ITL is the gap between two such events (so batching inflates it), and TPOT is
+`(E2E - TTFT) / (n - 1)`. All times are seconds of one monotonic clock. Knows nothing of sockets.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class RequestRecord:
     """One request as the client saw it.
 
     Attributes:
-        start_s: When it was sent (closed loop) or was due to be sent (open loop).
-        event_times_s: Arrival of each event with at least one non-empty choice delta, ascending.
+        start_s: When the request was sent (closed loop) or due (open loop).
+        event_times_s: Arrival of each event with a non-empty choice delta, ascending.
         end_s: When the response was complete, or when it failed.
         status: HTTP status; None if no response head arrived.
-        completion_tokens: Of the usage event; 0 if none came.
-        error: Why the request does not count as served; None if it does.
+        completion_tokens: Number from the usage event; 0 without one.
+        error: Reason why the request failed; None if it was served.
     """
 
     start_s: float
@@ -43,12 +43,12 @@ class RequestRecord:
 
     @property
     def e2e_s(self) -> float:
-        """End to end: start to the last byte."""
+        """Time from the start to the last byte."""
         return self.end_s - self.start_s
 
     @property
     def ttft_s(self) -> float | None:
-        """Time to first token; None if no token came."""
+        """Time to first token; None without a token."""
         return self.event_times_s[0] - self.start_s if self.event_times_s else None
 
     @property
@@ -58,14 +58,14 @@ class RequestRecord:
 
     @property
     def tpot_s(self) -> float | None:
-        """Time per output token after the first; None below two tokens."""
+        """Time per output token after the first; None for fewer than two tokens."""
         if self.ttft_s is None or self.completion_tokens < 2:
             return None
         return (self.e2e_s - self.ttft_s) / (self.completion_tokens - 1)
 
 
 class AnswerReader(ABC):
-    """Collects one answer from the bytes of its connection. A kind of answer is a subclass."""
+    """Reads one answer from the bytes of its connection; a subclass per kind of answer."""
 
     __slots__ = ("_error", "_refusal", "_response", "_times_s", "_tokens")
 
@@ -78,7 +78,7 @@ class AnswerReader(ABC):
 
     @property
     def complete(self) -> bool:
-        """Whether the response ended, well or not."""
+        """Whether the response has ended, successfully or not."""
         return self._response.complete
 
     @property
@@ -87,10 +87,10 @@ class AnswerReader(ABC):
         return self._response.complete and self._response.keep_alive
 
     def feed(self, data: bytes, now_s: float) -> None:
-        """Take the next bytes, all of which arrived at `now_s`.
+        """Process the next bytes, all of which arrived at `now_s`.
 
         Raises:
-            MalformedResponseError: If they are no HTTP response or what should be JSON is not.
+            MalformedResponseError: The bytes are not an HTTP response, or a body is not JSON.
         """
         body = self._response.feed(data)
         if self._response.status == 200:
@@ -99,15 +99,15 @@ class AnswerReader(ABC):
             self._refusal += body[:MAX_ERROR_CHARACTERS]
 
     def close(self) -> None:
-        """Take the end of the connection.
+        """Process the end of the connection.
 
         Raises:
-            MalformedResponseError: If the response was not complete.
+            MalformedResponseError: The response was incomplete.
         """
         self._response.close()
 
     def record(self, *, start_s: float, end_s: float, failure: str | None = None) -> RequestRecord:
-        """The finished record. `failure` is what went wrong outside the answer itself."""
+        """Return the record. `failure` is an error outside the answer itself."""
         error = failure or self._error or self._refused() or self._missing()
         return RequestRecord(
             start_s=start_s,
@@ -125,15 +125,15 @@ class AnswerReader(ABC):
 
     @abstractmethod
     def _take_body(self, body: bytes, now_s: float) -> None:
-        """Take the next bytes of the body of a 200."""
+        """Process the next body bytes of a response with status 200."""
 
     @abstractmethod
     def _missing(self) -> str | None:
-        """What a complete answer of status 200 still lacks."""
+        """Return what a complete answer of status 200 lacks, or None."""
 
 
 class StreamReader(AnswerReader):
-    """A streamed OpenAI answer: each event is parsed, its arrival noted if it bears a token."""
+    """Reads a streamed OpenAI answer: parses each event and notes its arrival if it has a token."""
 
     __slots__ = ("_done", "_events")
 
@@ -165,7 +165,7 @@ class StreamReader(AnswerReader):
 
 
 class WholeReader(AnswerReader):
-    """An unstreamed OpenAI answer, a single JSON object. Its record has no event times."""
+    """Reads an unstreamed OpenAI answer, one JSON object. Its record has no event times."""
 
     __slots__ = ("_body",)
 

@@ -1,1 +1,1 @@
-"""Servers side by side, on the real engine."""
+"""Comparison of servers that run the real engine."""

@@ -1,9 +1,9 @@
-"""`python -m benchmarks.compare`: the servers side by side in one run, in alternating rounds.
+"""`python -m benchmarks.compare`: compares servers in one run, in alternating rounds.
 
-All servers stay up for the whole run; all but the measured one are frozen. Each round goes
-through the stream counts and, at each, through the entries: every second round in the reverse of
-the order before it (ABBA), the orders themselves drawn from a seed. The baseline is measured
-twice a round; how far the second is from the first is the noise of the comparison.
+All servers stay up during the run, and all but the measured one are frozen. Each round goes through
+the stream counts and, at each, through the servers. Every second round reverses the order of the
+one before (ABBA); the orders are drawn from a seed. The baseline is measured twice per round; the
+difference between the two is the noise of the comparison.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from itertools import product
 from pathlib import Path
 from time import perf_counter
 
-from benchmarks.reporting.report import Run, markdown, write_json
+from benchmarks.reporting.report import ComparisonRun, markdown, write_json
 from benchmarks.reporting.summary import summarise_run
 from benchmarks.running.arms import BUILDERS, Arm, built, default_model_dir
 from benchmarks.running.command import (
@@ -45,11 +45,11 @@ from benchmarks.running.rounds import alternating
 
 BASELINE = "bare-vllm"
 DEFAULT_ARMS = (BASELINE, "ray-openai-app", RINGFENCE, EVERY_PART)
-"""Together they take 17 GiB."""
+"""Together these need 17 GiB of memory."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the comparison; 1 if a server or its answers were not as they must be."""
+    """Run the comparison. Returns 1 if a server failed or its answers were wrong."""
     options = _options(argv)
     return carry_out("benchmarks.compare", lambda: _finished(options), log=options.log)
 
@@ -63,18 +63,20 @@ def _finished(options: argparse.Namespace) -> Finished:
     return Finished(began=run.began, tables=markdown(run), path=write_json(run, options.out))
 
 
-def compare(arms: Sequence[Arm], *, baseline: str, streams: Sequence[int], rounds: int) -> Run:
-    """Start `arms`, measure them in alternating rounds and stop them.
+def compare(
+    arms: Sequence[Arm], *, baseline: str, streams: Sequence[int], rounds: int
+) -> ComparisonRun:
+    """Start `arms`, measure them in alternating rounds, and stop them.
 
     Args:
-        arms: Servers to compare.
+        arms: The servers to compare.
         baseline: Name of the arm that is measured twice and that the others are divided by.
-        streams: Counts of concurrent streams.
-        rounds: How often each arm is measured at each count.
+        streams: Numbers of concurrent streams.
+        rounds: Number of measurements of each arm at each stream count.
 
     Raises:
-        ServerError: If a server does not start or does not go away.
-        MeasurementError: If a server does not answer in full.
+        ServerError: A server does not start or does not stop.
+        MeasurementError: A server's answers are incomplete.
     """
     began, began_s = datetime.now(UTC), perf_counter()
     machine = describe(REPOSITORY)
@@ -83,7 +85,7 @@ def compare(arms: Sequence[Arm], *, baseline: str, streams: Sequence[int], round
         entries = _entries(servers, baseline)
         measurements = list(_measurements(entries, streams=streams, rounds=rounds))
         feet = footprints(servers, ready_s)
-    return Run(
+    return ComparisonRun(
         began=began,
         took_s=perf_counter() - began_s,
         command=("python", "-m", "benchmarks.compare", *sys.argv[1:]),
@@ -101,7 +103,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
         "--arms",
         type=_arms,
         default=list(DEFAULT_ARMS),
-        help=f"comma-separated, of: {', '.join(BUILDERS)}; with parts: {EVERY_PART} "
+        help=f"comma-separated list from: {', '.join(BUILDERS)}; with parts: {EVERY_PART} "
         f"(default: {','.join(DEFAULT_ARMS)})",
     )
     parser.add_argument(
@@ -123,14 +125,16 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
 def _arms(text: str) -> list[str]:
     names = names_of(text, BUILDERS)
     if BASELINE not in names:
-        raise argparse.ArgumentTypeError(f"{BASELINE} is what the others are compared with")
+        raise argparse.ArgumentTypeError(
+            f"{BASELINE} must be included: the others are compared with it"
+        )
     return names
 
 
 def _start(
     arms: Sequence[Arm], stack: ExitStack, *, streams: int
 ) -> tuple[list[Server], list[float]]:
-    """Start the servers one after another, the one that makes the weights first."""
+    """Start the servers one after another; the one that prepares the weights is first."""
     logs = Path(tempfile.mkdtemp(prefix="ringfence-benchmark-"))
     servers, ready_s = [], []
     for arm in sorted(arms, key=lambda arm: not arm.writes_model_dir):
@@ -145,7 +149,7 @@ def _start(
 
 
 def _entries(servers: Sequence[Server], baseline: str) -> list[Entry]:
-    """One entry for each server, the baseline first and twice."""
+    """Return one entry per server, and the baseline first and twice."""
     base = next(server for server in servers if server.arm.name == baseline)
     return [
         Entry(label=baseline, server=base, prompt_set=0),

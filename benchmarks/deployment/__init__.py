@@ -1,1 +1,1 @@
-"""`ringfence bench`: any deployment behind OpenAI's API, as a table, JSON and a page."""
+"""`ringfence bench`: measures any OpenAI-compatible deployment; reports as table, JSON and HTML."""

@@ -1,4 +1,4 @@
-"""A run of `ringfence bench` as one HTML page that opens offline: no script, no font."""
+"""Reports a run of `ringfence bench` as one self-contained HTML page without scripts or fonts."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from benchmarks.deployment.result import COLUMNS, MEANINGS, Result, notes, rows
 
 
 def write_html(result: Result, directory: Path) -> Path:
-    """Write `<date and time>-bench.html`.
+    """Write the page to `<date and time>-bench.html`.
 
     Raises:
-        OSError: If it cannot be written.
+        OSError: The file cannot be written.
     """
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{result.stem}.html"
@@ -26,8 +26,8 @@ def write_html(result: Result, directory: Path) -> Path:
 
 
 def page(result: Result) -> str:
-    """The whole page. Whatever came from the server is escaped."""
-    # Markup: matplotlib wrote it, from numbers and our own words.
+    """Render the page. Text from the server is escaped."""
+    # Safe markup: matplotlib wrote it from numbers and our own text.
     drawn = [(plot.title, Markup(plot.svg)) for plot in plots(result)]  # noqa: S704
     tables = (("Closed loop", result.closed), ("Open loop, Poisson arrivals", result.open))
     return _template().render(

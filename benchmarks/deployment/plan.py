@@ -1,4 +1,4 @@
-"""What `ringfence bench` sends: how much, how long, for how long, and what counts as good."""
+"""The parameters of a run of `ringfence bench`."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ KNEE_SHARES = (0.5, 0.7, 0.9, 1.1)
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What is sent.
+class BenchPlan:
+    """The load of a run.
 
     Attributes:
-        streams: Steps of the closed loop.
-        rates_per_s: Steps of the open loop; None for `KNEE_SHARES` of the knee's throughput.
-        max_tokens: Of each answer. `ignore_eos` is sent, so that each has just as many.
-        prompt_words: Shortest and longest prompt, in English words.
-        limits: Of goodput.
-        duration_s: For how long a step sends.
-        warm_up: Requests before the first step, in no figure; one is sent in any case.
-        timeout_s: Of one request.
-        seed: Of prompts and arrival times.
-        first_number: Opens the first prompt; the following count on. Take another for each run,
-            or the server finds the prompts of the run before in its prefix cache.
+        streams: Stream counts of the closed-loop steps.
+        rates_per_s: Arrival rates of the open-loop steps; None for `KNEE_SHARES` of the knee.
+        max_tokens: Length of each answer, which `ignore_eos` makes exact.
+        prompt_words: Length of the shortest and the longest prompt in English words.
+        limits: Latency limits for goodput.
+        duration_s: Seconds for which a step sends requests.
+        warm_up: Requests before the first step, which are not counted; at least one is sent.
+        timeout_s: Deadline of one request in seconds.
+        seed: Seed of prompts and arrival times.
+        first_number: Number of the first prompt; the following count on. Every run needs another
+            one,
+            or the server finds its prompts in the prefix cache.
     """
 
     streams: tuple[int, ...] = (1, 2, 4, 8, 16, 32)

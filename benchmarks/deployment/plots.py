@@ -1,6 +1,6 @@
-"""Plots of a run as SVG that stands inside a page: no script, no font, colours from the page.
+"""Plots of a run as inline SVG, without scripts or fonts.
 
-The colours are CSS variables of the page (`--series-1` and so on), so that it may be light or dark.
+The colours are the page's CSS variables (`--series-1` and so on), so that it can be light or dark.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from benchmarks.deployment.result import Result
-from benchmarks.deployment.step import Step
+from benchmarks.deployment.step import LoadStep
 from benchmarks.reporting.statistics import Summary
 
-# Stand-ins that are replaced in the SVG: matplotlib knows no CSS.
+# Placeholder colours, replaced in the SVG because matplotlib does not know CSS variables.
 _INK, _GRID, _PAGE = "#010203", "#010204", "#010205"
 _SERIES = ("#010206", "#010207", "#010208")
 _COLOURS = {
@@ -54,7 +54,7 @@ _DASHES = ("-", "--", ":")
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """One plot: `svg` is safe to put into a page as it is."""
+    """One plot; `svg` is safe to insert into a page."""
 
     title: str
     svg: str
@@ -62,7 +62,7 @@ class Plot:
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """A named curve; points without a value are left out. Its number gives colour and marker."""
+    """A named curve without its missing points. `number` selects colour and marker."""
 
     name: str
     points: Sequence[tuple[float, float | None]]
@@ -70,7 +70,7 @@ class _Line:
 
 
 def plots(result: Result) -> list[Plot]:
-    """Every plot that the run has steps for."""
+    """Draw every plot that the run has data for."""
     drawn = []
     if result.closed:
         drawn += [
@@ -110,7 +110,7 @@ def _gaps(axes: Axes, result: Result) -> None:
 
 
 def _tail(axes: Axes, result: Result) -> None:
-    """Latency against what was really served: the curve that turns up at saturation."""
+    """Plot latency against served throughput, which rises steeply at saturation."""
     lines = [
         *_percentiles(result.open, _served, lambda step: step.e2e_s, name="E2E "),
         _Line("TTFT p99", [(_served(s), _p99(s.ttft_s)) for s in result.open], 2),
@@ -132,9 +132,9 @@ def _arrivals(axes: Axes, result: Result) -> None:
 
 
 def _percentiles(
-    steps: Sequence[Step],
-    place: Callable[[Step], float],
-    summary: Callable[[Step], Summary | None],
+    steps: Sequence[LoadStep],
+    place: Callable[[LoadStep], float],
+    summary: Callable[[LoadStep], Summary | None],
     *,
     name: str = "",
 ) -> list[_Line]:
@@ -146,7 +146,7 @@ def _percentiles(
 
 
 def _limit(
-    steps: Sequence[Step], place: Callable[[Step], float], limit_s: float | None
+    steps: Sequence[LoadStep], place: Callable[[LoadStep], float], limit_s: float | None
 ) -> list[_Line]:
     if limit_s is None:
         return []
@@ -167,7 +167,7 @@ def _draw(axes: Axes, lines: Sequence[_Line]) -> None:
     axes.grid(visible=True, linewidth=0.8)
     axes.set_axisbelow(True)
     if len(axes.get_lines()) > 1:
-        # Above the curves, so that it hides none of them.
+        # The legend is above the curves, so that it hides none.
         axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3, borderaxespad=0.1)
 
 
@@ -179,11 +179,11 @@ def _over_streams(axes: Axes, result: Result, label: str) -> None:
     axes.set(xlabel="concurrent streams", ylabel=label, ylim=(0, None))
 
 
-def _streams(step: Step) -> float:
+def _streams(step: LoadStep) -> float:
     return float(step.streams or 0)
 
 
-def _served(step: Step) -> float:
+def _served(step: LoadStep) -> float:
     return step.requests_per_s
 
 
@@ -196,7 +196,7 @@ def _p99(summary: Summary | None) -> float | None:
 
 
 def _svg(name: str, draw: Callable[[Axes], None]) -> str:
-    """What `draw` draws, as an `svg` element that fits the width it is given."""
+    """Draw an `svg` element that scales to its container."""
     with rc_context(_STYLE | {"svg.hashsalt": name}):
         figure = Figure(figsize=(_WIDTH_INCH, _HEIGHT_INCH), layout="constrained")
         draw(figure.add_subplot())
@@ -206,7 +206,9 @@ def _svg(name: str, draw: Callable[[Axes], None]) -> str:
     svg = file.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'^<svg[^>]*?(viewBox="[^"]*")[^>]*>', r'<svg \1 aria-hidden="true">', svg)
-    svg = re.sub(r'<g id="[a-z_.]+\d*">', "<g>", svg)  # Plots of one page would share them.
+    svg = re.sub(
+        r'<g id="[a-z_.]+\d*">', "<g>", svg
+    )  # Ids would clash between the plots of a page.
     for stand_in, colour in _COLOURS.items():
         svg = svg.replace(stand_in, colour)
     return svg

@@ -1,8 +1,8 @@
-"""Measures a deployment that somebody runs: a saturation curve, then arrivals around its knee.
+"""Measures a running deployment: a saturation curve, then arrivals around its knee.
 
-Closed loop: each of n streams sends its next request when the last one was answered, at rising n.
-Open loop: requests arrive at a rate, answered or not. A step sends for `duration_s` and then waits
-for what is under way. Starts, stops and configures no server, and judges nothing.
+Closed loop: each of n streams sends its next request once the last one is answered, for rising n.
+Open loop: requests arrive at a given rate, answered or not. A step sends for `duration_s` and then
+waits for pending answers. Does not start, stop or configure servers.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from benchmarks.client.endpoint import DeploymentError, Model, url_of, without_s
 from benchmarks.client.load_client import Target, closed_loop, encode_chat, open_loop
 from benchmarks.client.prompts import texts
 from benchmarks.client.records import RequestRecord
-from benchmarks.deployment.plan import KNEE_SHARES, Plan
+from benchmarks.deployment.plan import KNEE_SHARES, BenchPlan
 from benchmarks.deployment.result import Result, this_machine
-from benchmarks.deployment.step import Step, figures, knee
+from benchmarks.deployment.step import LoadStep, figures, knee
 
 MOST_ARRIVALS = 100_000
 INTERRUPTED = "interrupted"
@@ -32,23 +32,23 @@ Records = tuple[RequestRecord, ...]
 
 
 def run(
-    target: Target, model: Model, plan: Plan, *, command: tuple[str, ...], phase: Phase
+    target: Target, model: Model, plan: BenchPlan, *, command: tuple[str, ...], phase: Phase
 ) -> Result:
-    """Measure `model`; what was measured before a failure or Ctrl-C is a result as well.
+    """Measure `model`. After a failure or Ctrl-C, the completed steps are the result.
 
     Args:
-        target: Where it is served.
-        model: What is measured.
-        plan: What is sent.
-        command: What repeats the run. It is published, so it has no key.
+        target: The endpoint that serves the model.
+        model: The model to measure.
+        plan: The load.
+        command: The command that repeats the run. It is published, so it must not contain the key.
         phase: See `measure`.
 
     Raises:
-        DeploymentError: If it failed before the first step was done.
-        KeyboardInterrupt: If it was interrupted before that.
+        DeploymentError: The run failed before the first step was completed.
+        KeyboardInterrupt: The run was interrupted before that.
     """
     began, began_s, client = datetime.now(UTC), perf_counter(), this_machine()
-    steps: list[Step] = []
+    steps: list[LoadStep] = []
     ended = None
     try:
         for step in measure(replace(target, model=model.id), plan, phase=phase):
@@ -71,16 +71,16 @@ def run(
     )
 
 
-def measure(target: Target, plan: Plan, *, phase: Phase) -> Iterator[Step]:
-    """Warm up, then yield each step as it is done: the closed loop's, then the open loop's.
+def measure(target: Target, plan: BenchPlan, *, phase: Phase) -> Iterator[LoadStep]:
+    """Warm up, then yield each completed step: closed loop first, then open loop.
 
     Args:
-        target: What is measured.
-        plan: What is sent.
-        phase: Shows what is going on while its scope lasts.
+        target: The endpoint to measure.
+        plan: The load.
+        phase: Context manager that shows the current phase.
 
     Raises:
-        DeploymentError: If the server does not answer, or every request of a step failed.
+        DeploymentError: The server does not answer, or every request of a step failed.
     """
     with _ctrl_c_held_back(), asyncio.Runner() as runner:
         traffic = _Traffic(target, plan, runner)
@@ -99,7 +99,7 @@ def measure(target: Target, plan: Plan, *, phase: Phase) -> Iterator[Step]:
 
 @contextmanager
 def _ctrl_c_held_back() -> Iterator[None]:
-    """Have Ctrl-C wait for the next load, or for the end: elsewhere it would break asyncio."""
+    """Defer Ctrl-C until the next load, because elsewhere it would break asyncio."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -116,7 +116,7 @@ async def _interruptible(load: Coroutine[None, None, Records]) -> Records:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
-def _rates(plan: Plan, closed: Sequence[Step]) -> tuple[float, ...]:
+def _rates(plan: BenchPlan, closed: Sequence[LoadStep]) -> tuple[float, ...]:
     if plan.rates_per_s is not None:
         return plan.rates_per_s
     if not closed:
@@ -125,30 +125,30 @@ def _rates(plan: Plan, closed: Sequence[Step]) -> tuple[float, ...]:
 
 
 class _Traffic:
-    """Requests of one run: the same texts in each step, each opened by a number of its own."""
+    """The requests of one run: the same texts in each step, each with a number of its own."""
 
-    def __init__(self, target: Target, plan: Plan, runner: asyncio.Runner) -> None:
+    def __init__(self, target: Target, plan: BenchPlan, runner: asyncio.Runner) -> None:
         self._runner = runner
         self._target = target
         self._plan = plan
         self._numbers = count(plan.first_number)
 
     def warm_up(self) -> None:
-        """One request alone, which tells what is wrong, then the rest side by side."""
+        """Send one request alone, which reveals errors, then the others concurrently."""
         requests = self._requests()
         self._sent(self._closed(islice(requests, 1), 1))
         if self._plan.warm_up > 1:
             streams = min(self._plan.warm_up - 1, max(self._plan.streams, default=1))
             self._sent(self._closed(islice(requests, self._plan.warm_up - 1), streams))
 
-    def closed(self, streams: int) -> Step:
-        """One step of the closed loop; each stream sends at least once."""
+    def closed(self, streams: int) -> LoadStep:
+        """Run one closed-loop step; each stream sends at least one request."""
         timed = _for_seconds(self._plan.duration_s, self._requests())
         records, client_cpu_s = self._sent(self._closed(timed, streams))
         return self._figures(records, client_cpu_s, streams=streams)
 
-    def open(self, rate_per_s: float, *, seed: int) -> Step:
-        """One step of the open loop, of at least one request."""
+    def open(self, rate_per_s: float, *, seed: int) -> LoadStep:
+        """Run one open-loop step with at least one request."""
         arrivals = max(1, min(MOST_ARRIVALS, round(rate_per_s * self._plan.duration_s)))
         load = open_loop(
             self._target,
@@ -172,10 +172,10 @@ class _Traffic:
         return closed_loop(self._target, requests, streams=streams, deadline_s=self._plan.timeout_s)
 
     def _sent(self, load: Coroutine[None, None, Records]) -> tuple[Records, float]:
-        """Records of the load, and CPU seconds of this process meanwhile."""
+        """Return the records of the load, and the CPU seconds of this process."""
         before_s = process_time()
         try:
-            with closing(load):  # Ctrl-C may come before it has begun.
+            with closing(load):  # Ctrl-C may come before the coroutine has started.
                 records = self._runner.run(_interruptible(load))
         except OSError as error:
             reason = f"{type(error).__name__}: {error}".removesuffix(": ")
@@ -198,7 +198,7 @@ class _Traffic:
         *,
         streams: int | None = None,
         rate_per_s: float | None = None,
-    ) -> Step:
+    ) -> LoadStep:
         return figures(
             records,
             max_tokens=self._plan.max_tokens,
@@ -210,7 +210,7 @@ class _Traffic:
 
 
 def _for_seconds(duration_s: float, requests: Iterator[bytes]) -> Iterator[bytes]:
-    """`requests` until `duration_s` after the first of them was taken."""
+    """Yield `requests` until `duration_s` after the first was taken."""
     end_s = perf_counter() + duration_s
     for request in requests:
         yield request

@@ -1,4 +1,4 @@
-"""What a run of `ringfence bench` found, with all that it must be read with; as JSON."""
+"""The result of a run of `ringfence bench`, with the notes needed to read it; as JSON."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 import orjson
 
-from benchmarks.deployment.plan import Plan
-from benchmarks.deployment.step import KNEE_RULE, Step, knee
-from benchmarks.running.machine import Machine, describe
+from benchmarks.deployment.plan import BenchPlan
+from benchmarks.deployment.step import KNEE_RULE, LoadStep, knee
+from benchmarks.running.machine import MachineInfo, describe
 
 MEANINGS = {
     "TTFT": "time to first token: from the start of a request to the first event with a token.",
@@ -24,23 +24,23 @@ MEANINGS = {
     "knee": KNEE_RULE,
 }
 BUSY_CLIENT_SHARE = 0.8
-# A step sends to nobody while its last answers end; their part of it must be small.
+# Fewer requests run while the last answers of a step end; that part must be small.
 LEAST_ANSWERS_LONG = 4
 _REPOSITORY = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One run.
+    """The result of one run.
 
     Attributes:
-        began: With a zone.
-        command: What repeats it; without the key.
+        began: Start time with a time zone.
+        command: The command that repeats the run, without the key.
         url: Base URL of the deployment.
-        simulated: Whether the server says that the model's answers are made up.
-        client: The machine that sent the requests; not the server's, unless they are one.
-        ended: Why it ended early; None if it is whole.
-        steps: In the order they ran.
+        simulated: Whether the server says that the model's answers are simulated.
+        client: The machine that sent the requests, which need not be the server's.
+        ended: Reason why the run ended early; None if it is complete.
+        steps: The steps in the order in which they ran.
     """
 
     began: datetime
@@ -49,46 +49,46 @@ class Result:
     url: str
     model: str
     simulated: bool
-    plan: Plan
-    client: Machine
+    plan: BenchPlan
+    client: MachineInfo
     ended: str | None
-    steps: tuple[Step, ...]
+    steps: tuple[LoadStep, ...]
 
     @property
-    def closed(self) -> tuple[Step, ...]:
-        """Steps of the closed loop."""
+    def closed(self) -> tuple[LoadStep, ...]:
+        """The closed-loop steps."""
         return tuple(step for step in self.steps if step.streams is not None)
 
     @property
-    def open(self) -> tuple[Step, ...]:
-        """Steps of the open loop."""
+    def open(self) -> tuple[LoadStep, ...]:
+        """The open-loop steps."""
         return tuple(step for step in self.steps if step.streams is None)
 
     @property
-    def knee(self) -> Step | None:
-        """The knee of the closed loop; None without one."""
+    def knee(self) -> LoadStep | None:
+        """The knee of the closed loop; None without closed-loop steps."""
         return knee(self.closed) if self.closed else None
 
     @property
     def stem(self) -> str:
-        """Of the names of its files."""
+        """The stem of the result's file names."""
         return f"{self.began:%Y-%m-%dT%H%M%S}-bench"
 
 
-def this_machine() -> Machine:
-    """This machine; its commit only where this code lies in its own repository."""
+def this_machine() -> MachineInfo:
+    """Describe this machine; the commit only if this code is in its own repository."""
     return describe(_REPOSITORY, versioned=(_REPOSITORY / ".git").exists())
 
 
 def notes(result: Result) -> list[str]:
-    """What a reader of the figures must know: one sentence each."""
+    """Return the notes that a reader of the figures needs, one sentence each."""
     told = [f"The run ended early: {result.ended}"] if result.ended else []
     if result.simulated:
         told.append("The model is simulated: the figures say nothing of a real one.")
     told += [_failures(step) for step in result.steps if step.failed]
     if wrong := sum(step.other_length for step in result.steps):
         told.append(
-            f"{wrong} answers do not have {result.plan.max_tokens} tokens: the server does not "
+            f"{wrong} answers are not {result.plan.max_tokens} tokens long: the server does not "
             "heed ignore_eos or max_tokens, so requests differ in work."
         )
     if busy := [s.load for s in result.steps if s.client_cpu_share > BUSY_CLIENT_SHARE]:
@@ -101,11 +101,11 @@ def notes(result: Result) -> list[str]:
     return told
 
 
-def _too_short(step: Step, duration_s: float) -> bool:
+def _too_short(step: LoadStep, duration_s: float) -> bool:
     return step.e2e_s is not None and step.e2e_s.p50 * LEAST_ANSWERS_LONG > duration_s
 
 
-def _failures(step: Step) -> str:
+def _failures(step: LoadStep) -> str:
     return (
         f"At {step.load}, {step.failed} of {step.requests} requests failed, "
         f"the first with: {step.first_failure}"
@@ -113,10 +113,10 @@ def _failures(step: Step) -> str:
 
 
 def write_json(result: Result, directory: Path) -> Path:
-    """Write `<date and time>-bench.json`.
+    """Write the result to `<date and time>-bench.json`.
 
     Raises:
-        OSError: If it cannot be written.
+        OSError: The file cannot be written.
     """
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{result.stem}.json"
@@ -129,8 +129,8 @@ def write_json(result: Result, directory: Path) -> Path:
     return path
 
 
-def rows(steps: Sequence[Step]) -> list[tuple[str, ...]]:
-    """The figures of `steps` as text, in the order of `COLUMNS`."""
+def rows(steps: Sequence[LoadStep]) -> list[tuple[str, ...]]:
+    """Format the figures of `steps` in the order of `COLUMNS`."""
     return [
         (
             step.load,

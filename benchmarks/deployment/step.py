@@ -1,7 +1,7 @@
-"""One step of load as figures: rates, latencies, goodput, and the knee of a saturation curve.
+"""Figures of one load step: rates, latencies, goodput, and the knee of a saturation curve.
 
-Latencies are `benchmarks.client.records`'; rates are over wall time, first start to last end, as in
-`vllm bench serve`. Failed requests count in `failed` and in no other figure.
+Latencies are those of `benchmarks.client.records`. Rates are over the wall time from the first
+start to the last end, as in `vllm bench serve`. Failed requests count in `failed` only.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _LIMIT = re.compile(r"(ttft|tpot|e2el?):(\d+(?:\.\d+)?)(ms|s|)")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a request must keep to count for goodput, both ends included. None: no limit.
+    """Latency limits for goodput, inclusive; None means no limit.
 
-    Goodput is the rate of requests that keep all of them (DistServe, Zhong et al., OSDI 2024). As
-    in `vllm bench serve`, a request of one token has no TPOT to miss.
+    Goodput is the rate of requests within all limits (DistServe, Zhong et al., OSDI 2024). As in
+    `vllm bench serve`, a request with one token has no TPOT and cannot miss its limit.
     """
 
     ttft_s: float | None = None
@@ -37,7 +37,7 @@ class Limits:
         return any(limit is not None for limit in (self.ttft_s, self.tpot_s, self.e2e_s))
 
     def kept_by(self, record: RequestRecord) -> bool:
-        """Whether a served request keeps every limit."""
+        """Whether a served request is within every limit."""
         pairs = (
             (self.ttft_s, record.ttft_s),
             (self.tpot_s, record.tpot_s),
@@ -47,10 +47,10 @@ class Limits:
 
     @classmethod
     def parse(cls, texts: Sequence[str]) -> Limits:
-        """Limits from `ttft:500ms`, `tpot:50` and the like; without a unit it is ms.
+        """Parse limits such as `ttft:500ms` or `tpot:50`; the default unit is ms.
 
         Raises:
-            ValueError: If one is not of that form, or stands twice.
+            ValueError: A limit is malformed or given twice.
         """
         limits: dict[str, float] = {}
         for text in texts:
@@ -59,28 +59,28 @@ class Limits:
                 raise ValueError(f"{text!r} is not like ttft:500ms, tpot:50ms or e2e:5s")
             name = match[1].removesuffix("l") + "_s"
             if name in limits:
-                raise ValueError(f"{match[1]} stands twice")
+                raise ValueError(f"{match[1]} is given twice")
             limits[name] = float(match[2]) / (1 if match[3] == "s" else 1_000)
         return cls(**limits)
 
     def shown(self) -> str:
-        """Them all, as `parse` takes them; empty without limits."""
+        """Format the limits in the form that `parse` accepts; empty without limits."""
         pairs = {"ttft": self.ttft_s, "tpot": self.tpot_s, "e2e": self.e2e_s}
         return ",".join(f"{n}:{s * 1_000:g}ms" for n, s in pairs.items() if s is not None)
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """What one step gave.
+class LoadStep:
+    """The figures of one step.
 
     Attributes:
-        streams: Concurrent streams of a closed loop; None of an open one.
-        rate_per_s: Mean arrivals of an open loop; None of a closed one.
-        requests: Sent, served or not.
-        first_failure: Why the first that failed did; None if none failed.
-        other_length: Served requests whose answer is not of the length that was asked for.
-        goodput_per_s: None without limits.
-        client_cpu_share: Of one core, used by the load client. Near 1 it measures itself.
+        streams: Concurrent streams of a closed loop; None for an open loop.
+        rate_per_s: Mean arrivals of an open loop; None for a closed loop.
+        requests: Number of requests sent.
+        first_failure: Error of the first failed request; None if none failed.
+        other_length: Served requests whose answer does not have the requested length.
+        goodput_per_s: Goodput; None without limits.
+        client_cpu_share: Share of one core that the load client used. Near 1, it measures itself.
     """
 
     streams: int | None
@@ -101,7 +101,7 @@ class Step:
 
     @property
     def served(self) -> int:
-        """Requests that were answered in full."""
+        """Number of completely answered requests."""
         return self.requests - self.failed
 
     @property
@@ -120,16 +120,16 @@ def figures(
     client_cpu_s: float,
     streams: int | None = None,
     rate_per_s: float | None = None,
-) -> Step:
-    """The figures of a step's records, of which there is at least one.
+) -> LoadStep:
+    """Compute the figures of a step from its records, at least one.
 
-    Exactly one of `streams` and `rate_per_s` is given.
+    Exactly one of `streams` and `rate_per_s` must be given.
     """
     served = [record for record in records if record.error is None]
     failures = [record.error for record in records if record.error is not None]
     wall_s = max(r.end_s for r in records) - min(r.start_s for r in records)
     good = sum(limits.kept_by(record) for record in served)
-    return Step(
+    return LoadStep(
         streams=streams,
         rate_per_s=rate_per_s,
         requests=len(records),
@@ -155,11 +155,11 @@ def _latencies(served: Sequence[RequestRecord]) -> Mapping[str, Summary | None]:
     return {name: summarise(values) if values else None for name, values in times.items()}
 
 
-def knee(closed: Sequence[Step]) -> Step:
-    """The step of fewest streams whose request throughput is at least 95 % of the best.
+def knee(closed: Sequence[LoadStep]) -> LoadStep:
+    """Return the step with the fewest streams that reaches 95 % of the best request throughput.
 
     Raises:
-        ValueError: If there is no step.
+        ValueError: There is no step.
     """
     best = max(step.requests_per_s for step in closed)
     near = [step for step in closed if step.requests_per_s >= KNEE_SHARE * best]

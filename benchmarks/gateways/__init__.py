@@ -1,1 +1,1 @@
-"""Gateways side by side, before a mock upstream."""
+"""Comparison of gateways in front of a mock upstream."""

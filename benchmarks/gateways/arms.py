@@ -1,6 +1,6 @@
-"""The gateways under comparison, as data: what starts each, in front of which upstream.
+"""The gateways under comparison, as data: how each is started, and in front of which upstream.
 
-Every gateway gets the fastest settings that its documents name, checks a key if it can, writes no
+Every gateway gets the fastest settings in its documentation, checks a key if it can, writes no
 access log and keeps no state. Starts nothing itself; each server listens on loopback only.
 """
 
@@ -22,20 +22,20 @@ from benchmarks.servers.steps import Pace
 
 MODEL = "simulated"
 UPSTREAM = "direct"
-# Far above any study's streams, so that no arm queues or refuses.
+# Far above the streams of any study, so that no arm queues or refuses.
 MOST_REQUESTS = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What the gateways are built for.
+    """What the arms are built with.
 
     Attributes:
-        pace: Of every upstream and every simulated engine.
-        upstream_port: Where the mock listens.
-        directory: For generated configuration and for state.
-        litellm: The `litellm` command of an environment of its own.
-        router: The `vllm-router` command of another.
+        pace: Pace of every upstream and every simulated engine.
+        upstream_port: Port of the mock.
+        directory: Directory for generated configuration and state.
+        litellm: The `litellm` command of its own environment.
+        router: The `vllm-router` command of its own environment.
     """
 
     pace: Pace
@@ -46,12 +46,12 @@ class Setting:
 
     @property
     def upstream_url(self) -> str:
-        """Where the mock is."""
+        """URL of the mock."""
         return f"http://{HOST}:{self.upstream_port}"
 
 
 def token_stream(pace: Pace, *, port: int, name: str) -> Arm:
-    """The server that only makes tokens."""
+    """Build the server that only streams tokens."""
     module = "benchmarks.servers.token_stream"
     steps = (str(pace.step_ms), str(pace.per_stream_ms))
     return Arm(
@@ -64,12 +64,12 @@ def token_stream(pace: Pace, *, port: int, name: str) -> Arm:
 
 
 def direct(setting: Setting) -> Arm:
-    """The mock upstream itself: the floor of every figure, and its ceiling."""
+    """Build the mock upstream itself, which is the lower bound of every cost."""
     return token_stream(setting.pace, port=setting.upstream_port, name=UPSTREAM)
 
 
 def litellm(setting: Setting) -> Arm:
-    """LiteLLM's proxy: one worker, a master key, no database, no callbacks, nothing logged."""
+    """Build LiteLLM's proxy: one worker, a master key, no database, callbacks or logging."""
     port = free_port()
     upstream = {
         "model": f"openai/{MODEL}",
@@ -106,7 +106,7 @@ def litellm(setting: Setting) -> Arm:
 
 
 def vllm_router(setting: Setting) -> Arm:
-    """The vLLM project's router, in Rust. It checks no key; it passes ours on."""
+    """Build the vLLM project's router, in Rust. It checks no key, and passes ours on."""
     port = free_port()
     flags = ["--host", HOST, "--port", str(port), "--worker-urls", setting.upstream_url]
     flags += ["--policy", "round_robin", "--log-level", "error"]
@@ -122,9 +122,9 @@ def vllm_router(setting: Setting) -> Arm:
 
 
 def ringfence(setting: Setting, *parts: str) -> Arm:
-    """Ringfence by its public command, with these parts on.
+    """Build Ringfence, started by its public command, with these parts enabled.
 
-    Its simulated engine's replica is its upstream.
+    The replica of its simulated engine is its upstream.
     """
     simulation = {
         "step_base_ms": setting.pace.step_ms,
@@ -138,7 +138,7 @@ def ringfence(setting: Setting, *parts: str) -> Arm:
 
 
 def ray_openai_app(setting: Setting) -> Arm:
-    """Ray Serve's `build_openai_app` at its defaults, around an engine without a model."""
+    """Build Ray Serve's `build_openai_app` with its defaults, around an engine without a model."""
     port = free_port()
     pace = (str(setting.pace.step_ms), str(setting.pace.per_stream_ms))
     module = "benchmarks.servers.ray_simulated_app"
@@ -162,17 +162,17 @@ BUILDERS: Mapping[str, Callable[..., Arm]] = {
 
 
 def built(name: str, setting: Setting) -> Arm:
-    """The arm of that name, with the parts that the name has."""
+    """Build the arm with that name, including the parts in the name."""
     return BUILDERS[name.partition("+")[0]](setting, *parts_of(name))
 
 
 def foreign_command(variable: str, default: str) -> Path:
-    """A gateway that has an environment of its own: what `variable` says, or where make puts it."""
+    """Return the command of a gateway with its own environment: `variable`, else `default`."""
     return Path(os.environ.get(variable) or default).absolute()
 
 
 def foreign_versions(commands: Mapping[str, Path]) -> dict[str, str | None]:
-    """Version of each distribution in the environment of its command; None if it is not there."""
+    """Return the version of each distribution in its command's environment; None if missing."""
     versions = {}
     for name, command in commands.items():
         places = [str(place) for place in command.parents[1].glob("lib/python3*/site-packages")]

@@ -1,9 +1,9 @@
-"""`python -m benchmarks.gateways`: gateways side by side before a mock upstream.
+"""`python -m benchmarks.gateways`: compares gateways in front of a mock upstream.
 
-A model's own work would hide what a path costs, so there is none: a mock or a simulated engine
-gives tokens at a set pace. For each pace all gateways are started, and all but the measured one are
-frozen; each study goes through them in alternating rounds (ABBA). One gateway is measured twice a
-round: how far the second is from the first is the noise. What each study does is printed with it.
+A model's work would hide the cost of a gateway, so there is none: a mock or a simulated engine
+produces tokens at a set pace. For each pace all gateways are started, and all but the measured one
+are frozen; each study goes through them in alternating rounds (ABBA). One gateway is measured twice
+per round; the difference is the noise. The procedure of each study is printed with its results.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ from benchmarks.running.ports import free_port
 from benchmarks.running.rounds import alternating
 
 STUDIES = {s.name: s for s in (CHUNK_CPU, UNARY_RPS, UNARY_LATENCY, STREAMS, GROWTH, MEMORY)}
-# Measured twice a round, if it takes part; else the upstream is.
+# Measured twice per round, if it takes part; else the upstream is.
 TWICE = "ringfence"
 REFERENCES = ("litellm", "ray-openai-app-simulated")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the comparison; 1 if a server or its answers were not as they must be."""
+    """Run the comparison. Returns 1 if a server failed or its answers were wrong."""
     options = _options(argv)
     return carry_out("benchmarks.gateways", lambda: _finished(options), log=options.log)
 
@@ -61,7 +61,7 @@ def _finished(options: argparse.Namespace) -> Finished:
     commands = {"litellm": options.litellm, "vllm-router": options.router}
     for name in commands.keys() & set(options.arms):
         if not commands[name].exists():
-            raise NotSetUp(f"no {commands[name]}: run `make .bench/{name}`, or leave it out")
+            raise NotSetUp(f"no {commands[name]}: run `make .bench/{name}`, or exclude it")
     studies = [STUDIES[name] for name in options.studies]
     run = compare(
         options.arms,
@@ -76,19 +76,19 @@ def _finished(options: argparse.Namespace) -> Finished:
 def compare(
     arms: Sequence[str], studies: Sequence[Study], *, rounds: int, litellm: Path, router: Path
 ) -> GatewayRun:
-    """Start the gateways once for each pace, run its studies in alternating rounds, stop them.
+    """Start the gateways once per pace, run its studies in alternating rounds, and stop them.
 
     Args:
-        arms: Names of `gateway_arms.BUILDERS`.
-        studies: What to run.
-        rounds: How often, where a study does not say less.
+        arms: Names in `gateways.arms.BUILDERS`.
+        studies: The studies to run.
+        rounds: Number of rounds, unless a study has a lower limit.
         litellm: The `litellm` command.
         router: The `vllm-router` command.
 
     Raises:
-        ServerError: If a server does not start or does not go away.
-        MeasurementError: If a server does not answer, or no round of a study counts.
-        TooFewCores: If the machine has one core.
+        ServerError: A server does not start or does not stop.
+        MeasurementError: A server does not answer, or no round of a study counts.
+        TooFewCores: The machine has only one core.
     """
     began, began_s = datetime.now(UTC), perf_counter()
     machine, cores = describe(REPOSITORY), two_cores()
@@ -141,7 +141,7 @@ def _samples(study: Study, contenders: Sequence[Contender], *, rounds: int) -> I
 
 
 def _attempt(study: Study, contender: Contender) -> Outcome:
-    """One run; a gateway that does not answer at all has failed it and does not end the others."""
+    """Run a study once. A gateway that does not answer fails, and the others continue."""
     try:
         return study.run(contender)
     except (MeasurementError, OSError) as error:
@@ -170,7 +170,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
             option,
             type=partial(names_of, known=known),
             default=all_of,
-            help=f"comma-separated, of: {', '.join(all_of)} (default: all)",
+            help=f"comma-separated list from: {', '.join(all_of)} (default: all)",
         )
     parser.add_argument(
         "--litellm",
@@ -187,5 +187,5 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     add_options(parser, rounds=2)
     options = parser.parse_args(argv)
     if UPSTREAM not in options.arms:
-        parser.error(f"--arms: {UPSTREAM} is what the others are measured against")
+        parser.error(f"--arms: {UPSTREAM} must be included: the others are measured against it")
     return options

@@ -1,4 +1,4 @@
-"""The gateways of one run, started, bound to their core, warmed and frozen until measured."""
+"""The gateways of one run: started, pinned to a core, warmed up, and frozen until measured."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from benchmarks.running.processes import READY_DEADLINE_S, Server, running
 from benchmarks.running.spending import Watched, watched
 
 WARM_UP_REQUESTS = 100
-# Ray waits by the clock for HAProxy to reload: frozen while it does, it would give HAProxy up.
+# Ray waits by the clock for HAProxy's reload; frozen meanwhile, it would give HAProxy up.
 SETTLE_S = 3.0
 _WARM_UP_STREAMS = 4
 _POOL = 64
@@ -30,13 +30,13 @@ _POOL = 64
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A row of the comparison. Two contenders with one server are an A/A pair.
+    """A row of the comparison. Two contenders with one server form an A/A pair.
 
     Attributes:
         label: Name in the results.
-        server: What answers the client.
-        upstream: The mock behind it, where there is one.
-        cores: Where everything is bound.
+        server: The server that the client connects to.
+        upstream: The mock behind it, if any.
+        cores: The cores that the processes are pinned to.
     """
 
     label: str
@@ -46,12 +46,12 @@ class Contender:
 
     @property
     def target(self) -> Target:
-        """Where the client connects."""
+        """The endpoint that the client connects to."""
         arm = self.server.arm
         return Target(host=HOST, port=arm.port, model=arm.model, api_key=API_KEY)
 
     def chats(self, *, max_tokens: int, stream: bool) -> Iterator[bytes]:
-        """Encoded requests without end, of some dozens of prompts. No arm caches answers."""
+        """Yield encoded requests endlessly, from a pool of prompts. No arm caches answers."""
         texts = prompts(_POOL, seed=0, series=0)
         target = self.target
         encoded = [encode_chat(target, t, max_tokens=max_tokens, stream=stream) for t in texts]
@@ -59,10 +59,10 @@ class Contender:
 
     @contextmanager
     def awake(self) -> Iterator[Watched]:
-        """The server thawed, every thread of it on its core, and in step again.
+        """Thaw the server, pin its threads, and let it catch up.
 
         Raises:
-            MeasurementError: If it does not answer.
+            MeasurementError: The server does not answer.
         """
         is_mock = self.upstream is None and not self.server.arm.engine_title
         with nullcontext() if is_mock else self.server.awake():
@@ -84,15 +84,15 @@ class Contender:
     def _bound(self) -> Watched:
         path = watched(self.server, self.upstream, self.cores)
         pin(_pids(path.gateway), self.cores.gateway)
-        # After it: the engine's process is a descendant of the gateway's.
+        # Pinned last, because the engine's process is a descendant of the gateway's.
         pin(_pids(path.upstream), self.cores.client)
         return path
 
     def warm_up(self, requests: int) -> None:
-        """Have some unstreamed and as many streamed requests answered.
+        """Send some unstreamed and as many streamed requests.
 
         Raises:
-            MeasurementError: If one fails.
+            MeasurementError: A request fails.
         """
         records = self._answers(1, stream=False)
         records += self._answers(requests, stream=False)
@@ -108,13 +108,13 @@ def _pids(processes: Sequence[psutil.Process]) -> list[int]:
 def start(
     names: Sequence[str], setting: Setting, stack: ExitStack, cores: Cores
 ) -> Mapping[str, Contender]:
-    """Start the mock and the arms of these names, one after another, and freeze the arms.
+    """Start the mock and the named arms one after another, and freeze the arms.
 
-    The mock stays awake: it costs nothing while nobody asks it.
+    The mock stays awake, because it uses no CPU without requests.
 
     Raises:
-        ServerError: If a server does not start.
-        MeasurementError: If it does not answer.
+        ServerError: A server does not start.
+        MeasurementError: A server does not answer.
     """
     logs = setting.directory
     mock = stack.enter_context(running(built(UPSTREAM, setting), log_dir=logs))

@@ -1,4 +1,4 @@
-"""A finished comparison of gateways as JSON and as Markdown."""
+"""Reports a comparison of gateways as JSON and as Markdown."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from benchmarks.gateways.studies.study import Sample, Study
 from benchmarks.gateways.summary import Row
 from benchmarks.reporting.report import provenance, ratio_text, table, write_document
 from benchmarks.reporting.summary import DROP_RULE
-from benchmarks.running.machine import Machine
+from benchmarks.running.machine import MachineInfo
 
 
 @dataclass(frozen=True, slots=True)
 class StudyResult:
-    """A study, all its samples and what they come to."""
+    """A study, its samples and its rows."""
 
     study: Study
     samples: Sequence[Sample]
@@ -26,22 +26,22 @@ class StudyResult:
 
 @dataclass(frozen=True, slots=True)
 class GatewayRun:
-    """Everything one comparison found, and what it must be read with. `began` has a zone.
+    """The result of a comparison. `began` has a time zone.
 
     Attributes:
-        foreign_versions: Of gateways that have environments of their own.
+        foreign_versions: Versions of the gateways that have their own environments.
     """
 
     began: datetime
     took_s: float
     command: tuple[str, ...]
-    machine: Machine
+    machine: MachineInfo
     foreign_versions: Mapping[str, str | None]
     results: Sequence[StudyResult]
 
 
 def write_json(run: GatewayRun, directory: Path) -> Path:
-    """Write `<date>-gateways.json`."""
+    """Write the run to `<date>-gateways.json`."""
     document = {
         "began": run.began,
         "took_s": run.took_s,
@@ -78,7 +78,7 @@ def _sample(sample: Sample) -> dict[str, Any]:
 
 
 def markdown(run: GatewayRun) -> str:
-    """For each study its procedure, figures and ratios; then what they must be read with."""
+    """Render each study's procedure, figures and ratios, and their provenance."""
     sections = [line for result in run.results for line in _section(result)]
     told = provenance(run.machine, began=run.began, took_s=run.took_s, command=run.command)
     foreign = ", ".join(f"{name} {number}" for name, number in run.foreign_versions.items())
@@ -107,7 +107,7 @@ def _figures(study: Study, rows: Sequence[Row]) -> list[str]:
 
 
 def _ratio_table(study: Study, rows: Sequence[Row]) -> list[str]:
-    """A row for each compared figure of each gateway; a column for each that it is divided by."""
+    """Return a row for each compared figure and gateway, with a column for each reference."""
     compared = [column for column in study.columns if column.compared]
     over = list(dict.fromkeys(r for row in rows for c in compared for r in row.ratios[c.value]))
     cells = [

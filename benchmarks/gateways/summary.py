@@ -1,4 +1,4 @@
-"""From samples of a study to its tables' figures: medians, and ratios of rounds."""
+"""Summarises the samples of a study: medians, and ratios per round."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Row:
     """One gateway in one study.
 
     Attributes:
-        medians: Over the rounds that count, by the value's name.
-        ratios: By the value's name and by what it is divided by.
-        rounds: How many count.
+        medians: Medians over the counted rounds, by figure.
+        ratios: Ratios by figure and by reference.
+        rounds: Number of counted rounds.
         disturbed: Whether rounds on a disturbed machine had to be used.
-        failure: Why there are no figures; None if there are.
+        failure: Reason why there are no figures, or None.
     """
 
     label: str
@@ -35,15 +35,15 @@ class Row:
 def summarise_study(
     study: Study, samples: Sequence[Sample], *, labels: Sequence[str], references: Sequence[str]
 ) -> list[Row]:
-    """Rows in the order of `labels`.
+    """Return rows in the order of `labels`.
 
-    A gateway that fails in every round gets no figures and does not cost the others theirs.
+    A gateway that fails in every round gets no figures; the others keep theirs.
 
     Args:
-        study: Which figures there are.
-        samples: Its own, of all rounds.
-        labels: Of all gateways.
-        references: Those of them that the others are divided by.
+        study: The study, which defines the figures.
+        samples: The study's samples of all rounds.
+        labels: Labels of all gateways.
+        references: Labels of the gateways that the others are divided by.
     """
     broken = _broken(samples, labels)
     served = study.derive([s for s in samples if s.label not in broken])
@@ -70,7 +70,7 @@ def summarise_study(
 
 
 def _broken(samples: Sequence[Sample], labels: Sequence[str]) -> dict[str, str]:
-    """Gateways that failed in every round, and why at last."""
+    """Return the gateways that failed in every round, with their last failure."""
     broken = {}
     for label in labels:
         failures = [s.failure for s in samples if s.label == label]
@@ -83,7 +83,7 @@ _Values = dict[str, dict[int, float]]
 
 
 def _by_label(samples: Iterable[Sample]) -> dict[str, _Values]:
-    """Figures by label, name and round."""
+    """Group figures by label, name and round."""
     values: dict[str, _Values] = {}
     for sample in samples:
         own = values.setdefault(sample.label, {})

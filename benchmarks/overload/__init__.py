@@ -1,1 +1,1 @@
-"""What more load than fits does to good answers and to other tenants."""
+"""Effects of overload on goodput and on other tenants."""

@@ -1,6 +1,6 @@
-"""Sends arrivals of several tenants to one server and keeps what each was answered, refusals too.
+"""Sends the arrivals of several tenants to one server, and records answers and refusals.
 
-An open loop as `benchmarks.client.load_client`'s, with three things more: arrivals are given,
+An open loop like that of `benchmarks.client.load_client`, except that arrivals are given,
 connections are bounded, and a refusal's `retry-after` is read.
 """
 
@@ -17,7 +17,7 @@ from benchmarks.client.load_client import Target, _Stream
 from benchmarks.client.records import RequestRecord, StreamReader
 
 REFUSALS = frozenset({"429 rate_limit_exceeded", "503 overloaded"})
-"""Status and code of a request for which there is no room; any other error is a failure."""
+"""Status and code of a refusal for lack of capacity; any other error is a failure."""
 
 _RETRY_AFTER = re.compile(rb"\r\nretry-after:[ \t]*(\d+)[ \t]*\r\n", re.IGNORECASE)
 _CODE = re.compile(r'"code":\s*"(\w+)"')
@@ -25,7 +25,7 @@ _CODE = re.compile(r'"code":\s*"(\w+)"')
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """An encoded request, with the key of its tenant. `at_s` counts from the load's beginning."""
+    """An encoded request with its tenant's key. `at_s` counts from the start of the load."""
 
     at_s: float
     tenant: str
@@ -34,14 +34,14 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of a request.
+    """The outcome of a request.
 
     Attributes:
-        at_s: When it was due, from the beginning of the load.
-        tenant: On whose account.
-        record: Its times and outcome; it starts when it was due.
-        held_s: How long after that the client came to send it.
-        retry_after_s: Of a refusal that has the header.
+        at_s: When the request was due, from the start of the load.
+        tenant: The tenant that sent it.
+        record: Times and outcome; its start is when the request was due.
+        held_s: Delay between the due time and the sending.
+        retry_after_s: The `retry-after` of a refusal; None without the header.
     """
 
     at_s: float
@@ -52,22 +52,22 @@ class Answer:
 
     @property
     def served(self) -> bool:
-        """Answered whole."""
+        """Whether the answer was complete."""
         return self.record.error is None
 
     @property
     def refused(self) -> bool:
-        """Told that there is no place, before anything else."""
+        """Whether the request was refused for lack of capacity."""
         return self.outcome in REFUSALS
 
     @property
     def failed(self) -> bool:
-        """Neither."""
+        """Whether the request was neither served nor refused."""
         return not self.served and not self.refused
 
     @property
     def outcome(self) -> str:
-        """Status and the error's code, as `503 overloaded`; else why it failed."""
+        """Status and error code, such as `503 overloaded`; without a code, the failure."""
         if self.served:
             return "200"
         code = _CODE.search(self.record.error or "")
@@ -77,12 +77,12 @@ class Answer:
 
 
 def outcomes(answers: Iterable[Answer]) -> dict[str, int]:
-    """How many answers had each outcome, the most frequent first."""
+    """Count the outcomes, most frequent first."""
     return dict(Counter(answer.outcome for answer in answers).most_common())
 
 
 class RefusalReader(StreamReader):
-    """Reads a stream, and of a refusal when to come back."""
+    """Reads a streamed answer, and the `retry-after` of a refusal."""
 
     __slots__ = ("_head", "retry_after_s")
 
@@ -118,19 +118,18 @@ class _Line:
 async def send(
     target: Target, requests: Sequence[Request], *, connections: int, deadline_s: float
 ) -> tuple[Answer, ...]:
-    """Send each request when it is due, whatever became of those before it.
+    """Send each request when it is due, whatever happened to earlier ones.
 
-    While all connections are taken a request waits for one; that counts, as it starts when it was
-    due.
+    A request that waits for a free connection counts from its due time, so the wait is included.
 
     Args:
-        target: Where to connect. Each request has its own key already.
-        requests: In order of time.
-        connections: The most that are open at once.
-        deadline_s: Of one request, from when it was due.
+        target: The endpoint to connect to. Each request already contains its key.
+        requests: Requests in order of time.
+        connections: Maximum number of open connections.
+        deadline_s: Deadline of one request in seconds, from when it was due.
 
     Returns:
-        One answer for each request, in order.
+        One answer per request, in order.
     """
     idle: list[_Line] = []
     opened: list[_Line] = []

@@ -1,10 +1,10 @@
-"""`python -m benchmarks.overload`: does more load than fits cost good answers, or others' time?
+"""`python -m benchmarks.overload`: what overload costs in goodput and in other tenants' latency.
 
-Two figures of one server that is started by its public command, with a simulated engine slow
-enough that neither gateway nor client is what is full:
+Measures two figures of a server that is started by its public command. Its simulated engine is
+slow enough that neither the gateway nor the client is the bottleneck:
 
-- goodput at twice the rate of saturation over the best goodput at any rate;
-- TTFT of quiet tenants while another asks for fifty times its share, over TTFT while it does not.
+- goodput at twice the saturation rate, over the best goodput at any rate;
+- TTFT of quiet tenants while another sends fifty times its share, over TTFT while it does not.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from benchmarks.overload.figures import (
     fairness_phase,
     goodput_step,
 )
-from benchmarks.overload.plan import NOISY, QUICK, Due, Plan, arrivals
+from benchmarks.overload.plan import NOISY, QUICK, Due, OverloadPlan, arrivals
 from benchmarks.overload.report import OverloadRun, closed_streams, markdown, write_json
 from benchmarks.running.arms import HOST, Arm, isolated_ringfence
 from benchmarks.running.command import REPOSITORY, Finished, carry_out, progress
@@ -46,7 +46,7 @@ from benchmarks.running.measure import MeasurementError
 from benchmarks.running.processes import Server, running
 
 MODEL = "simulated"
-# A step hardly depends on the batch: what a full batch costs a quiet tenant is no matter of turns.
+# A step hardly depends on the batch size, so that a full batch does not slow quiet tenants down.
 SIMULATION: Mapping[str, float] = {
     "step_base_ms": 45.0,
     "step_per_sequence_ms": 0.05,
@@ -58,14 +58,14 @@ _WARM_UP = 40
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the study; 1 if the server was not as it must be. Goals that are missed are told."""
+    """Run the study. Returns 1 if the server failed; missed goals are only reported."""
     options = _options(argv)
     return carry_out("benchmarks.overload", lambda: _finished(options), log=options.log)
 
 
 def _finished(options: argparse.Namespace) -> Finished:
     plan = replace(
-        QUICK if options.quick else Plan(),
+        QUICK if options.quick else OverloadPlan(),
         slots=options.slots,
         queued=2 * options.slots,
         limits=options.goodput,
@@ -75,12 +75,12 @@ def _finished(options: argparse.Namespace) -> Finished:
     return Finished(began=run.began, tables=markdown(run), path=write_json(run, options.out))
 
 
-def study(plan: Plan) -> OverloadRun:
-    """Start the server, measure both figures, stop it.
+def study(plan: OverloadPlan) -> OverloadRun:
+    """Start the server, measure both figures, and stop it.
 
     Raises:
-        ServerError: If it does not start or does not go away.
-        MeasurementError: If it does not answer while nothing is asked too much of it.
+        ServerError: The server does not start or does not stop.
+        MeasurementError: The server fails without overload.
     """
     began, began_s, machine = datetime.now(UTC), perf_counter(), describe(REPOSITORY)
     directory = Path(tempfile.mkdtemp(prefix="ringfence-overload-"))
@@ -91,7 +91,7 @@ def study(plan: Plan) -> OverloadRun:
         traffic = _Traffic(server, plan, keys)
         saturation_per_s = traffic.saturation()
         progress(f"saturation: {saturation_per_s:.2f} requests/s")
-        # First, while no other tenant was here: slots are held back for those that were.
+        # Goodput first: once other tenants have sent requests, slots are reserved for them.
         steps = list(_goodput(traffic, plan, saturation_per_s))
         phases = list(_fairness(traffic, plan, saturation_per_s))
     return OverloadRun(
@@ -107,8 +107,8 @@ def study(plan: Plan) -> OverloadRun:
     )
 
 
-def served(plan: Plan, directory: Path) -> Arm:
-    """Ringfence by its public command, with one simulated engine and else its defaults."""
+def served(plan: OverloadPlan, directory: Path) -> Arm:
+    """Build Ringfence, started by its public command, with one simulated engine and defaults."""
     model = {
         "id": MODEL,
         "simulation": {**SIMULATION, "max_batch": plan.slots},
@@ -118,7 +118,9 @@ def served(plan: Plan, directory: Path) -> Arm:
     return isolated_ringfence(directory, {"models": [model]})
 
 
-def _goodput(traffic: _Traffic, plan: Plan, saturation_per_s: float) -> Iterator[GoodputStep]:
+def _goodput(
+    traffic: _Traffic, plan: OverloadPlan, saturation_per_s: float
+) -> Iterator[GoodputStep]:
     for share in plan.shares:
         rate_per_s, lead_s = share * saturation_per_s, plan.lead_of(share)
         load = traffic.load({NOISY: rate_per_s}, lead_s=lead_s, name=f"goodput {share}")
@@ -138,7 +140,9 @@ def _goodput(traffic: _Traffic, plan: Plan, saturation_per_s: float) -> Iterator
         yield step
 
 
-def _fairness(traffic: _Traffic, plan: Plan, saturation_per_s: float) -> Iterator[FairnessPhase]:
+def _fairness(
+    traffic: _Traffic, plan: OverloadPlan, saturation_per_s: float
+) -> Iterator[FairnessPhase]:
     for pair, phases in enumerate(plan.pairs()):
         for phase in phases:
             load = traffic.load(
@@ -163,16 +167,16 @@ def _fairness(traffic: _Traffic, plan: Plan, saturation_per_s: float) -> Iterato
 
 @dataclass(frozen=True, slots=True)
 class _Load:
-    """Every answer of a load, those of the lead-in too."""
+    """All answers of a load, including those of the lead-in."""
 
     answers: tuple[Answer, ...]
     around: Around
 
 
 class _Traffic:
-    """What is sent to one server. No prompt is sent twice."""
+    """The traffic to one server. No prompt is sent twice."""
 
-    def __init__(self, server: Server, plan: Plan, keys: Mapping[str, str]) -> None:
+    def __init__(self, server: Server, plan: OverloadPlan, keys: Mapping[str, str]) -> None:
         self._server = server
         self._plan = plan
         self._targets = {
@@ -182,10 +186,10 @@ class _Traffic:
         self._numbers = count()
 
     def saturation(self) -> float:
-        """Requests a second of a closed loop that leaves no slot idle, after a warm-up.
+        """Return the requests per second of a closed loop that keeps all slots busy.
 
         Raises:
-            MeasurementError: If one of its requests was not answered whole.
+            MeasurementError: A request failed.
         """
         plan, target = self._plan, self._targets[NOISY]
         begin_s = perf_counter() + RAMP_S
@@ -200,7 +204,7 @@ class _Traffic:
         return sum(begin_s <= record.end_s < end_s for record in records) / plan.saturation_s
 
     def _closed(self, target: Target, *, until_s: float) -> Iterator[bytes]:
-        # Lengths, not secrets.
+        # Random lengths need no cryptographic randomness.
         source = random.Random(self._plan.seed)  # noqa: S311
         for text in self._texts("closed"):
             if perf_counter() >= until_s:
@@ -208,7 +212,7 @@ class _Traffic:
             yield encode_chat(target, text, max_tokens=source.randint(*self._plan.lengths))
 
     def load(self, rates: Mapping[str, float], *, lead_s: float, name: str) -> _Load:
-        """Send arrivals of some tenants; the draw depends on the plan's seed and on `name`."""
+        """Send the arrivals of some tenants, drawn from the plan's seed and `name`."""
         plan, seed = self._plan, f"{self._plan.seed} {name}"
         drawn = arrivals(
             rates, lead_s=lead_s, window_s=plan.window_s, lengths=plan.lengths, seed=seed
@@ -233,7 +237,7 @@ class _Traffic:
         return _Load(answers, around)
 
     def _encoded(self, drawn: Sequence[Due], seed: str) -> list[Request]:
-        """The arrivals with prompts, which depend on the seed, the tenant and nobody else."""
+        """Add prompts to the arrivals. They depend only on the seed and the tenant."""
         prompts = {tenant: self._texts(f"{seed} {tenant}") for tenant in self._targets}
         return [
             Request(
@@ -258,22 +262,24 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    plan = Plan()
-    parser.add_argument("--quick", action="store_true", help="under three minutes, for a look")
+    plan = OverloadPlan()
+    parser.add_argument(
+        "--quick", action="store_true", help="a short run of less than three minutes"
+    )
     parser.add_argument(
         "--goodput",
         type=_limits,
         default=plan.limits,
         metavar="LIMITS",
-        help=f"what a good answer keeps, as ttft:2s,e2e:9s (default: {plan.limits.shown()})",
+        help=f"limits of a good answer, such as ttft:2s,e2e:9s (default: {plan.limits.shown()})",
     )
     parser.add_argument(
         "--slots",
         type=_slots,
         default=plan.slots,
-        help=f"of the engine; twice as many may wait (default: {plan.slots}, as Ringfence's)",
+        help=f"slots of the engine; twice as many requests may wait (default: {plan.slots})",
     )
-    parser.add_argument("--seed", type=int, default=plan.seed, help="of all that is drawn")
+    parser.add_argument("--seed", type=int, default=plan.seed, help="seed of all random draws")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "benchmarks" / "results")
     parser.add_argument("--log", metavar="TITLE", help="append the tables to benchmarks/LOG.md")
     return parser.parse_args(argv)
@@ -288,5 +294,5 @@ def _limits(text: str) -> Limits:
 
 def _slots(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
     return int(text)

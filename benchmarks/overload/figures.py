@@ -1,6 +1,6 @@
-"""What answers under overload come to: goodput, refusals, and fairness over pairs of phases.
+"""Figures of an overload study: goodput, refusals, and fairness over pairs of phases.
 
-Pure functions of answers; only what arrived after the lead-in counts.
+Pure functions of answers. Only requests that were due after the lead-in count.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ REFUSAL_GOAL_S = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """Distribution of a time, s."""
+    """Distribution of a time in seconds."""
 
     count: int
     p50: float
@@ -30,7 +30,7 @@ class Times:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Times | None:
-        """Of some values; None of none."""
+        """Summarise values; None without any."""
         if not values:
             return None
         p50, p95, p99 = (percentile(values, percent) for percent in (50, 95, 99))
@@ -39,13 +39,13 @@ class Times:
 
 @dataclass(frozen=True, slots=True)
 class Around:
-    """What else there is to know of a load.
+    """Conditions under which a load ran.
 
     Attributes:
-        client_cpu_share: Of one core, used by the client. Near 1 it measures itself.
-        held_s: How long after they were due requests were sent.
-        load_average: Of the machine over the last minute, at the end.
-        conditions: What else ran on it.
+        client_cpu_share: Share of one core that the client used. Near 1, it measures itself.
+        held_s: Delays between due times and sending.
+        load_average: Load average of the last minute, at the end.
+        conditions: Other load on the machine.
     """
 
     client_cpu_share: float
@@ -56,13 +56,13 @@ class Around:
 
 @dataclass(frozen=True, slots=True)
 class Refusals:
-    """Requests that were told to come later.
+    """The refused requests.
 
     Attributes:
-        outcomes: How many of each status and code.
-        told_s: From when a request was due to the end of its refusal.
-        in_time: How many were told within `REFUSAL_GOAL_S`.
-        without_retry_after: How many did not say when to come back.
+        outcomes: Number of each status and code.
+        told_s: Times from a request's due time to the end of its refusal.
+        in_time: Number of refusals within `REFUSAL_GOAL_S`.
+        without_retry_after: Number of refusals without `retry-after`.
     """
 
     outcomes: Mapping[str, int]
@@ -72,7 +72,7 @@ class Refusals:
 
     @classmethod
     def of(cls, answers: Sequence[Answer]) -> Refusals:
-        """Those among some answers."""
+        """Collect the refusals among answers."""
         refused = [answer for answer in answers if answer.refused]
         times_s = [answer.record.e2e_s for answer in refused]
         return cls(
@@ -84,19 +84,19 @@ class Refusals:
 
     @property
     def count(self) -> int:
-        """All of them."""
+        """Number of refusals."""
         return sum(self.outcomes.values())
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """What became of the requests of some tenants.
+    """The outcomes of some tenants' requests.
 
     Attributes:
-        sent: Requests, whatever became of them.
-        served_per_s: Answered whole, over the window.
-        ttft_s: Of those.
-        failures: Neither served nor refused: how many of each reason.
+        sent: Number of requests.
+        served_per_s: Complete answers per second of the window.
+        ttft_s: TTFT of the served requests.
+        failures: Number of each failure, which is neither served nor refused.
     """
 
     sent: int
@@ -108,7 +108,7 @@ class Group:
 
     @classmethod
     def of(cls, answers: Sequence[Answer], *, window_s: float) -> Group:
-        """Of all these answers."""
+        """Summarise answers."""
         served = [answer for answer in answers if answer.served]
         return cls(
             sent=len(answers),
@@ -121,17 +121,17 @@ class Group:
 
 
 def counted(answers: Sequence[Answer], *, lead_s: float) -> list[Answer]:
-    """Those that were due after the lead-in."""
+    """Return the answers to requests that were due after the lead-in."""
     return [answer for answer in answers if answer.at_s >= lead_s]
 
 
 @dataclass(frozen=True, slots=True)
 class GoodputStep:
-    """One rate of one tenant's open loop.
+    """One rate of a tenant's open loop.
 
     Attributes:
-        share: Of the saturation rate.
-        good: Requests that were served and kept every limit.
+        share: The rate as a share of the saturation rate.
+        good: Number of served requests within every limit.
     """
 
     share: float
@@ -153,7 +153,7 @@ def goodput_step(
     limits: Limits,
     around: Around,
 ) -> GoodputStep:
-    """The figures of a step; goodput is over the window, to which no other arrivals belong."""
+    """Compute the figures of a step. Goodput is over the window's arrivals only."""
     window = counted(answers, lead_s=lead_s)
     good = sum(answer.served and limits.kept_by(answer.record) for answer in window)
     return GoodputStep(
@@ -169,7 +169,7 @@ def goodput_step(
 
 @dataclass(frozen=True, slots=True)
 class GoodputRatio:
-    """Goodput at the highest rate over the best of all steps, which may be luckier than it."""
+    """Goodput at the highest rate, over the best of all steps."""
 
     value: float
     highest: GoodputStep
@@ -177,10 +177,10 @@ class GoodputRatio:
 
 
 def goodput_ratio(steps: Sequence[GoodputStep]) -> GoodputRatio:
-    """The ratio of some steps.
+    """Compute the ratio of some steps.
 
     Raises:
-        ValueError: If there is none, or no request of any was good.
+        ValueError: There is no step, or no request was good.
     """
     highest = max(steps, key=lambda step: step.share)
     peak = max(steps, key=lambda step: step.goodput_per_s)
@@ -191,10 +191,10 @@ def goodput_ratio(steps: Sequence[GoodputStep]) -> GoodputRatio:
 
 @dataclass(frozen=True, slots=True)
 class FairnessPhase:
-    """One phase of one pair.
+    """One phase of a pair.
 
     Attributes:
-        pair: Its number, from 0.
+        pair: Index of the pair, from 0.
         by_tenant: TTFT of each quiet tenant.
     """
 
@@ -207,7 +207,7 @@ class FairnessPhase:
 
     @property
     def p95_s(self) -> float | None:
-        """TTFT of the quiet tenants that 95 % of their served requests keep."""
+        """The 95th percentile of the quiet tenants' TTFT."""
         return None if self.quiet.ttft_s is None else self.quiet.ttft_s.p95
 
 
@@ -220,7 +220,7 @@ def fairness_phase(
     window_s: float,
     around: Around,
 ) -> FairnessPhase:
-    """The figures of a phase."""
+    """Compute the figures of a phase."""
     window = counted(answers, lead_s=lead_s)
     quiet = [answer for answer in window if answer.tenant != NOISY]
     noisy = [answer for answer in window if answer.tenant == NOISY]
@@ -242,12 +242,12 @@ def _ttft(answers: Sequence[Answer]) -> Times | None:
 
 @dataclass(frozen=True, slots=True)
 class Fairness:
-    """The quiet tenants' p95 of B over that of A.
+    """The quiet tenants' p95 in phase B over that in phase A.
 
     Attributes:
-        ratio: Over the pairs that count.
-        disturbed: How many of those had a disturbed phase.
-        dropped: Pairs that do not count, because they had one.
+        ratio: Ratio over the counted pairs.
+        disturbed: Number of counted pairs with a disturbed phase.
+        dropped: Number of pairs excluded for a disturbed phase.
     """
 
     ratio: Ratio
@@ -256,12 +256,13 @@ class Fairness:
 
 
 def fairness(phases: Sequence[FairnessPhase], *, seed: int) -> Fairness:
-    """The ratio over pairs.
+    """Compute the ratio over pairs.
 
-    A disturbed A would flatter B. Such pairs are dropped if that leaves half of them at least.
+    A disturbed A would favour B, so disturbed pairs are dropped if at least half of the pairs
+    remain.
 
     Raises:
-        ValueError: If there is no pair of which both phases have a p95.
+        ValueError: No pair has a p95 in both phases.
     """
     ratios: dict[bool, list[float]] = {False: [], True: []}
     for pair in sorted({one.pair for one in phases}):

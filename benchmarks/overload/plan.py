@@ -1,4 +1,4 @@
-"""What the study of overload sends: loads as arrivals of several tenants, drawn before they start.
+"""The loads of the overload study: arrivals of several tenants, drawn in advance.
 
 Knows nothing of servers, connections or answers.
 """
@@ -13,37 +13,37 @@ from typing import Literal
 from benchmarks.deployment.step import Limits
 
 NOISY = "noisy"
-"""The tenant that asks for too much; it is alone where only one is needed."""
+"""The tenant that sends too much. Steps with a single tenant use it too."""
 
 Phase = Literal["A", "B"]
-"""A: every tenant asks for half of its share. B: the noisy one asks for many times its share."""
+"""In A, every tenant sends half of its share. In B, the noisy one sends many times its share."""
 
 OVERLOAD = 1.0
-"""Share of the saturation rate from which a queue may stand."""
+"""Share of the saturation rate from which a queue may form."""
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What is sent.
+class OverloadPlan:
+    """The parameters of the study.
 
     Attributes:
-        slots: Places of the engine.
-        queued: Places of the queue before it.
-        saturation_s: How long the closed loop is counted that finds the saturation rate.
-        shares: Of that rate, a step of one tenant's open loop each.
-        limits: Of goodput.
-        quiet: The other tenants.
-        phases: Each two are a pair; a letter is a phase.
-        quiet_part: What a quiet tenant asks for, of its share of the saturation rate.
-        noisy_times: How many times its share the noisy one asks for in B.
-        lead_s: Before what counts, where no queue stands.
-        overload_lead_s: The same where one does: when it has stood for ten seconds it sheds more,
-            and lets nobody in until it is short, which takes two or three.
-        window_s: For how long arrivals count.
-        lengths: Shortest and longest answer, tokens. One length would have slots end together.
-        connections: The most that the client has open.
-        deadline_s: Of one request.
-        seed: Of arrivals, prompts and lengths.
+        slots: Slots of the engine.
+        queued: Places in the queue before the engine.
+        saturation_s: Seconds of the closed loop that measures the saturation rate.
+        shares: Rates of the open-loop steps, as shares of the saturation rate.
+        limits: Latency limits for goodput.
+        quiet: Names of the other tenants.
+        phases: Phases in order; each two form a pair.
+        quiet_part: Rate of a quiet tenant, as a part of its share of the saturation rate.
+        noisy_times: Rate of the noisy tenant in B, as a multiple of its share.
+        lead_s: Seconds before the counted window without a queue.
+        overload_lead_s: Seconds before the counted window with a queue. A queue that lasts for ten
+            seconds is shed more strictly until it is short, which takes two or three seconds.
+        window_s: Seconds for which arrivals count.
+        lengths: Shortest and longest answer in tokens. With one length, slots would end together.
+        connections: Maximum number of open connections.
+        deadline_s: Deadline of one request in seconds.
+        seed: Seed of arrivals, prompts and lengths.
     """
 
     slots: int = 32
@@ -65,22 +65,22 @@ class Plan:
 
     @property
     def tenants(self) -> tuple[str, ...]:
-        """All that send."""
+        """Names of all tenants."""
         return (*self.quiet, NOISY)
 
     @property
     def sends_s(self) -> float:
-        """For how long the whole study sends."""
+        """Seconds for which the study sends requests."""
         leads_s = [self.lead_of(share) for share in self.shares]
         leads_s += [self.overload_lead_s] * len(self.phases)
         return self.saturation_s + sum(leads_s) + self.window_s * len(leads_s)
 
     def lead_of(self, share: float) -> float:
-        """Lead-in of a step, s."""
+        """Return the lead-in of a step in seconds."""
         return self.lead_s if share < OVERLOAD else self.overload_lead_s
 
     def rates(self, phase: Phase, saturation_per_s: float) -> dict[str, float]:
-        """Requests a second of each tenant in a phase."""
+        """Return the requests per second of each tenant in a phase."""
         share_per_s = saturation_per_s / len(self.tenants)
         rates = dict.fromkeys(self.tenants, share_per_s * self.quiet_part)
         if phase == "B":
@@ -88,10 +88,10 @@ class Plan:
         return rates
 
     def pairs(self) -> Sequence[tuple[Phase, Phase]]:
-        """The phases two by two.
+        """Return the phases in pairs.
 
         Raises:
-            ValueError: If one of them is alone, or has another of its own kind beside it.
+            ValueError: A phase has no partner, or a partner of the same kind.
         """
         pairs = list(zip(self.phases[::2], self.phases[1::2], strict=True))
         if any(first == second for first, second in pairs):
@@ -99,21 +99,21 @@ class Plan:
         return pairs
 
 
-QUICK = Plan(
+QUICK = OverloadPlan(
     saturation_s=8.0,
     shares=(0.9, 2.0),
     phases=("A", "B"),
     lead_s=3.0,
     window_s=10.0,
 )
-"""Shows that the study works; its figures are too few to be published."""
+"""A run that shows that the study works; its figures are too few to be published."""
 
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """A request before it is sent: when, on whose account, and how long its answer is.
+    """A planned request: its time, tenant and answer length.
 
-    `at_s` counts from the beginning of the load.
+    `at_s` counts from the start of the load.
     """
 
     at_s: float
@@ -129,20 +129,22 @@ def arrivals(
     lengths: tuple[int, int],
     seed: str,
 ) -> list[Due]:
-    """Poisson arrivals of each tenant, given how many there are, in order.
+    """Draw Poisson arrivals of each tenant, conditioned on their number; sorted by time.
 
-    In lead-in and window apart each tenant has just as many requests as its rate says, at times
-    that are uniform and independent: a Poisson process of which the count is known. A step is then
-    not told from another by luck in how many came. What a tenant sends depends on its own rate and
-    on the seed only, so that two loads of one seed differ in no request of a tenant whose rate is
-    the same in both.
+    In the lead-in and in the window, each tenant has exactly as many requests as its rate implies,
+    at
+    independent uniform times: a Poisson process with a known count. So steps do not differ by
+    chance
+    in the number of requests. A tenant's requests depend only on its rate and the seed, so two
+    loads
+    with one seed have the same requests of each tenant whose rate is the same.
 
     Args:
-        rates: Requests a second of each tenant.
-        lead_s: How long the lead-in is.
-        window_s: How long the rest is.
-        lengths: Shortest and longest answer; each length between is as likely.
-        seed: Of everything drawn.
+        rates: Requests per second of each tenant.
+        lead_s: Length of the lead-in in seconds.
+        window_s: Length of the window in seconds.
+        lengths: Shortest and longest answer; lengths between are equally likely.
+        seed: Seed of all random draws.
     """
     parts = ((0.0, lead_s), (lead_s, window_s))
     found = [
@@ -160,7 +162,7 @@ def _of_tenant(
     lengths: tuple[int, int],
     seed: str,
 ) -> Iterator[Due]:
-    # Arrival times and lengths, not secrets.
+    # Arrival times and lengths need no cryptographic randomness.
     source = random.Random(f"{seed} {tenant}")  # noqa: S311
     for begin_s, duration_s in parts:
         for _ in range(round(rate_per_s * duration_s)):

@@ -1,4 +1,4 @@
-"""A finished study of overload as JSON and as Markdown."""
+"""Reports a study of overload as JSON and as Markdown."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from benchmarks.overload.figures import (
     fairness,
     goodput_ratio,
 )
-from benchmarks.overload.plan import Plan
+from benchmarks.overload.plan import OverloadPlan
 from benchmarks.reporting.report import provenance, ratio_text, table, write_document
-from benchmarks.running.machine import Machine
+from benchmarks.running.machine import MachineInfo
 
 
 @dataclass(frozen=True, slots=True)
 class OverloadRun:
-    """Everything one study found, and what it must be read with. `began` has a zone.
+    """The result of one study. `began` has a time zone.
 
     Attributes:
-        simulation: The engine's step-time model, as configured.
-        saturation_per_s: Requests a second of the closed loop.
+        simulation: The configured step-time model of the engine.
+        saturation_per_s: Requests per second of the closed loop.
     """
 
     began: datetime
     took_s: float
     command: tuple[str, ...]
-    machine: Machine
-    plan: Plan
+    machine: MachineInfo
+    plan: OverloadPlan
     simulation: Mapping[str, float]
     saturation_per_s: float
     steps: Sequence[GoodputStep]
@@ -47,12 +47,12 @@ class OverloadRun:
 
     @property
     def fairness(self) -> Fairness:
-        """See `overload_figures.fairness`."""
+        """See `overload.figures.fairness`."""
         return fairness(self.phases, seed=self.plan.seed)
 
 
 def write_json(run: OverloadRun, directory: Path) -> Path:
-    """Write `<date>-overload.json`."""
+    """Write the run to `<date>-overload.json`."""
     goodput = goodput_ratio(run.steps)
     document: dict[str, Any] = asdict(run) | {
         "goodput_ratio": goodput.value,
@@ -63,7 +63,7 @@ def write_json(run: OverloadRun, directory: Path) -> Path:
 
 
 def markdown(run: OverloadRun) -> str:
-    """Figures against their goals, both tables, then what they must be read with."""
+    """Render the figures with their goals, both tables, and their provenance."""
     parts = [
         _verdicts(run),
         ["### goodput"],
@@ -146,8 +146,8 @@ def _goodput_procedure(run: OverloadRun) -> str:
     )
 
 
-def closed_streams(plan: Plan) -> int:
-    """Connections of the closed loop: a quarter more than slots, so that none of them is idle."""
+def closed_streams(plan: OverloadPlan) -> int:
+    """Return the connections of the closed loop: 25 % more than slots, so that no slot is idle."""
     return plan.slots + max(1, plan.slots // 4)
 
 

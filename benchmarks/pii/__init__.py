@@ -1,1 +1,1 @@
-"""How much personal data is found, how exactly, and at what cost."""
+"""Evaluation of the detection of personal data: recall, precision and cost."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.pii`: how much personal data is found, how exactly, at what cost.
+"""`python -m benchmarks.pii`: measures recall, precision and cost of personal-data detection.
 
 Needs the sentences of presidio-evaluator: `make .bench/pii`.
 """
@@ -33,16 +33,16 @@ WARM_UP = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """What is run.
+class PiiOptions:
+    """The parameters of a run.
 
     Attributes:
-        sentences: Of the corpus, both halves together.
-        identifiers: Generated values, each in four forms.
-        seed: Of both.
+        sentences: Number of corpus sentences, both halves together.
+        identifiers: Number of generated values, each in four forms.
+        seed: Seed of both.
         out: Directory for the JSON.
-        command: As it was called.
-        environment: Where the sentences are made.
+        command: The command line.
+        environment: Environment that generates the sentences.
     """
 
     sentences: int
@@ -53,13 +53,13 @@ class Options:
     environment: Path = ENVIRONMENT
 
 
-def run(options: Options) -> Finished:
-    """Make the texts, have them looked at, and write what came out.
+def run(options: PiiOptions) -> Finished:
+    """Generate the texts, run detection on them, and write the result.
 
     Raises:
-        NotSetUp: If the corpus cannot be made.
-        ServerError: If detection does not start or answer.
-        TooFewCores: If there is only one core.
+        NotSetUp: The corpus cannot be generated.
+        ServerError: Detection does not start or does not answer.
+        TooFewCores: There is only one core.
     """
     began, start_s = datetime.now(UTC), monotonic()
     cores = two_cores()
@@ -84,7 +84,7 @@ def run(options: Options) -> Finished:
 
 
 def _times(detection: Detection, sentences: Sequence[Sentence], parts: Parts) -> Summary:
-    """Seconds for a thousand characters of the corpus, one text after the other."""
+    """Measure the seconds per thousand characters of the corpus, one text after another."""
     texts = blocks(sentences, characters=BLOCK_CHARACTERS)[: WARM_UP + BLOCKS]
     return summarise([detection.ask([text], parts=parts).s for text in texts][WARM_UP:])
 
@@ -97,7 +97,7 @@ def _half(detection: Detection, sentences: Iterable[Sentence], half: str) -> Hal
 
 
 def _identifiers(detection: Detection, count: int, *, seed: int) -> IdentifierResult:
-    """Values that have a form, plain and disguised; patterns alone have to find them."""
+    """Count the generated identifiers that the patterns alone find, plain and disguised."""
     samples = list(generated_identifiers.samples(count, seed=seed))
     found = _found(detection, [sample.text for sample in samples], parts="patterns")
     missed = [
@@ -118,7 +118,7 @@ def _found(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse the command line, run, print and log."""
+    """Parse the command line, run the evaluation, and print and log the result."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pii", description=__doc__)
     parser.add_argument("--sentences", type=int, default=SENTENCES)
     parser.add_argument("--identifiers", type=int, default=IDENTIFIERS)
@@ -127,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--log", metavar="TITLE", help="append the tables to benchmarks/LOG.md")
     given = list(sys.argv[1:] if arguments is None else arguments)
     chosen = parser.parse_args(given)
-    options = Options(
+    options = PiiOptions(
         sentences=chosen.sentences,
         identifiers=chosen.identifiers,
         seed=chosen.seed,

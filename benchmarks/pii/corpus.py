@@ -1,6 +1,6 @@
-"""Sentences with known personal data, in two halves that share no template.
+"""Sentences with annotated personal data, in two halves that share no template.
 
-They are made by presidio-evaluator in an environment of its own: `make .bench/pii`.
+presidio-evaluator generates them in its own environment: `make .bench/pii`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Half = Literal["tuned", "held out"]
 
 @dataclass(frozen=True, slots=True)
 class Entity:
-    """`text[start:end]` is personal data of that type, as the corpus calls it."""
+    """`text[start:end]` is personal data; `type` is the corpus's name for its kind."""
 
     type: str
     start: int
@@ -31,10 +31,10 @@ class Entity:
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """A sentence and all that is known to be in it.
+    """A sentence and its annotations.
 
     Attributes:
-        template: Number of what it was made from.
+        template: Number of the template of the sentence.
     """
 
     text: str
@@ -43,20 +43,20 @@ class Sentence:
 
     @property
     def half(self) -> Half:
-        """Rules were written with the templates of even number in sight, never with the others."""
+        """The half. The rules were tuned on the even-numbered templates and never on the others."""
         return "held out" if self.template % 2 else "tuned"
 
 
 def generate(count: int, *, seed: int, environment: Path = ENVIRONMENT) -> list[Sentence]:
-    """Make `count` sentences; the same for the same seed.
+    """Generate `count` sentences, the same ones for the same seed.
 
     Raises:
-        NotSetUp: If the environment is not there, or does not make them.
+        NotSetUp: The environment does not exist, or generates nothing.
     """
     python = environment / "bin" / "python"
     if not python.exists():
         raise NotSetUp(f"{environment} is missing: run make .bench/pii")
-    # Our own module in our own environment; both arguments are numbers.
+    # A fixed command with numeric arguments.
     made = subprocess.run(  # noqa: S603
         [python, "-m", "benchmarks.pii.sentences", str(count), str(seed)],
         cwd=REPOSITORY,
@@ -71,7 +71,7 @@ def generate(count: int, *, seed: int, environment: Path = ENVIRONMENT) -> list[
 
 
 def parsed(lines: Iterable[str]) -> list[Sentence]:
-    """Sentences from JSON lines."""
+    """Parse sentences from JSON lines."""
     return [
         Sentence(
             text=row["text"],
@@ -83,6 +83,6 @@ def parsed(lines: Iterable[str]) -> list[Sentence]:
 
 
 def blocks(sentences: Sequence[Sentence], *, characters: int) -> list[str]:
-    """The sentences one after the other, cut into texts of so many characters."""
+    """Join the sentences, and cut them into texts of `characters` each."""
     text = " ".join(sentence.text for sentence in sentences)
     return [text[i : i + characters] for i in range(0, len(text) - characters + 1, characters)]

@@ -1,7 +1,7 @@
-"""How much of known personal data is found, and how much of what is found is personal data.
+"""Recall and precision of detected personal data.
 
-An entity counts as covered when each of its letters and digits lies in a span, of whatever type:
-anything less is a leak.
+An entity is covered if a span of any type contains each of its letters and digits; anything less
+is a leak.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ CORE = (
     "IP_ADDRESS",
     "ZIP_CODE",
 )
-"""What tells who somebody is, or where. Not: titles, ages, dates, nationalities, companies."""
+"""Types that identify or locate a person. Titles, ages, dates, nations and companies do not."""
 
 _MISSING = re.compile(r"\bnan\b")
-"""What the corpus writes in an address for a state that it does not know; no part of it."""
+"""The corpus writes this for an unknown state in an address; it is not part of the address."""
 
 Found = Sequence[tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
 class Cover:
-    """Figures of one set of sentences.
+    """Counts over a set of sentences.
 
     Attributes:
-        known: Entities, by type.
-        covered: Those of which every letter and digit was found, by type.
-        characters: Letters and digits that were found.
-        right: Of these, those that lie in an entity of any type.
+        known: Number of entities by type.
+        covered: Number of covered entities by type.
+        characters: Number of detected letters and digits.
+        right: Number of these that lie in an entity of any type.
     """
 
     known: Mapping[str, int]
@@ -50,19 +50,19 @@ class Cover:
     right: int
 
     def share(self, *types: str) -> float:
-        """Covered entities of these types over all of them; of all types without any."""
+        """Return the share of covered entities of these types, or of all types if none is given."""
         chosen = types or tuple(self.known)
         known = sum(self.known.get(one, 0) for one in chosen)
         return sum(self.covered.get(one, 0) for one in chosen) / known if known else 1.0
 
     @property
     def precision(self) -> float:
-        """Of the letters and digits that were found, those that are personal data."""
+        """The share of detected letters and digits that are personal data."""
         return self.right / self.characters if self.characters else 1.0
 
 
 def cover(sentences: Iterable[Sentence], found: Iterable[Found]) -> Cover:
-    """Compare what was found in each sentence with what is known to be there."""
+    """Compare detected spans with the annotations of each sentence."""
     known: Counter[str] = Counter()
     covered: Counter[str] = Counter()
     characters = right = 0
@@ -85,5 +85,5 @@ def _of(text: str, entity: Entity) -> set[int]:
 
 
 def _signs(text: str, spans: Iterable[tuple[int, int]]) -> set[int]:
-    """Places of the letters and digits in some spans."""
+    """Return the positions of letters and digits in the spans."""
     return {i for start, end in spans for i in range(start, end) if text[i].isalnum()}

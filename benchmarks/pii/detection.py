@@ -1,6 +1,6 @@
-"""Ringfence's detection as a process on one core: started, asked and stopped.
+"""Ringfence's detection in a process on one core: started, queried and stopped.
 
-Knows nothing of what the texts are for.
+Does not know what the texts are for.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ Parts = Literal["all", "patterns"]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """Spans of each text, and how long finding them took inside the process."""
+class DetectedSpans:
+    """The spans of each text, and the seconds that detection took inside the process."""
 
     found: list[list[tuple[int, int]]]
     s: float
 
 
 class Detection:
-    """A process that finds personal data.
+    """A process that detects personal data.
 
     Args:
-        process: that has its ends of two pipes open.
+        process: A process with open pipes at both ends.
     """
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
@@ -51,23 +51,23 @@ class Detection:
         self._input: IO[str] = process.stdin
         self._output: IO[str] = process.stdout
 
-    def ask(self, texts: Sequence[str], *, parts: Parts = "all") -> Answer:
-        """What is found in `texts`.
+    def ask(self, texts: Sequence[str], *, parts: Parts = "all") -> DetectedSpans:
+        """Detect personal data in `texts`.
 
         Raises:
-            ServerError: If the process ends or does not answer in time.
+            ServerError: The process ends or does not answer in time.
         """
         self._input.write(json.dumps({"parts": parts, "texts": list(texts)}) + "\n")
         self._input.flush()
         answer = json.loads(self.line(ANSWER_DEADLINE_S))
         found = [[(start, end) for start, end in spans] for spans in answer["found"]]
-        return Answer(found=found, s=answer["s"])
+        return DetectedSpans(found=found, s=answer["s"])
 
     def line(self, deadline_s: float) -> str:
-        """The next line that the process writes.
+        """Read the next line that the process writes.
 
         Raises:
-            ServerError: If it writes none in time.
+            ServerError: No line comes in time.
         """
         with selectors.DefaultSelector() as selector:
             selector.register(self._output, selectors.EVENT_READ)
@@ -80,16 +80,16 @@ class Detection:
 
     @property
     def pss_bytes(self) -> int:
-        """Proportional set size of the process now."""
+        """Current proportional set size of the process."""
         return tree_pss_bytes([self._pid])
 
 
 @contextmanager
 def detecting(*, core: int) -> Iterator[Detection]:
-    """Detection on `core` with one thread, for the length of the block.
+    """Run detection on `core` with one thread during the block.
 
     Raises:
-        ServerError: If it is not ready in time.
+        ServerError: The process is not ready in time.
     """
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.servers.detector"],

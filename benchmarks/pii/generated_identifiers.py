@@ -1,6 +1,6 @@
-"""Made-up identifiers and secrets in sentences, plain and disguised: what a scrubber must not miss.
+"""Generated identifiers and secrets in sentences, plain and disguised, for tests of detection.
 
-Every value is drawn from a seed, with check digits and prefix of its kind. None is anybody's.
+Every value is drawn from a seed, with valid check digits and prefix. None belongs to anybody.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _WORD = _ALNUM + "_-"
 _ZERO_WIDTH = "\u200b\u200c\u200d\u2060\ufeff\u00ad"
 _FULL_WIDTH = {code: code + 0xFEE0 for code in range(0x21, 0x7F)} | {0x20: 0x3000}
 
-# Prefix, and the lengths that a number of that brand has.
+# Prefix of a card brand, and the lengths of its numbers.
 _BRANDS = (
     ("4", (13, 16, 19)), ("51", (16,)), ("55", (16,)), ("2221", (16,)), ("34", (15,)),
     ("37", (15,)), ("6011", (16,)), ("65", (16,)), ("3528", (16,)), ("3589", (16,)), ("36", (14,)),
@@ -33,7 +33,7 @@ _BRANDS = (
 )  # fmt: skip
 _GROUPS = {16: (4, 4, 4, 4), 15: (4, 6, 5), 14: (4, 6, 4), 19: (4, 4, 4, 4, 3)}
 
-# As ISO 13616's registry has them: n digits, a capital letters, c both.
+# Structures as in the registry of ISO 13616: n is digits, a is capital letters, c is both.
 _IBANS = {
     "DE": "18n", "GB": "4a14n", "FR": "10n11c2n", "ES": "20n", "IT": "1a10n12c", "NL": "4a10n",
     "BE": "12n", "AT": "16n", "CH": "5n12c", "PL": "24n", "SE": "20n", "NO": "11n", "DK": "14n",
@@ -42,7 +42,7 @@ _IBANS = {
 }  # fmt: skip
 _ALPHABETS = {"n": string.digits, "a": string.ascii_uppercase, "c": _UPPER}
 
-# Prefix, alphabet and number of characters behind it.
+# Prefix of a key, and alphabet and number of the characters after it.
 _KEYS = (
     ("sk-", _ALNUM, 48), ("sk-proj-", _WORD, 120), ("sk-svcacct-", _WORD, 80),
     ("sk-ant-api03-", _WORD, 93), ("sk-or-v1-", _HEX, 64), ("sk-rf-", _ALNUM, 0),
@@ -69,8 +69,8 @@ _SENTENCES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
-    """A text with one value in it, at `text[start:end]`."""
+class IdentifierSample:
+    """A text that contains one value, at `text[start:end]`."""
 
     kind: str
     form: Form
@@ -79,14 +79,14 @@ class Sample:
     end: int
 
     def covered(self, spans: Iterable[tuple[int, int]]) -> bool:
-        """Whether every letter and digit of the value is in one of these spans."""
+        """Whether the spans contain every letter and digit of the value."""
         inside = {at for first, last in spans for at in range(first, last)}
         places = range(self.start, self.end)
         return all(at in inside for at in places if self.text[at].isalnum())
 
 
-def samples(values: int, *, seed: int) -> Iterator[Sample]:
-    """So many values, each in all forms; kinds take turns.
+def samples(values: int, *, seed: int) -> Iterator[IdentifierSample]:
+    """Yield `values` values in all forms, alternating between kinds.
 
     The same arguments give the same samples.
     """
@@ -99,9 +99,9 @@ def samples(values: int, *, seed: int) -> Iterator[Sample]:
             yield _sample(kind, form, _disguised(value, form, source), sentence)
 
 
-def _sample(kind: str, form: Form, value: str, sentence: str) -> Sample:
+def _sample(kind: str, form: Form, value: str, sentence: str) -> IdentifierSample:
     start = sentence.index("{}")
-    return Sample(kind, form, sentence.replace("{}", value), start, start + len(value))
+    return IdentifierSample(kind, form, sentence.replace("{}", value), start, start + len(value))
 
 
 def _disguised(value: str, form: Form, source: random.Random) -> str:

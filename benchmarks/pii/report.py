@@ -1,4 +1,4 @@
-"""A finished evaluation of detection as JSON and as Markdown."""
+"""Reports an evaluation of detection as JSON and as Markdown."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.pii.cover import CORE, Cover
 from benchmarks.reporting.report import provenance, table, write_document
 from benchmarks.reporting.statistics import Summary
-from benchmarks.running.machine import Machine
+from benchmarks.running.machine import MachineInfo
 
 _MIB = 2**20
 
@@ -25,7 +25,7 @@ RULE = (
 
 @dataclass(frozen=True, slots=True)
 class HalfResult:
-    """Figures of the sentences of one half of the templates."""
+    """Figures of one half of the templates."""
 
     half: str
     sentences: int
@@ -34,7 +34,7 @@ class HalfResult:
 
 @dataclass(frozen=True, slots=True)
 class IdentifierResult:
-    """Generated values; of those that were missed, kind and form."""
+    """Number of generated values, and kind and form of the missed ones."""
 
     count: int
     missed: tuple[str, ...]
@@ -42,17 +42,17 @@ class IdentifierResult:
 
 @dataclass(frozen=True, slots=True)
 class PiiRun:
-    """Everything one evaluation found, and what it must be read with. `began` has a zone.
+    """The result of one evaluation. `began` has a time zone.
 
     Attributes:
-        times: Seconds for a thousand characters, by the parts that looked.
-        pss_bytes: Of the detecting process, at its end.
+        times: Seconds per thousand characters, by the parts of detection.
+        pss_bytes: Memory of the detecting process at its end.
     """
 
     began: datetime
     took_s: float
     command: tuple[str, ...]
-    machine: Machine
+    machine: MachineInfo
     halves: Sequence[HalfResult]
     identifiers: IdentifierResult
     times: Mapping[str, Summary]
@@ -60,12 +60,12 @@ class PiiRun:
 
 
 def write_json(run: PiiRun, directory: Path) -> Path:
-    """Write `<date>-pii.json`."""
+    """Write the run to `<date>-pii.json`."""
     return write_document(asdict(run), directory, began=run.began, name="pii")
 
 
 def markdown(run: PiiRun) -> str:
-    """The tables, and what they must be read with."""
+    """Render the tables and their provenance."""
     told = provenance(run.machine, began=run.began, took_s=run.took_s, command=run.command)
     parts = [_cover_table(run.halves), _identifiers(run.identifiers), _cost_table(run)]
     return "\n".join([line for part in parts for line in (*part, "")] + [f"{told} {RULE}"])

@@ -1,4 +1,4 @@
-"""Writes sentences with known personal data as JSON lines; runs where presidio-evaluator is.
+"""Writes sentences with annotated personal data as JSON lines; needs presidio-evaluator.
 
 `.bench/pii/bin/python -m benchmarks.pii.sentences COUNT SEED`. People, addresses and templates are
 presidio-evaluator's; one sentence in twenty is in lower case.
@@ -25,16 +25,16 @@ LOWER_CASE_RATIO = 0.05
 
 
 class OfflineHospitals(HospitalProvider):
-    """Hospitals from the package's own short list; its own class asks WikiData."""
+    """Provides hospitals from the package's own list; the parent class queries WikiData."""
 
     def load_hospitals(self, hospital_file: str) -> list[str]:
-        """The list."""
+        """Return the list."""
         del hospital_file
         return list(self.default_list)
 
 
 def sentences(count: int, *, seed: int) -> Iterator[dict[str, Any]]:
-    """Sentences as `text`, `template` (its number) and `entities`: type, start, end."""
+    """Yield sentences as `text`, `template` (its number) and `entities` (type, start, end)."""
     providers = [p for p in presidio_additional_entity_providers if p is not HospitalProvider]
     with contextlib.redirect_stdout(io.StringIO()):
         faker = PresidioSentenceFaker(

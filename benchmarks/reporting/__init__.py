@@ -1,1 +1,1 @@
-"""From measurements to published figures: statistics, tables, JSON and the log."""
+"""Reporting of measurements: statistics, tables, JSON and the log."""

@@ -1,4 +1,4 @@
-"""A finished run as JSON, as Markdown, and as a section of the log."""
+"""Reports a run as JSON, as Markdown, and as a section of the log."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ import orjson
 
 from benchmarks.reporting.statistics import Ratio, Summary, summarise
 from benchmarks.reporting.summary import DROP_RULE, Line
-from benchmarks.running.machine import Machine
+from benchmarks.running.machine import MachineInfo
 from benchmarks.running.measure import Footprint, Measurement
 
 _MIB = 2**20
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """Everything one comparison found, and what it must be read with. `began` has a zone."""
+class ComparisonRun:
+    """The result of a comparison. `began` has a time zone."""
 
     began: datetime
     took_s: float
     command: tuple[str, ...]
     baseline: str
-    machine: Machine
+    machine: MachineInfo
     footprints: Sequence[Footprint]
     measurements: Sequence[Measurement]
     lines: Sequence[Line]
 
 
-def write_json(run: Run, directory: Path) -> Path:
-    """Write `<date>-compare.json`."""
+def write_json(run: ComparisonRun, directory: Path) -> Path:
+    """Write the run to `<date>-compare.json`."""
     document = asdict(run) | {
         "drop_rule": DROP_RULE,
         "measurements": [_measurement(m) for m in run.measurements],
@@ -45,7 +45,7 @@ def write_json(run: Run, directory: Path) -> Path:
 def write_document(
     document: Mapping[str, Any], directory: Path, *, began: datetime, name: str
 ) -> Path:
-    """Write `<date>-<name>.json`, with the minute so that a day keeps all its runs."""
+    """Write `<date>-<name>.json`; the date includes the minute, so that a day's runs all remain."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{began:%Y-%m-%dT%H%M}-{name}.json"
     path.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
@@ -53,7 +53,7 @@ def write_document(
 
 
 def _measurement(measurement: Measurement) -> dict[str, Any]:
-    """One run without its records: their percentiles stand for some thousand times."""
+    """Convert a measurement, with percentiles in place of its thousands of times."""
     records = measurement.records
     fields = (
         "round_number", "label", "streams", "wall_s", "output_tokens", "tokens_per_s", "cpu_s",
@@ -73,15 +73,17 @@ def _measurement(measurement: Measurement) -> dict[str, Any]:
     )
 
 
-def markdown(run: Run) -> str:
-    """The tables of the README, with hardware, commit, command and rule below them."""
+def markdown(run: ComparisonRun) -> str:
+    """Render the tables of the README, with hardware, commit, command and rule below them."""
     tables = [*_speed_table(run), "", *_footprint_table(run.footprints)]
     told = provenance(run.machine, began=run.began, took_s=run.took_s, command=run.command)
     return "\n".join([*tables, "", f"{told} {DROP_RULE}"])
 
 
-def provenance(machine: Machine, *, began: datetime, took_s: float, command: Sequence[str]) -> str:
-    """What figures have to be read with."""
+def provenance(
+    machine: MachineInfo, *, began: datetime, took_s: float, command: Sequence[str]
+) -> str:
+    """Render the provenance that figures are published with."""
     versions = ", ".join(f"{name} {number}" for name, number in machine.versions.items() if number)
     return (
         f"{began:%Y-%m-%d}, commit `{machine.commit}`, {machine.cores} cores of "
@@ -90,7 +92,7 @@ def provenance(machine: Machine, *, began: datetime, took_s: float, command: Seq
     )
 
 
-def _speed_table(run: Run) -> list[str]:
+def _speed_table(run: ComparisonRun) -> list[str]:
     columns = (
         "streams", "server", "output tokens/s", f"over {run.baseline}", "TTFT p50 / p99 ms",
         "ITL p50 / p99 ms", "CPU ms/token", "rounds",
@@ -121,13 +123,13 @@ def _footprint_table(footprints: Sequence[Footprint]) -> list[str]:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a Markdown table."""
+    """Render the lines of a Markdown table."""
     head = [columns, ["---"] * len(columns)]
     return [f"| {' | '.join(row)} |" for row in [*head, *rows]]
 
 
 def ratio_text(value: Ratio) -> str:
-    """A ratio with its interval."""
+    """Format a ratio and its interval."""
     return f"{value.mean:.3f} [{value.low:.3f}, {value.high:.3f}]"
 
 

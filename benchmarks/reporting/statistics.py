@@ -1,6 +1,6 @@
-"""Statistics of repeated measurements: percentiles, ratios of rounds and their interval.
+"""Statistics of repeated measurements: percentiles, and ratios per round with their interval.
 
-Pure functions of numbers; knows nothing of what was measured.
+Pure functions of numbers. Does not know what was measured.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ CONFIDENCE = 0.95
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The `percent`-th percentile (0 to 100), linear between ranks as numpy's default.
+    """Return the `percent`-th percentile (0 to 100), interpolated linearly like numpy's default.
 
     Raises:
-        ValueError: If `values` is empty.
+        ValueError: `values` is empty.
     """
     if not values:
         raise ValueError("a percentile of no values")
@@ -30,18 +30,18 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 
 def round_ratios(arm: Mapping[int, float], baseline: Mapping[int, float]) -> tuple[float, ...]:
-    """`arm / baseline` of each round both have, in order of rounds.
+    """Return `arm / baseline` of each round that both have, in order of rounds.
 
-    Ratios inside a round cancel what slows the whole machine for longer than a round.
+    Ratios within a round cancel slowdowns of the machine that last longer than a round.
     """
     return tuple(arm[number] / baseline[number] for number in sorted(arm.keys() & baseline.keys()))
 
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """Geometric mean of per-round ratios with its bootstrap confidence interval.
+    """A geometric mean of per-round ratios with its bootstrap confidence interval.
 
-    With fewer than three rounds the interval is no more than the rounds' range.
+    With fewer than three rounds, the interval is only the range of the rounds.
     """
 
     mean: float
@@ -51,14 +51,14 @@ class Ratio:
 
 
 def ratio(ratios: Sequence[float], *, seed: int) -> Ratio:
-    """Geometric mean of `ratios` and its 95 % percentile bootstrap interval (Efron, 1979).
+    """Return the geometric mean of `ratios` and its 95 % bootstrap interval (Efron, 1979).
 
     Raises:
-        ValueError: If `ratios` is empty or has a value that is not positive.
+        ValueError: `ratios` is empty or has a value that is not positive.
     """
     if not ratios or min(ratios) <= 0:
         raise ValueError(f"a geometric mean needs positive values: {list(ratios)!r}")
-    # Resampling, not a secret.
+    # Resampling needs no cryptographic randomness.
     source = random.Random(seed)  # noqa: S311
     means = [geometric_mean(source.choices(ratios, k=len(ratios))) for _ in range(RESAMPLES)]
     tail_percent = (1 - CONFIDENCE) / 2 * 100
@@ -72,7 +72,7 @@ def ratio(ratios: Sequence[float], *, seed: int) -> Ratio:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Distribution of a quantity, in its own unit."""
+    """Distribution of a quantity, in the quantity's unit."""
 
     count: int
     p50: float
@@ -80,9 +80,9 @@ class Summary:
 
 
 def summarise(values: Sequence[float]) -> Summary:
-    """Count, median and 99th percentile of `values`.
+    """Return count, median and 99th percentile of `values`.
 
     Raises:
-        ValueError: If `values` is empty.
+        ValueError: `values` is empty.
     """
     return Summary(count=len(values), p50=percentile(values, 50), p99=percentile(values, 99))

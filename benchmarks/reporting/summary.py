@@ -1,4 +1,4 @@
-"""From measurements to the figures that are published: which rounds count, and what they say."""
+"""Summarises measurements: which rounds count, and the published figures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.reporting.statistics import (
 )
 from benchmarks.running.measure import Measurement, MeasurementError
 
-# Published with every result, so a reader knows what was left out.
+# Published with every result, so that readers know what was left out.
 DROP_RULE = (
     "A round is dropped at a stream count, or in a study, for every arm, when a request of any arm "
     "failed there, or when during any arm's run steal was over 2 % or foreign processes used over "
@@ -31,12 +31,12 @@ class Line:
     """One entry at one stream count.
 
     Attributes:
-        tokens_per_s: Median over rounds of output tokens a second.
-        speed: `tokens_per_s` over the baseline's, per round; the baseline's own is 1.
-        ttft_s: Over the requests of all rounds that count.
-        itl_s: Over the gaps of all rounds that count.
-        cpu_s_per_token: Median over rounds, whole process tree of the server.
-        cpu: `cpu_s_per_token` over the baseline's, per round; None if one is below a clock tick.
+        tokens_per_s: Median over rounds of output tokens per second.
+        speed: Per-round ratio of `tokens_per_s` to the baseline's; the baseline's own is 1.
+        ttft_s: Distribution over the requests of all counted rounds.
+        itl_s: Distribution over the gaps of all counted rounds.
+        cpu_s_per_token: Median over rounds of the CPU time of the server's process tree.
+        cpu: Per-round ratio of `cpu_s_per_token`; None if a value is below one clock tick.
         disturbed: Whether rounds on a disturbed machine had to be used.
     """
 
@@ -52,14 +52,14 @@ class Line:
 
 
 def summarise_run(measurements: Sequence[Measurement], *, labels: Sequence[str]) -> list[Line]:
-    """Lines by stream count in order of first appearance, then by label as in `labels`.
+    """Return lines by stream count in order of first appearance, then by label.
 
     Args:
-        measurements: Of all rounds; each label once for each round and stream count.
-        labels: Of all entries. The first is the baseline that the others are divided by.
+        measurements: Measurements of all rounds; one per label, round and stream count.
+        labels: Labels of all entries. The first is the baseline that the others are divided by.
 
     Raises:
-        MeasurementError: If no round is left at a stream count because requests failed.
+        MeasurementError: Requests failed in every round of a stream count.
     """
     lines = []
     for streams in dict.fromkeys(m.streams for m in measurements):
@@ -72,34 +72,34 @@ def summarise_run(measurements: Sequence[Measurement], *, labels: Sequence[str])
     return lines
 
 
-class Run(Protocol):
-    """What `DROP_RULE` has to know of one run of one arm."""
+class ArmRun(Protocol):
+    """One run of one arm, as far as `DROP_RULE` is concerned."""
 
     @property
     def label(self) -> str:
-        """Of the arm."""
+        """Label of the arm."""
 
     @property
     def round_number(self) -> int:
-        """From 0."""
+        """Index of the round, from 0."""
 
     @property
     def failure(self) -> str | None:
-        """Why the run is of no use."""
+        """Reason why the run is useless, or None."""
 
     @property
     def disturbance(self) -> str | None:
-        """Why it may say more of the machine than of the arm."""
+        """Why the machine may have distorted the figures, or None."""
 
 
-def counted_rounds(runs: Sequence[Run]) -> tuple[set[int], bool]:
-    """Rounds that `DROP_RULE` keeps, and whether disturbed ones are in it.
+def counted_rounds(runs: Sequence[ArmRun]) -> tuple[set[int], bool]:
+    """Return the rounds that `DROP_RULE` keeps, and whether disturbed ones are among them.
 
     Args:
-        runs: Of one stream count or of one study.
+        runs: Runs of one stream count or of one study.
 
     Raises:
-        MeasurementError: If none is left.
+        MeasurementError: No round is left.
     """
     failed = {m.round_number for m in runs if m.failure}
     served = {m.round_number for m in runs} - failed

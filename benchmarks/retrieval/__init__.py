@@ -1,1 +1,1 @@
-"""How good retrieval is, and how fast."""
+"""Quality and speed of retrieval."""

@@ -1,4 +1,4 @@
-"""What the retrieval benchmark asks of a server: files, vector stores, searches and embeddings."""
+"""The client of the retrieval benchmark: files, vector stores, searches and embeddings."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ INGEST_DEADLINE_S = 3_600.0
 POLL_S = 0.25
 UPLOADS_AT_ONCE = 8
 FILES_OF_A_BATCH = 500
-"""OpenAI takes 2,000 at most."""
+"""OpenAI's maximum is 2,000."""
 
 
 @dataclass(frozen=True, slots=True)
-class Weights:
-    """Of a search: by meaning, and by words."""
+class SearchWeights:
+    """Weights of vector search and full-text search."""
 
     embedding: float = 1.0
     text: float = 1.0
 
 
-BOTH = Weights()
+BOTH = SearchWeights()
 
 
 class RetrievalClient:
     """A client of the public API.
 
     Args:
-        url: of the server, with or without `/v1`.
-        key: of a tenant without limits that a benchmark would meet.
-        embedder: as `/v1/embeddings` names it.
+        url: base URL of the server, with or without `/v1`.
+        key: key of a tenant whose limits a benchmark does not reach.
+        embedder: name of the model for `/v1/embeddings`.
     """
 
     def __init__(self, url: str, *, key: str, embedder: str) -> None:
@@ -65,17 +65,17 @@ class RetrievalClient:
         self._http.close()
 
     def upload(self, texts: Mapping[str, str]) -> list[str]:
-        """Ids of one file for each text, by name, `.txt` added."""
+        """Upload one file per text, named after its key with `.txt` added; returns the ids."""
         with ThreadPoolExecutor(UPLOADS_AT_ONCE) as pool:
             return list(pool.map(self._upload, texts.items()))
 
     @contextmanager
     def store(self, files: Sequence[str], *, chunk_tokens: int | None = None) -> Iterator[str]:
-        """A vector store of these files, all of them indexed; deleted with them at the end.
+        """Create a vector store with these files indexed; delete it and the files at the end.
 
         Args:
-            files: ids.
-            chunk_tokens: of a chunk, none overlapping another; None: the server's own choice.
+            files: ids of the files.
+            chunk_tokens: chunk size without overlap; None leaves the choice to the server.
         """
         strategy = _static(chunk_tokens) if chunk_tokens else {"type": "auto"}
         store = str(self._post("/vector_stores", {"name": "benchmark"})["id"])
@@ -90,9 +90,9 @@ class RetrievalClient:
                 list(pool.map(self._delete, [f"/files/{file}" for file in files]))
 
     def search(
-        self, store: str, question: str, *, limit: int, weights: Weights = BOTH
+        self, store: str, question: str, *, limit: int, weights: SearchWeights = BOTH
     ) -> list[str]:
-        """Names of the files whose chunks were found, best first, each once, without `.txt`."""
+        """Return the distinct names of the files found, best first, without `.txt`."""
         asked = {
             "query": question,
             "max_num_results": limit,
@@ -108,7 +108,7 @@ class RetrievalClient:
         return list(dict.fromkeys(one["filename"].removesuffix(".txt") for one in found))
 
     def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        """Vectors of texts that fit."""
+        """Embed texts that fit the model."""
         answer = self._post("/embeddings", {"model": self.embedder, "input": list(texts)})
         return [one["embedding"] for one in answer["data"]]
 
@@ -132,7 +132,7 @@ class RetrievalClient:
         return str(_checked(answer)["id"])
 
     def _indexed(self, store: str, batch: Mapping[str, Any]) -> None:
-        """Wait for a batch; every file must have been read."""
+        """Wait for a batch, and check that every file was indexed."""
         end_s = monotonic() + INGEST_DEADLINE_S
         while batch["status"] == "in_progress":
             if monotonic() > end_s:
@@ -159,7 +159,7 @@ class RetrievalClient:
 
 
 def in_batches(items: Sequence[T], size: int) -> list[list[T]]:
-    """The items, `size` at a time."""
+    """Split the items into batches."""
     return [list(items[start : start + size]) for start in range(0, len(items), size)]
 
 

@@ -1,6 +1,6 @@
-"""`python -m benchmarks.retrieval`: how good retrieval is on Cranfield, and what it costs.
+"""`python -m benchmarks.retrieval`: measures quality (on Cranfield) and cost of retrieval.
 
-A client of a running server, whose key must have no limits that some thousand requests would meet.
+A client of a running server. Its key must allow some thousand requests.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from benchmarks.retrieval.client import BOTH, RetrievalClient, Weights
+from benchmarks.retrieval.client import BOTH, RetrievalClient, SearchWeights
 from benchmarks.retrieval.cranfield import Cranfield, quality, read
-from benchmarks.retrieval.report import Kind, RetrievalRun, markdown, write_json
+from benchmarks.retrieval.report import KindQuality, RetrievalRun, markdown, write_json
 from benchmarks.retrieval.speed import growth, latencies, speeds
 from benchmarks.running.command import REPOSITORY, Finished, NotSetUp, carry_out, names_of, progress
 from benchmarks.running.machine import describe
 
 PARTS = ("quality", "ingest", "search", "memory")
-KINDS = {"lexical": Weights(embedding=0), "dense": Weights(text=0), "hybrid": BOTH}
+KINDS = {"lexical": SearchWeights(embedding=0), "dense": SearchWeights(text=0), "hybrid": BOTH}
 DEEPEST = 100
 SEARCHED_CHUNKS = 20_000
 GROWN_CHUNKS = 50_000
@@ -31,14 +31,14 @@ ROUNDS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """What is run.
+class RetrievalOptions:
+    """The parameters of a run.
 
     Attributes:
-        parts: Of `PARTS`.
-        documents: That are put in again and again to measure ingest; None: all.
-        pid: Of the process that holds the vector index; needed for memory alone.
-        command: As it was called, without the key.
+        parts: Members of `PARTS` to run.
+        documents: Number of documents that measure ingestion; None for all.
+        pid: Process that holds the vector index; needed only for memory.
+        command: The command line without the key.
     """
 
     url: str
@@ -54,12 +54,12 @@ class Options:
     command: tuple[str, ...]
 
 
-def run(options: Options) -> Finished:
-    """Measure what was asked for and write it.
+def run(options: RetrievalOptions) -> Finished:
+    """Measure the chosen parts and write the result.
 
     Raises:
-        NotSetUp: If the collection is not there, or memory is asked for without a process.
-        MeasurementError: If the server does not answer as it must.
+        NotSetUp: The collection is missing, or memory is chosen without a process.
+        MeasurementError: The server's answers are wrong.
     """
     began, begun_s, machine = datetime.now(UTC), perf_counter(), describe(REPOSITORY)
     collection = _collection(options)
@@ -76,8 +76,10 @@ def run(options: Options) -> Finished:
     return Finished(began=began, tables=markdown(result), path=write_json(result, options.out))
 
 
-def _figures(client: RetrievalClient, collection: Cranfield, options: Options) -> dict[str, Any]:
-    """Fields of the run by the parts that were asked for, one after the other."""
+def _figures(
+    client: RetrievalClient, collection: Cranfield, options: RetrievalOptions
+) -> dict[str, Any]:
+    """Measure the chosen parts one after another; returns fields of the run."""
     texts, seed = collection.abstracts, options.seed
     questions = list(collection.questions.values())
     some = dict(list(texts.items())[: options.documents])
@@ -101,17 +103,17 @@ def _figures(client: RetrievalClient, collection: Cranfield, options: Options) -
     return figures
 
 
-def _collection(options: Options) -> Cranfield:
+def _collection(options: RetrievalOptions) -> Cranfield:
     if "memory" in options.parts and options.pid is None:
-        raise NotSetUp("memory needs --pid, of the process that holds the vector index")
+        raise NotSetUp("memory needs --pid, the process that holds the vector index")
     try:
         return read(options.data)
     except OSError as error:
         raise NotSetUp(f"Cranfield is not at {options.data}: {error.strerror}") from None
 
 
-def _quality(client: RetrievalClient, collection: Cranfield) -> dict[str, Kind]:
-    """Quality of each kind of search, over all questions and over the odd ones."""
+def _quality(client: RetrievalClient, collection: Cranfield) -> dict[str, KindQuality]:
+    """Measure each kind of search, on all questions and on the odd-numbered ones."""
     files = client.upload(collection.abstracts)
     progress(f"{len(files)} abstracts uploaded")
     with client.store(files) as store:
@@ -122,7 +124,7 @@ def _quality(client: RetrievalClient, collection: Cranfield) -> dict[str, Kind]:
                 number: client.search(store, question, limit=DEEPEST, weights=weights)
                 for number, question in collection.questions.items()
             }
-            kinds[name] = Kind(
+            kinds[name] = KindQuality(
                 odd=quality(collection, rankings, remainder=1),
                 every=quality(collection, rankings),
             )
@@ -131,23 +133,29 @@ def _quality(client: RetrievalClient, collection: Cranfield) -> dict[str, Kind]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse the command line, run, print and log."""
+    """Parse the command line, run the benchmark, and print and log the result."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.retrieval", description=__doc__)
     parser.add_argument("--url", default="http://127.0.0.1:8000/v1")
     parser.add_argument(
-        "--key", default=os.environ.get("RINGFENCE_API_KEY", ""), help="or RINGFENCE_API_KEY"
+        "--key",
+        default=os.environ.get("RINGFENCE_API_KEY", ""),
+        help="key (default: RINGFENCE_API_KEY)",
     )
-    parser.add_argument("--embedder", default="all-minilm-l6-v2", help="as the server names it")
-    parser.add_argument("--data", type=Path, required=True, help="directory of Cranfield")
+    parser.add_argument(
+        "--embedder", default="all-minilm-l6-v2", help="the server's name of the embedding model"
+    )
+    parser.add_argument(
+        "--data", type=Path, required=True, help="directory of the Cranfield collection"
+    )
     parser.add_argument(
         "--parts",
         type=lambda text: names_of(text, PARTS),
         default=list(PARTS),
-        help=f"some of {','.join(PARTS)}",
+        help=f"comma-separated list from: {','.join(PARTS)}",
     )
-    parser.add_argument("--documents", type=int, help="of ingest; default: all")
-    parser.add_argument("--pid", type=int, help="of the process that holds the vector index")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="of ingest")
+    parser.add_argument("--documents", type=int, help="documents to ingest (default: all)")
+    parser.add_argument("--pid", type=int, help="process that holds the vector index")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="rounds of ingestion")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--out", type=Path, default=REPOSITORY / "benchmarks" / "results")
     parser.add_argument("--log", metavar="TITLE", help="append the tables to benchmarks/LOG.md")
@@ -158,5 +166,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for option in ("documents", "rounds"):
         if chosen[option]:
             command += [f"--{option}", str(chosen[option])]
-    options = Options(**chosen, command=tuple(command))
+    options = RetrievalOptions(**chosen, command=tuple(command))
     return carry_out("benchmarks.retrieval", lambda: run(options), log=log)

@@ -1,6 +1,6 @@
-"""Cranfield: abstracts, questions and graded relevance; and how well rankings agree with it.
+"""The Cranfield collection: abstracts, questions and relevance judgements; and scores of rankings.
 
-Questions are numbered by their place, as the judgements do; their own ids have gaps.
+Questions are numbered by position, as in the judgements; their own ids have gaps.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NDCG, RECALL = nDCG @ 10, R @ 100
 
 @dataclass(frozen=True, slots=True)
 class Cranfield:
-    """The collection: texts by id, without the two abstracts that are empty."""
+    """The collection: texts by id, without the two empty abstracts."""
 
     abstracts: Mapping[str, str]
     questions: Mapping[str, str]
@@ -39,7 +39,7 @@ def read(directory: Path) -> Cranfield:
     """Read `cran.all.1400`, `cran.qry` and `qrels.txt`.
 
     Raises:
-        OSError: one cannot be read.
+        OSError: a file cannot be read.
     """
     abstracts = _texts(directory / "cran.all.1400")
     questions = [text for _, text in _texts(directory / "cran.qry")]
@@ -53,12 +53,12 @@ def read(directory: Path) -> Cranfield:
 def quality(
     collection: Cranfield, rankings: Mapping[str, Sequence[str]], *, remainder: int | None = None
 ) -> Quality:
-    """How well the abstracts that were found, best first, answer the questions.
+    """Score rankings of abstracts.
 
     Args:
-        collection: what was searched.
-        rankings: ids of abstracts by question.
-        remainder: of a question's number by 2, to look at one half of them; None: all.
+        collection: the collection that was searched.
+        rankings: ids of abstracts by question, best first.
+        remainder: remainder by 2 of the question numbers to score; None scores all.
     """
     chosen = {number for number in rankings if remainder is None or int(number) % 2 == remainder}
     judged = [
@@ -78,7 +78,7 @@ def quality(
 
 
 def _texts(path: Path) -> list[tuple[str, str]]:
-    """Ids and `.W` fields of a file in SMART's format."""
+    """Return ids and `.W` fields of a file in SMART's format."""
     entries: list[tuple[str, list[str]]] = []
     reading = False
     for line in path.read_text("utf-8", errors="replace").splitlines():

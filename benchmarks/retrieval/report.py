@@ -1,4 +1,4 @@
-"""A finished measurement of retrieval as JSON and as Markdown."""
+"""Reports a measurement of retrieval as JSON and as Markdown."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.reporting.report import provenance, ratio_text, table, write_document
 from benchmarks.reporting.statistics import Ratio, Summary, ratio
 from benchmarks.retrieval.cranfield import Quality
-from benchmarks.running.machine import Machine
+from benchmarks.running.machine import MachineInfo
 
 _MIB = 2**20
 
@@ -25,8 +25,8 @@ RULE = (
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """Quality of one kind of search, on the questions that fusion was not tuned on and on all."""
+class KindQuality:
+    """Quality of one kind of search, on the questions that fusion was not tuned on, and on all."""
 
     odd: Quality
     every: Quality
@@ -34,21 +34,21 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Speeds:
-    """Documents a second, round by round."""
+    """Documents per second, by round."""
 
     whole_path: Sequence[float]
     embedding_alone: Sequence[float]
     naive: Sequence[float]
 
     def over(self, baseline: Sequence[float], *, seed: int) -> Ratio:
-        """The whole path over a baseline of the same rounds."""
+        """Return the ratio of the whole path to a baseline of the same rounds."""
         pairs = zip(self.whole_path, baseline, strict=True)
         return ratio([ours / theirs for ours, theirs in pairs], seed=seed)
 
 
 @dataclass(frozen=True, slots=True)
 class Latencies:
-    """Seconds of one search each, of embedding its question, and of a raw query of a collection."""
+    """Seconds of a search, of embedding its question, and of a raw query of a collection."""
 
     chunks: int
     search: Summary
@@ -57,7 +57,7 @@ class Latencies:
 
     @property
     def added_p50_s(self) -> float:
-        """What our path adds to a raw query, embedding excluded."""
+        """Median time that our path adds to a raw query, without the embedding."""
         return self.search.p50 - self.embedding.p50 - self.raw.p50
 
 
@@ -72,35 +72,35 @@ class Growth:
 
 @dataclass(frozen=True, slots=True)
 class RetrievalRun:
-    """Everything one run found, and what it must be read with. `began` has a zone.
+    """The result of one run. `began` has a time zone.
 
-    What was not asked for is empty or None.
+    Parts that were not run are empty or None.
     """
 
     began: datetime
     took_s: float
     command: tuple[str, ...]
-    machine: Machine
+    machine: MachineInfo
     seed: int
-    quality: Mapping[str, Kind] = field(default_factory=dict)
+    quality: Mapping[str, KindQuality] = field(default_factory=dict)
     speeds: Speeds | None = None
     latencies: Latencies | None = None
     growth: Growth | None = None
 
 
 def write_json(run: RetrievalRun, directory: Path) -> Path:
-    """Write `<date>-retrieval.json`."""
+    """Write the run to `<date>-retrieval.json`."""
     return write_document(asdict(run), directory, began=run.began, name="retrieval")
 
 
 def markdown(run: RetrievalRun) -> str:
-    """The tables, and what they must be read with."""
+    """Render the tables and their provenance."""
     told = provenance(run.machine, began=run.began, took_s=run.took_s, command=run.command)
     parts = [_quality(run.quality), _figures(run)]
     return "\n".join([line for part in parts if part for line in (*part, "")] + [f"{told} {RULE}"])
 
 
-def _quality(kinds: Mapping[str, Kind]) -> list[str]:
+def _quality(kinds: Mapping[str, KindQuality]) -> list[str]:
     rows = [
         (
             name,

@@ -1,6 +1,6 @@
-"""How fast documents get in and passages come out, against doing it by hand with Chroma.
+"""Speed of ingestion and search, compared with direct use of Chroma.
 
-The raw index runs in this process, so it is given what a server would cost besides.
+The raw index runs in this process, which saves it the cost of a server.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 EMBEDDED_AT_ONCE = 64
 REQUESTS_AT_ONCE = 2
 CHUNK_TOKENS = 100
-"""OpenAI's least."""
+"""The minimum of OpenAI's API."""
 
 FILE_WORDS = 10_000
 WORDS_OF_A_CHUNK = 80
-"""Some of these abstracts' words are two tokens; the server's count of chunks is not asked for."""
+"""Some words of these abstracts are two tokens; the exact number of chunks is not needed."""
 
 RESULTS = 10
 NOISE = 0.02
@@ -38,7 +38,7 @@ WARM_UP = 10
 
 
 def speeds(client: RetrievalClient, texts: Mapping[str, str], *, rounds: int, seed: int) -> Speeds:
-    """Documents a second of three ways to the same vectors, in alternating order."""
+    """Measure documents per second of three ways to the same vectors, in alternating order."""
     pieces = [piece for text in texts.values() for piece in _pieces(client, text)]
     ways: Mapping[str, Callable[[], float]] = {
         "whole path": lambda: _ingest(client, texts),
@@ -60,7 +60,7 @@ def latencies(
     chunks: int,
     seed: int,
 ) -> Latencies:
-    """One search after the other, each beside its embedding and a raw query of its vector."""
+    """Time each search, the embedding of its question, and a raw query with that vector."""
     known = np.array(_embedded(client, [_opening(text) for text in texts.values()]), np.float32)
     raw = _raw_collection(_repeated(known, chunks, seed=seed))
     times: dict[str, list[float]] = {"search": [], "embedding": [], "raw": []}
@@ -83,10 +83,10 @@ def latencies(
 def growth(
     client: RetrievalClient, texts: Mapping[str, str], *, chunks: int, pid: int, seed: int
 ) -> Growth:
-    """Memory of process `pid` before and after that many chunks, with one search on each side.
+    """Measure the memory of process `pid` before and after adding chunks, each after a search.
 
     Raises:
-        PermissionError: it is another user's.
+        PermissionError: the process belongs to another user.
     """
     question = next(iter(texts.values()))[:200]
     first, *others = client.upload(_documents(texts, chunks, seed=seed))
@@ -99,7 +99,7 @@ def growth(
 
 
 def _ingest(client: RetrievalClient, texts: Mapping[str, str]) -> float:
-    """Seconds until every text can be found; deleting them is not among them."""
+    """Return the seconds until every text can be found, without their deletion."""
     begun_s = perf_counter()
     with client.store(client.upload(texts)):
         return perf_counter() - begun_s
@@ -127,7 +127,7 @@ def _embedded(client: RetrievalClient, pieces: Sequence[str]) -> list[list[float
 
 
 def _pieces(client: RetrievalClient, text: str) -> list[str]:
-    """A text in halves of halves, each of which can be embedded whole."""
+    """Halve a text until each part can be embedded whole."""
     if client.fits(text):
         return [text]
     words = text.split()
@@ -141,7 +141,7 @@ def _opening(text: str) -> str:
 
 
 def _documents(texts: Mapping[str, str], chunks: int, *, seed: int) -> dict[str, str]:
-    """Documents of about that many chunks: abstracts in another order each time."""
+    """Build documents of about that many chunks from abstracts in changing order."""
     source = np.random.default_rng(seed)
     every = [text.split() for text in texts.values()]
     words: list[str] = []
@@ -153,7 +153,7 @@ def _documents(texts: Mapping[str, str], chunks: int, *, seed: int) -> dict[str,
 
 
 def _repeated(known: NDArray[np.float32], count: int, *, seed: int) -> NDArray[np.float32]:
-    """`count` unit vectors near the known ones."""
+    """Return `count` unit vectors near the known ones."""
     source = np.random.default_rng(seed)
     vectors = known[np.arange(count) % len(known)]
     noisy = vectors + source.normal(0, NOISE, vectors.shape).astype(np.float32)

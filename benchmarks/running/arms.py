@@ -1,4 +1,4 @@
-"""The servers under comparison, as data: what starts each, and what all of them share.
+"""The servers under comparison, as data: how each is started, and their common settings.
 
 Starts nothing itself. Each server listens on loopback only.
 """
@@ -23,8 +23,8 @@ MODEL = "smollm2-135m-instruct"
 API_KEY = "sk-ringfence-benchmark"
 SERVE = (sys.executable, "-m", "serving.cli", "serve")
 
-# What every arm's engine is given, in vLLM's names; all else is vLLM's default. Ringfence takes
-# the same values from its catalogue, but for the type, which is its own choice there.
+# Arguments of every arm's engine, by vLLM's names; the others are vLLM's defaults. Ringfence has
+# the same values in its catalogue, except the type, which would be its own choice.
 ENGINE_ARGUMENTS: Mapping[str, str | int | bool] = {
     "dtype": "bfloat16",
     "enforce_eager": True,
@@ -46,18 +46,18 @@ SHARED_ENVIRONMENT: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One server to measure.
+    """A server to measure.
 
     Attributes:
-        name: As in `--arms` and in results.
-        command: Argument vector; it runs in our own working directory.
-        port: Where it listens, on loopback.
-        ready_path: Answers 200 once requests are served.
+        name: Name in `--arms` and in results.
+        command: Argument vector, run in the current directory.
+        port: Port on loopback.
+        ready_path: Path that returns 200 once requests are served.
         model: Model name for requests.
-        environment: Added to `SHARED_ENVIRONMENT`, which is added to ours.
-        writes_model_dir: Whether its first start makes the weights that other arms read.
-        engine_title: Part of the title of the one process that stands for the upstream, where
-            the server brings its own; empty where a server of its own stands for it.
+        environment: Variables added to `SHARED_ENVIRONMENT`, which is added to ours.
+        writes_model_dir: Whether its first start creates the weights that other arms read.
+        engine_title: Part of the title of the server's process that acts as the upstream; empty
+            if a separate server is the upstream.
     """
 
     name: str
@@ -71,9 +71,9 @@ class Arm:
 
 
 def bare_vllm(model_dir: Path) -> Arm:
-    """The OpenAI server of vLLM itself, its engine in as many processes as Ringfence's.
+    """Build vLLM's own OpenAI server, with its engine in as many processes as Ringfence's.
 
-    On two cores that is one: see `models/vllm/engine.py`, whose settings these are.
+    On two cores that is one process: these are the settings of `models/vllm/engine.py`.
     """
     if (psutil.cpu_count(logical=False) or 1) > MOST_CORES_OF_ONE_PROCESS:
         return _vllm(model_dir, "bare-vllm")
@@ -87,14 +87,14 @@ def bare_vllm(model_dir: Path) -> Arm:
 
 
 def bare_vllm_mp(model_dir: Path) -> Arm:
-    """The same, in the two processes that vLLM itself chooses on CPU."""
+    """Build vLLM's own OpenAI server, with the two processes that vLLM chooses on CPU."""
     return _vllm(model_dir, "bare-vllm-mp")
 
 
 def _vllm(
     model_dir: Path, name: str, *more: str, environment: Mapping[str, str] | None = None
 ) -> Arm:
-    # The `vllm` script lacks metadata here; its module runs.
+    # The installed `vllm` script lacks metadata; its module works.
     port = free_port()
     flags = ["--host", HOST, "--port", str(port)]
     flags += ["--model", str(model_dir), "--served-model-name", MODEL, *more]
@@ -113,7 +113,7 @@ def _vllm(
 
 
 def ray_openai_app(model_dir: Path) -> Arm:
-    """Ray Serve's `build_openai_app` at its defaults."""
+    """Build Ray Serve's `build_openai_app` with its defaults."""
     port = free_port()
     module = "benchmarks.servers.ray_openai_app"
     return Arm(
@@ -125,7 +125,7 @@ def ray_openai_app(model_dir: Path) -> Arm:
 
 
 def ringfence(_model_dir: Path, *parts: str) -> Arm:
-    """Ringfence by its public command, with these parts on, in `RINGFENCE_HOME`."""
+    """Build Ringfence, started by its public command in `RINGFENCE_HOME`, with these parts."""
     port = free_port()
     directory = Path(tempfile.mkdtemp(prefix="ringfence-benchmark-"))
     plain = {"models": [{"id": MODEL, "dtype": ENGINE_ARGUMENTS["dtype"]}]}
@@ -175,10 +175,10 @@ BUILDERS: Mapping[str, Callable[..., Arm]] = {
 
 
 def built(name: str, model_dir: Path) -> Arm:
-    """The arm of that name, with the parts that the name has."""
+    """Build the arm with that name, including the parts in the name."""
     return BUILDERS[name.partition("+")[0]](model_dir, *parts_of(name))
 
 
 def default_model_dir() -> Path:
-    """Where Ringfence's first start puts the weights."""
+    """Return the directory where Ringfence's first start puts the weights."""
     return Path(os.environ.get("RINGFENCE_HOME", ".ringfence")) / "models" / MODEL

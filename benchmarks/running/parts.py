@@ -1,7 +1,7 @@
-"""Parts of Ringfence that a comparison switches on, each as what it adds to the configuration.
+"""Optional parts of Ringfence that a comparison can enable, as additions to the configuration.
 
-An arm `ringfence` has authentication, metering, the queue and the usage ledger only, which cannot
-be switched off; in `ringfence+embedder` the named parts are on as well.
+The arm `ringfence` has only what cannot be disabled: authentication, metering, the queue and the
+usage ledger. An arm such as `ringfence+embedder` has the named parts as well.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import yaml
 RINGFENCE = "ringfence"
 PARTS: Mapping[str, Mapping[str, Any]] = {
     "embedder": {"models": ["all-minilm-l6-v2"]},
-    # Every kind of limit and budget on each request, and none of them ever reached.
+    # Every kind of limit and budget applies to each request, and none is ever reached.
     "admission": {
         "admission": {
             "per_key": {
@@ -36,14 +36,14 @@ PARTS: Mapping[str, Mapping[str, Any]] = {
     },
 }
 EVERY_PART = "+".join([RINGFENCE, *PARTS])
-"""Name of the arm with everything on."""
+"""Name of the arm with all parts."""
 
 
 def parts_of(arm: str) -> list[str]:
-    """The parts in an arm's name.
+    """Return the parts in an arm's name.
 
     Raises:
-        KeyError: If one is not among `PARTS`, or the arm is not Ringfence.
+        KeyError: A part is unknown, or the arm is not Ringfence.
     """
     server, *parts = arm.split("+")
     for part in parts:
@@ -53,7 +53,7 @@ def parts_of(arm: str) -> list[str]:
 
 
 def write_configuration(path: Path, plain: Mapping[str, Any], parts: Sequence[str]) -> Path:
-    """Write `ringfence.yaml` at `path`: `plain`, and to its lists and groups what `parts` add."""
+    """Write `ringfence.yaml` to `path`: `plain`, merged with the additions of `parts`."""
     document = dict(plain)
     for part in parts:
         for key, added in PARTS[part].items():

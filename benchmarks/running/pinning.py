@@ -1,6 +1,6 @@
-"""Which core runs what: every thread of a process tree on one core, so that cores can be compared.
+"""Pins process trees to cores, so that a gateway's work can be separated from the rest.
 
-Linux only. Knows nothing of servers or of what is measured.
+Linux only. Knows nothing of servers or measurements.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ from benchmarks.running.machine import process_tree
 
 
 class TooFewCores(RuntimeError):
-    """There are not two cores to tell a gateway's work from everything else's."""
+    """The machine does not have the two cores that a measurement needs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cores:
-    """Two cores: what is measured has one, what measures and what stands for a model the other."""
+    """Two cores: one for the measured gateway, one for the client and the upstream."""
 
     client: int
     gateway: int
 
 
 def two_cores() -> Cores:
-    """The first two cores that this process may use.
+    """Return the first two cores that this process may use.
 
     Raises:
-        TooFewCores: If there is only one.
+        TooFewCores: There is only one.
     """
     usable = sorted(os.sched_getaffinity(0))
     if len(usable) < 2:
-        raise TooFewCores("a gateway is measured on a core of its own: two cores are needed")
+        raise TooFewCores("two cores are needed: a gateway is measured on its own core")
     return Cores(client=usable[0], gateway=usable[1])
 
 
 def pin(roots: Iterable[int], core: int) -> None:
-    """Bind every thread of the trees at `roots` to `core`. Threads they start later inherit it."""
+    """Pin every thread of the trees at `roots` to `core`. Later threads inherit it."""
     for process in process_tree(roots):
         with suppress(FileNotFoundError, ProcessLookupError):
             for task in Path(f"/proc/{process.pid}/task").iterdir():
@@ -49,7 +49,7 @@ def pin(roots: Iterable[int], core: int) -> None:
 
 @contextmanager
 def pinned_here(core: int) -> Iterator[None]:
-    """This thread on `core` for the length of the block."""
+    """Pin this thread to `core` during the block."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {core})
     try:

@@ -1,4 +1,4 @@
-"""Ports for servers that are started here."""
+"""Free ports for servers that a benchmark starts."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import secrets
 import socket
 
 FROM, COUNT = 30_500, 2_000
-"""Below those that the system gives to whoever connects, which may be taken between here and the
-moment, a minute later, when a server binds them; and above those that Ringfence and Ray take."""
+"""The range is below the system's ephemeral ports, which could be taken before the server binds
+the port, and above the ports of Ringfence and Ray."""
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on now."""
+    """Return a port of this machine on which nothing listens now."""
     while True:
         port = FROM + secrets.randbelow(COUNT)
         with socket.socket() as probe:

@@ -1,6 +1,6 @@
-"""Start an arm's server, wait until it is ready, and stop it so that nothing of it is left.
+"""Starts an arm's server, waits until it is ready, and stops it completely.
 
-One procedure for every arm. Processes are ended by pid only, and only those of the server.
+The procedure is the same for every arm. Processes are ended by pid, and only those of the server.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from benchmarks.running.machine import process_tree
 READY_DEADLINE_S = 300.0
 STOP_DEADLINE_S = 30.0
 FREEZE_DEADLINE_S = 10.0
-# Late timers of a Ray cluster fire at once after a thaw, and vLLM's worker spins for a second.
+# After a thaw, late timers of Ray fire at once, and vLLM's worker spins for a second.
 THAW_S = 1.5
 _POLL_S = 0.25
 _PROBE_DEADLINE_S = 5.0
 _FREEZE_POLL_S = 0.05
 _GRACE_S = 2.0
-# Inherited by every process of one server, so that those whose parent died are found as well.
+# Every process of a server inherits this variable, so that orphans can be found.
 _MARK = "RINGFENCE_BENCHMARK_SERVER"
 
 
 class ServerError(RuntimeError):
-    """A server did not get ready or did not go away."""
+    """A server did not become ready or did not stop."""
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A running arm: `pid` is its first process, which leads a session of its own."""
+    """A running arm. `pid` is its first process, which leads its own session."""
 
     arm: Arm
     pid: int
@@ -47,17 +47,18 @@ class Server:
     log: Path
 
     def pids(self) -> list[int]:
-        """Every process of the server, orphans too: roots for `machine.process_tree`."""
+        """Return every process of the server, orphans included."""
         return [process.pid for process in _members(self.pid, self.mark)]
 
     def freeze(self) -> None:
-        """Stop every process where it stands (SIGSTOP): it then takes memory and no CPU.
+        """Stop every process (SIGSTOP), so that the server uses memory but no CPU.
 
-        Ray's idle processes take some per cent of a core, which the arm under measurement would
-        lose. A cluster frozen whole for a minute was seen to go on as if nothing had been.
+        Ray's idle processes use some per cent of a core, which the measured arm would lose. A
+        cluster
+        that was frozen for a minute was observed to continue normally.
 
         Raises:
-            ServerError: If a process still runs after `FREEZE_DEADLINE_S`.
+            ServerError: A process still runs after `FREEZE_DEADLINE_S`.
         """
         give_up_s = monotonic() + FREEZE_DEADLINE_S
         while awake := _alive(_members(self.pid, self.mark), asleep=psutil.STATUS_STOPPED):
@@ -69,12 +70,12 @@ class Server:
             sleep(_FREEZE_POLL_S)
 
     def thaw(self) -> None:
-        """Let every process go on (SIGCONT)."""
+        """Let every process continue (SIGCONT)."""
         _thaw(_members(self.pid, self.mark))
 
     @contextmanager
     def awake(self) -> Iterator[None]:
-        """Thaw for the length of the block, which begins once late timers have fired."""
+        """Thaw the server during the block, which begins once late timers have fired."""
         self.thaw()
         try:
             sleep(THAW_S)
@@ -91,23 +92,23 @@ def running(
     ready_deadline_s: float = READY_DEADLINE_S,
     stop_deadline_s: float = STOP_DEADLINE_S,
 ) -> Iterator[Server]:
-    """Run `arm` for the length of the block, from its first 200 on `ready_path` to gone.
+    """Run `arm` during the block, which begins once `ready_path` returns 200.
 
-    Ready is the server's own claim: Ray's ingress lists models before its engine can answer.
+    Readiness is the server's claim: Ray's ingress lists models before its engine can answer.
 
     Args:
-        arm: What to start, as a session (process group) of its own.
-        log_dir: Takes the server's output as `<name>.log`.
-        ready_deadline_s: From its start.
-        stop_deadline_s: For its first process to end by itself, and for the rest to be gone.
+        arm: The arm to start, in its own session (process group).
+        log_dir: Directory for the server's output, `<name>.log`.
+        ready_deadline_s: Seconds until it must be ready.
+        stop_deadline_s: Seconds for the first process to end, and again for the others.
 
     Raises:
-        ServerError: If it ends or is not ready in time, or if a process of it survives SIGKILL.
+        ServerError: The server ends early, is not ready in time, or survives SIGKILL.
     """
     mark = uuid.uuid4().hex
     log = log_dir / f"{arm.name}.log"
     with log.open("wb") as output:
-        # The command is one of ours: no shell, nothing of a user in it.
+        # The command is fixed: no shell, no user input.
         process = subprocess.Popen(  # noqa: S603
             arm.command,
             stdin=subprocess.DEVNULL,
@@ -129,7 +130,7 @@ def _wait_until_ready(
     give_up_s = monotonic() + deadline_s
     while monotonic() < give_up_s:
         if process.poll() is not None:
-            raise ServerError(f"{arm.name} ended with {process.returncode} at its start: {log}")
+            raise ServerError(f"{arm.name} ended with {process.returncode} during its start: {log}")
         if _answers_ok(arm):
             return
         sleep(_POLL_S)
@@ -148,7 +149,7 @@ def _answers_ok(arm: Arm) -> bool:
 
 
 def _stop(process: subprocess.Popen[bytes], mark: str, deadline_s: float) -> None:
-    """Ask the first process to end, then kill by pid whatever is left of the server."""
+    """Terminate the first process, then kill the remaining ones by pid."""
     known = _members(process.pid, mark)
     _thaw(known)
     process.terminate()
@@ -157,7 +158,7 @@ def _stop(process: subprocess.Popen[bytes], mark: str, deadline_s: float) -> Non
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait(deadline_s)
-    finally:  # Also where a signal to us cuts the waiting short.
+    finally:  # This also runs if a signal interrupts the wait.
         _kill_rest(process.pid, mark, known, deadline_s)
         process.poll()
 
@@ -169,16 +170,17 @@ def _kill_rest(pid: int, mark: str, known: Iterable[psutil.Process], deadline_s:
             raise ServerError(f"processes survived SIGKILL: {left}")
         _, survivors = psutil.wait_procs(left, timeout=_GRACE_S)
         for survivor in survivors:
-            # psutil compares start times first, so a reused pid is never hit.
+            # psutil compares start times, so a reused pid is never hit.
             with suppress(psutil.NoSuchProcess):
                 survivor.kill()
 
 
 def _members(pid: int, mark: str) -> list[psutil.Process]:
-    """All processes of the server that `pid` began: session, mark and descendants together.
+    """Return all processes of a server: members of the session, marked ones, and descendants.
 
-    Each alone misses some: Ray opens new sessions, a title set by setproctitle overwrites the
-    environment (vLLM's engine), and an orphan is nobody's descendant.
+    Each criterion alone misses some: Ray opens new sessions, setproctitle overwrites the
+    environment
+    (vLLM's engine), and an orphan has no parent in the tree.
     """
     roots = [
         process.pid
@@ -195,7 +197,7 @@ def _thaw(processes: Iterable[psutil.Process]) -> None:
 
 
 def _alive(processes: Iterable[psutil.Process], *, asleep: str = "") -> list[psutil.Process]:
-    """Those that run: neither gone nor zombies nor of the status `asleep`."""
+    """Return the processes that are neither gone nor zombies nor in the status `asleep`."""
     alive = []
     for process in processes:
         with suppress(psutil.NoSuchProcess):

@@ -1,6 +1,6 @@
-"""The order of a comparison: every second round is the reverse of the one before it (ABBA).
+"""The order of a comparison: every second round reverses the order of the one before (ABBA).
 
-A drift of the machine over two rounds then falls on every entry alike. Knows nothing of entries.
+A drift of the machine over two rounds then affects all entries equally. Knows nothing of entries.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ T = TypeVar("T")
 
 
 def alternating(entries: Sequence[T], *, rounds: int, seed: int) -> Iterator[tuple[int, list[T]]]:
-    """Number and order of each round; the order of every first of two is drawn from `seed`."""
-    # An order, not a secret.
+    """Yield number and order of each round; every first of two is drawn from `seed`."""
+    # A random order needs no cryptographic randomness.
     source = random.Random(seed)  # noqa: S311
     order = list(entries)
     for number in range(rounds):

@@ -1,6 +1,6 @@
-"""What a gateway, the engine behind it and the client spend while something runs.
+"""CPU time of a gateway, of the engine behind it, and of the client.
 
-Reads clocks; starts nothing and judges nothing.
+Only reads clocks.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import psutil
 from benchmarks.running.machine import (
     Conditions,
     CpuClock,
-    Usage,
+    CpuUsage,
     conditions,
     cpu_clock,
     process_tree,
@@ -26,12 +26,12 @@ from benchmarks.running.processes import Server
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """The processes of one path. A process that starts later is not among them.
+    """The processes of one path. Processes that start later are not included.
 
     Attributes:
-        gateway: All that stands between client and upstream; none for the upstream itself.
-        upstream: The mock, or the one process of a server that stands for it.
-        cores: Where they were bound.
+        gateway: Processes between client and upstream; empty if the server is the upstream.
+        upstream: The mock, or the server's process that acts as the upstream.
+        cores: The cores that they are pinned to.
     """
 
     gateway: Sequence[psutil.Process]
@@ -41,26 +41,26 @@ class Watched:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """All clocks at one moment."""
+    """Readings of all clocks at one moment."""
 
     at_s: float
-    usage: Usage
+    usage: CpuUsage
     client_core: CpuClock
     gateway_core: CpuClock
 
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What was spent between two readings, in CPU seconds, and what else ran.
+    """CPU seconds between two readings, and other load.
 
     Attributes:
-        gateway_s: By the gateway's processes, what they do when idle included.
-        upstream_s: By what stands for the upstream.
-        client_s: By the client.
-        wall_s: Between the readings.
-        client_core_share: Of the core that client and upstream share, how much was busy.
-        gateway_core_share: Same of the gateway's core.
-        conditions: What else ran.
+        gateway_s: CPU time of the gateway's processes, including their idle work.
+        upstream_s: CPU time of the upstream.
+        client_s: CPU time of the client.
+        wall_s: Seconds between the readings.
+        client_core_share: Busy share of the core that client and upstream share.
+        gateway_core_share: Busy share of the gateway's core.
+        conditions: Other load on the machine.
     """
 
     gateway_s: float
@@ -73,16 +73,16 @@ class Spent:
 
 
 def watched(server: Server, upstream: Server | None, cores: Cores) -> Watched:
-    """The processes behind `server` as they are now, split at its upstream.
+    """Return the current processes behind `server`, split into gateway and upstream.
 
     Args:
-        server: What answers the client.
-        upstream: The mock behind it. None if the server is the mock, or if a process of the
-            server's own stands for the upstream, which its arm then names.
-        cores: Where they are bound.
+        server: The server that the client connects to.
+        upstream: The mock behind it. None if the server is the mock, or if one of the server's
+            processes is the upstream, which its arm then names.
+        cores: The cores that they are pinned to.
 
     Raises:
-        LookupError: If the arm names a process that is not there.
+        LookupError: The process that the arm names does not exist.
     """
     processes = process_tree(server.pids())
     if upstream is not None:
@@ -104,18 +104,18 @@ def _title(process: psutil.Process) -> str:
 
 
 def read(path: Watched) -> Reading:
-    """Read all clocks; about a millisecond."""
+    """Read all clocks, which takes about a millisecond."""
     trees_s = (processes_cpu_s(path.gateway), processes_cpu_s(path.upstream))
     return Reading(
         at_s=perf_counter(),
-        usage=Usage(machine=cpu_clock(), harness_s=process_time(), trees_s=trees_s),
+        usage=CpuUsage(machine=cpu_clock(), harness_s=process_time(), trees_s=trees_s),
         client_core=cpu_clock(path.cores.client),
         gateway_core=cpu_clock(path.cores.gateway),
     )
 
 
 def spent(before: Reading, after: Reading) -> Spent:
-    """What was spent from `before` to `after`."""
+    """Return the difference between two readings."""
     gateway_s, upstream_s = after.usage.trees_since(before.usage)
     return Spent(
         gateway_s=gateway_s,

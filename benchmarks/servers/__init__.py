@@ -1,1 +1,1 @@
-"""Servers that benchmarks start as processes of their own."""
+"""Servers that benchmarks start in separate processes."""

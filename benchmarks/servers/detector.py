@@ -1,8 +1,8 @@
-"""Ringfence's detection of personal data over pipes: a line of JSON in, a line of JSON out.
+"""Runs Ringfence's detection of personal data over pipes: JSON lines in, JSON lines out.
 
 In: `{"parts": "all" | "patterns", "texts": [...]}`. Out: `{"found": [[[start, end], ...], ...],
-"s": ...}`, the time without the pipe. A process of its own, in which the backend is loaded by its
-name: what measures imports nothing of it.
+"s": ...}`, the time without the pipe. This separate process loads the backend by name, so that the
+benchmarks import nothing of it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Detect = Callable[[Sequence[str]], list[list[Any]]]
 
 
 def detectors() -> dict[str, Detect]:
-    """What can be asked, by name."""
+    """Return the detectors by name."""
     patterns = import_module("serving.privacy.patterns.patterns")
     everything = import_module("serving.privacy.detector.personal_data").PersonalData()
     return {
@@ -28,7 +28,7 @@ def detectors() -> dict[str, Detect]:
 
 
 def answer(line: str, known: dict[str, Detect]) -> str:
-    """The answer to one line."""
+    """Answer one line."""
     asked = json.loads(line)
     began = perf_counter()
     spans = known[asked["parts"]](asked["texts"])
@@ -38,7 +38,7 @@ def answer(line: str, known: dict[str, Detect]) -> str:
 
 
 def main() -> None:
-    """Say that it is ready, then answer until the input ends."""
+    """Report that it is ready, then answer until the input ends."""
     known = detectors()
     sys.stdout.write("ready\n")
     sys.stdout.flush()

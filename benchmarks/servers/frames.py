@@ -1,7 +1,7 @@
-"""Answers of a model that is not there, in vLLM's JSON, made before they are asked for.
+"""Prepared answers of a simulated model, in vLLM's JSON.
 
-Tokens are some words over and over: LiteLLM takes a hundred equal ones for a model gone wrong.
-Knows nothing of HTTP or of time.
+Tokens repeat a few words, because LiteLLM treats a hundred equal tokens as a broken model. Knows
+nothing of HTTP or time.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ def _usage(tokens: int) -> dict[str, int]:
 
 @cache
 def usage_frame(tokens: int) -> bytes:
-    """The event that counts the tokens, for who asked for it."""
+    """Return the usage event."""
     return _event({"choices": [], "usage": _usage(tokens)})
 
 
 @cache
 def whole(tokens: int) -> bytes:
-    """The unstreamed answer of so many tokens."""
+    """Return the unstreamed answer with that many tokens."""
     message = {"role": "assistant", "content": "".join(islice(cycle(WORDS), tokens))}
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "length"}
     fields = {"object": "chat.completion", "choices": [choice], "usage": _usage(tokens)}

@@ -1,6 +1,6 @@
-"""Ray Serve's own OpenAI application around one vLLM engine, at Ray's defaults.
+"""Ray Serve's own OpenAI application around one vLLM engine, with Ray's defaults.
 
-Arguments: port, model name, model directory. Ends, with its Ray cluster, on SIGTERM.
+The arguments are port, model name and model directory. SIGTERM ends it and its Ray cluster.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from ray.serve.llm import LLMConfig, build_openai_app
 
 from benchmarks.running.arms import ENGINE_ARGUMENTS, HOST
 
-# Logical: the ingress replicas, the engine's bundle and Ray's own actors have to fit.
+# Logical CPUs: the ingress replicas, the engine's bundle and Ray's own actors must fit.
 LOGICAL_CPUS = 8
 
 
 def main() -> None:
-    """Serve until a signal."""
+    """Serve until a signal comes."""
     port, model, model_dir = sys.argv[1:]
     config = LLMConfig(
         model_loading_config={"model_id": model, "model_source": model_dir},
@@ -30,14 +30,14 @@ def main() -> None:
 
 
 def serve_until_signal(config: LLMConfig, *, port: int) -> None:
-    """Serve one model in a Ray cluster of our own, which ends with this process."""
+    """Serve one model in our own Ray cluster, which ends with this process."""
     ray.init(
         address="local",
         num_cpus=LOGICAL_CPUS,
         include_dashboard=False,
         _node_ip_address=HOST,
     )
-    # Ray answers SIGTERM with SystemExit, so this ends the cluster whenever it comes.
+    # Ray turns SIGTERM into SystemExit, so the cluster always ends here.
     try:
         serve.start(http_options={"host": HOST, "port": port})
         serve.run(build_openai_app({"llm_configs": [config]}))

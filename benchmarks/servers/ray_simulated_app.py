@@ -1,6 +1,6 @@
-"""Ray Serve's own OpenAI application at Ray's defaults, around an engine without a model.
+"""Ray Serve's own OpenAI application with Ray's defaults, around an engine without a model.
 
-Arguments: port, model name, ms a step, ms a step for each open stream. Ends on SIGTERM.
+The arguments are port, model name, ms per step, and ms per step and open stream. SIGTERM ends it.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ import sys
 from ray.serve.llm import LLMConfig
 
 from benchmarks.servers.ray_openai_app import serve_until_signal
-from benchmarks.servers.ray_simulated_engine import PACE_VARIABLE, SimulatedEngine
+from benchmarks.servers.ray_simulated_engine import PACE_VARIABLE, RaySimulatedEngine
 
 
 def main() -> None:
-    """Serve until a signal."""
+    """Serve until a signal comes."""
     port, model, *pace = sys.argv[1:]
-    # Read in the engine's replica, which inherits them.
+    # The engine's replica inherits and reads these variables.
     os.environ[PACE_VARIABLE] = ",".join(pace)
     os.environ["RAYLLM_VLLM_ENGINE_CLS"] = (
-        f"{SimulatedEngine.__module__}.{SimulatedEngine.__qualname__}"
+        f"{RaySimulatedEngine.__module__}.{RaySimulatedEngine.__qualname__}"
     )
     config = LLMConfig(
         model_loading_config={"model_id": model, "model_source": model},

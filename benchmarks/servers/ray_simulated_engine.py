@@ -1,7 +1,7 @@
-"""An engine without a model for Ray Serve LLM, in the place of its vLLM engine.
+"""An engine without a model for Ray Serve LLM, in place of its vLLM engine.
 
-Ray takes it by name from `RAYLLM_VLLM_ENGINE_CLS`. It gives the mock upstream's frames, one token
-each, made before they are asked for: less work than any real engine's, which is in Ray's favour.
+Ray loads it by name from `RAYLLM_VLLM_ENGINE_CLS`. It sends the mock's prepared frames, one token
+each, which is less work than a real engine does and therefore favours Ray.
 """
 
 from __future__ import annotations
@@ -14,34 +14,34 @@ from typing import Any
 from ray.llm._internal.serve.core.configs.openai_api_models import ChatCompletionResponse
 
 from benchmarks.servers import frames
-from benchmarks.servers.steps import Pace, Steps
+from benchmarks.servers.steps import Pace, StepClock
 
 PACE_VARIABLE = "RINGFENCE_BENCHMARK_PACE"
 _ROLE, _LAST_TOKEN = frames.ROLE.decode(), frames.LAST_TOKEN.decode()
 _TOKENS = tuple(token.decode() for token in frames.TOKENS)
 
 
-class SimulatedEngine:
-    """As much of Ray's `LLMEngine` as its server calls for a chat."""
+class RaySimulatedEngine:
+    """The part of Ray's `LLMEngine` that its server calls for a chat."""
 
     def __init__(self, llm_config: Any) -> None:
         del llm_config
-        self._steps = Steps(Pace(*map(float, os.environ[PACE_VARIABLE].split(","))))
+        self._steps = StepClock(Pace(*map(float, os.environ[PACE_VARIABLE].split(","))))
 
     async def start(self) -> None:
         """Do nothing: there is nothing to load."""
 
     async def check_health(self) -> None:
-        """Do nothing: there is nothing that could fail."""
+        """Do nothing: nothing can fail."""
 
     def routing_stats(self) -> dict[str, Any]:
-        """Nothing that a router could choose by."""
+        """Return no statistics for routers."""
         return {}
 
     async def chat(
         self, request: Any, raw_request_info: Any = None
     ) -> AsyncGenerator[str | ChatCompletionResponse, None]:
-        """Frames as strings, or one `ChatCompletionResponse`, as Ray's ingress expects."""
+        """Yield frames as strings, or one `ChatCompletionResponse`, as Ray's ingress expects."""
         del raw_request_info
         tokens = request.max_completion_tokens or request.max_tokens or 1
         if request.stream:
@@ -56,7 +56,7 @@ class SimulatedEngine:
             yield ChatCompletionResponse.model_validate_json(frames.whole(tokens))
 
     async def _produced(self, tokens: int) -> AsyncGenerator[int, None]:
-        """1, 2, ... `tokens`, each once its step is over."""
+        """Yield 1, 2, ... `tokens`, each when its step is over."""
         made, ready = 0, asyncio.Event()
 
         def step() -> bool:

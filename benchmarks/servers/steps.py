@@ -1,7 +1,7 @@
-"""The clock of an engine without a model: one step a tick, in which every open stream gets a token.
+"""The clock of an engine without a model: in each step, every open stream gets a token.
 
-As in continuous batching (Orca, Yu et al., OSDI 2022) the tokens of all streams come out together.
-Knows nothing of HTTP, text or Ray.
+As in continuous batching (Orca, Yu et al., OSDI 2022), all streams get their tokens together. Knows
+nothing of HTTP, text or Ray.
 """
 
 from __future__ import annotations
@@ -13,24 +13,25 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How long a step takes: `step_ms + per_stream_ms * open streams`. Both 0: no pause at all.
+    """Duration of a step: `step_ms + per_stream_ms * open streams`; no pause if both are 0.
 
-    With `per_stream_ms` alone the tokens a second of all streams together stay the same.
+    With `per_stream_ms` alone, the token rate of all streams together is constant.
     """
 
     step_ms: float = 0.0
     per_stream_ms: float = 0.0
 
     def step_s(self, streams: int) -> float:
-        """Seconds of one step with so many streams open."""
+        """Return the seconds of a step with that many open streams."""
         return (self.step_ms + self.per_stream_ms * streams) / 1000
 
 
-class Steps:
-    """Calls every member once a step, in order of joining, until it says that it is done.
+class StepClock:
+    """Calls every member once per step, in order of joining, until the member is done.
 
-    Steps are due at fixed times and do not drift; one that is late by more than a step is not
-    made up for, as no engine does. Costs nothing while nobody is a member.
+    Steps are due at fixed times and do not drift. If one is late by more than a step, the delay is
+    not
+    made up for, as in a real engine. Without members there is no cost.
     """
 
     def __init__(self, pace: Pace) -> None:
@@ -40,14 +41,14 @@ class Steps:
         self._timer: asyncio.Handle | None = None
 
     def join(self, member: Callable[[], bool]) -> None:
-        """Have `member` called at each step from the next on; it returns whether it goes on."""
+        """Call `member` at each step from the next one on; it returns whether it continues."""
         self._members[member] = None
         if self._timer is None:
             self._due_s = asyncio.get_running_loop().time()
             self._schedule()
 
     def leave(self, member: Callable[[], bool]) -> None:
-        """Call `member` no more."""
+        """Stop calling `member`."""
         self._members.pop(member, None)
 
     def _schedule(self) -> None:

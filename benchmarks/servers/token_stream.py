@@ -1,9 +1,9 @@
-"""An OpenAI-shaped server without a model: raw asyncio, its frames made before they are asked for.
+"""An OpenAI-compatible server without a model, in raw asyncio with prepared frames.
 
-Arguments: port, ms a step (0: as fast as they are taken), ms a step for each open stream. A chat is
-answered with `max_tokens` tokens in vLLM's frames, all open streams at one shared tick (`steps`),
-or, unstreamed, with one object once as many steps have passed. `GET /v1/models` lists the model;
-any other GET is answered 200. It checks no key and makes nothing up as it goes.
+The arguments are port, ms per step (0 for no pause), and ms per step and open stream. A chat gets
+`max_tokens` tokens in vLLM's frames, at the shared steps of all open streams (`steps`), or one
+object after as many steps if unstreamed. `GET /v1/models` lists the model; any other GET returns
+200. No key is checked.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import orjson
 
 from benchmarks.running.arms import HOST
 from benchmarks.servers import frames
-from benchmarks.servers.steps import Pace, Steps
+from benchmarks.servers.steps import Pace, StepClock
 
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked", re.IGNORECASE)
@@ -46,15 +46,15 @@ _MODELS = _json(b'{"object":"list","data":[{"id":"%b","object":"model"}]}' % fra
 
 @cache
 def _ending(tokens: int, *, usage: bool) -> bytes:
-    """What follows all tokens but one."""
+    """Return everything after the last token but one."""
     pieces = [frames.LAST_TOKEN, *([frames.usage_frame(tokens)] if usage else []), frames.DONE]
     return b"".join(map(_chunk, pieces)) + b"0\r\n\r\n"
 
 
 class _Connection(asyncio.Protocol):
-    """One kept-alive connection: one request at a time, of sized or chunked body."""
+    """One kept-alive connection: one request at a time, with a sized or chunked body."""
 
-    def __init__(self, steps: Steps) -> None:
+    def __init__(self, steps: StepClock) -> None:
         self._steps = steps
         self._buffer = bytearray()
         self._transport: asyncio.WriteTransport | None = None
@@ -105,7 +105,7 @@ class _Connection(asyncio.Protocol):
             self._begin(tokens, each=(b"",), last=_json(frames.whole(tokens)))
 
     def _begin(self, tokens: int, *, each: Sequence[bytes], last: bytes) -> None:
-        """Write one of `each` at every step but the last of `tokens`, and `last` at that one."""
+        """Write one of `each` at every step before the last, and `last` at the last step."""
         left = tokens
 
         def step() -> bool:
@@ -130,9 +130,9 @@ class _Connection(asyncio.Protocol):
 
 
 def take_request(buffer: bytearray) -> tuple[bytes, bytes] | None:
-    """Head and body of the first request in `buffer`, which loses it; None if it is not whole.
+    """Remove the first request from `buffer`, and return head and body; None if it is incomplete.
 
-    A body may be sized or chunked (RFC 9112, section 7.1, without trailers).
+    The body may be sized or chunked (RFC 9112, section 7.1, without trailers).
     """
     end = buffer.find(b"\r\n\r\n")
     if end < 0:
@@ -166,7 +166,7 @@ def _take_chunked(buffer: bytearray, head: bytes, start: int) -> tuple[bytes, by
 
 async def _main() -> None:
     port, *pace = sys.argv[1:]
-    steps = Steps(Pace(*map(float, pace)))
+    steps = StepClock(Pace(*map(float, pace)))
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: _Connection(steps), HOST, int(port), backlog=4096)
     async with server:

@@ -1,1 +1,1 @@
-"""What the comparison of gateways asks, a module for each kind of question."""
+"""The studies of the comparison of gateways, a module for each kind."""

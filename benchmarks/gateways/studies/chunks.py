@@ -1,4 +1,4 @@
-"""What a streamed chunk costs, and whether it costs more when many streams are open."""
+"""Studies of CPU per streamed chunk, and of its growth with the number of open streams."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ TOKENS_PER_S = 50
 WINDOW_S = 5.0
 IDLE_S = 3.0
 FEW, MANY = 10, 1000
-# All streams together, whatever their number.
+# Tokens per second of all streams together, for any number of streams.
 GROWTH_TOKENS_PER_S = 1000
-# More than a stream gets before it is hung up.
+# More tokens than a stream receives before the client hangs up.
 _TOKENS = ceil(GROWTH_TOKENS_PER_S / FEW * (OPEN_DEADLINE_S + 2 * WINDOW_S))
 
 
 def chunk_cpu(
     contender: Contender, *, window_s: float = WINDOW_S, idle_s: float = IDLE_S
 ) -> Outcome:
-    """CPU of the gateway and of the whole path for each token that a client gets."""
+    """Measure the CPU of the gateway and of the whole path per received token."""
     with contender.awake() as path, pinned_here(contender.cores.client):
         seen = _watched(contender, path, STREAMS, window_s)
         idle = _idle(path, idle_s)
@@ -64,7 +64,7 @@ def _idle(path: Watched, idle_s: float) -> Spent:
 
 
 def growth(contender: Contender, *, many: int = MANY, window_s: float = WINDOW_S) -> Outcome:
-    """The same tokens a second over few and over many streams."""
+    """Compare the same token rate over few streams and over many."""
     with contender.awake() as path, pinned_here(contender.cores.client):
         less = _watched(contender, path, FEW, window_s)
         more = _watched(contender, path, many, window_s)

@@ -1,4 +1,4 @@
-"""How much memory a gateway gains over thousands of requests."""
+"""Study of a gateway's memory growth over thousands of requests."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MIB = 2**20
 
 
 def growth(contender: Contender, *, requests: int = REQUESTS) -> Outcome:
-    """Proportional set size before and after `requests`, half of them streamed."""
+    """Measure the proportional set size before and after `requests`, half of them streamed."""
     with contender.awake() as path, pinned_here(contender.cores.client):
         failure = _serve(contender, WARM_UP_REQUESTS)
         before, first = read(path), _pss_mib(path)
@@ -40,7 +40,7 @@ def growth(contender: Contender, *, requests: int = REQUESTS) -> Outcome:
 
 
 def _serve(contender: Contender, requests: int) -> str | None:
-    """The first failure of so many requests."""
+    """Send requests, and return the first failure."""
     return _half(contender, requests // 2, stream=False) or _half(
         contender, requests // 2, stream=True
     )
@@ -61,7 +61,7 @@ def _half(contender: Contender, requests: int, *, stream: bool) -> str | None:
 
 
 def _pss_mib(path: Watched) -> tuple[float, float]:
-    """Of the gateway and of what stands for the upstream, once both are quiet."""
+    """Return the memory of the gateway and of the upstream, once both are idle."""
     sleep(_QUIET_S)
     return processes_pss_bytes(path.gateway) / _MIB, processes_pss_bytes(path.upstream) / _MIB
 

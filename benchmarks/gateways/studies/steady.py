@@ -1,7 +1,7 @@
-"""Open streams in steady state: what they cost, and how evenly their tokens come.
+"""Open streams in steady state: their cost, and the regularity of their tokens.
 
-The window begins when every stream has had its first token and ends while all are open, so
-nothing of a request's beginning or end is in it.
+The window begins once every stream has had a token, and ends while all are open, so it contains
+no beginning or end of a request.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from benchmarks.gateways.contenders import Contender
 from benchmarks.running.spending import Spent, Watched, read, spent
 
 OPEN_DEADLINE_S = 60.0
-# Streams that are hung up are cleared away by the gateway after the window, not in the next one.
+# The gateway cleans up after the hang-up before the next window begins.
 _HANG_UP_S = 1.0
 _SETTLE_S = 0.5
 _POLL_S = 0.05
@@ -30,14 +30,14 @@ _LAG_TICK_S = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Steady:
-    """What a window of open streams gave.
+    """The result of a window.
 
     Attributes:
-        tokens: That arrived in the window.
-        gaps_s: Between two tokens of one stream, both in the window.
-        lags_s: How late the client's own timer was, every 10 ms: what it adds to a gap.
-        spent: In the window.
-        failure: Why the figures are of no use.
+        tokens: Number of tokens that arrived in the window.
+        gaps_s: Gaps between tokens of one stream within the window.
+        lags_s: Delays of a 10 ms timer in the client, which the client adds to gaps.
+        spent: CPU time in the window.
+        failure: Reason why the figures are useless, or None.
     """
 
     tokens: int
@@ -50,17 +50,17 @@ class Steady:
 async def steady(
     contender: Contender, path: Watched, *, streams: int, window_s: float, tokens: int
 ) -> Steady:
-    """Open `streams`, watch them for `window_s` and hang up.
+    """Open `streams`, measure for `window_s`, and hang up.
 
     Args:
-        contender: Whom to ask.
+        contender: The gateway.
         path: Its processes.
-        streams: How many, each of one request.
-        window_s: Length of the window.
-        tokens: Of each request: more than it can get before the window ends.
+        streams: Number of streams, each of one request.
+        window_s: Length of the window in seconds.
+        tokens: Tokens of each request: more than it can receive before the window ends.
 
     Returns:
-        What the window gave, once the gateway had time to notice that the client hung up.
+        The figures of the window. The gateway has had time to notice the hang-up.
     """
     readers: list[GapReader] = []
 
@@ -127,7 +127,7 @@ def _silent(inside: Sequence[Sequence[float]]) -> str | None:
 
 
 class _Lags:
-    """How late a timer of this loop is, over the length of the block."""
+    """Measures the delay of a timer in this event loop during the block."""
 
     def __init__(self) -> None:
         self.seen_s: list[float] = []

@@ -1,4 +1,4 @@
-"""How many paced streams a gateway carries on one core before their tokens come unevenly."""
+"""Study of how many paced streams a gateway carries on one core before tokens come irregularly."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from benchmarks.servers.steps import Pace
 TOKENS_PER_S = 50
 NOMINAL_GAP_S = 1 / TOKENS_PER_S
 MOST_ADDED_S = 0.010
-# Of its core and of its timer: beyond it the client, not the gateway, may be what is late.
+# Limits for the client's core and timer. Beyond them the delay may be the client's.
 MOST_CLIENT_CORE_SHARE = 0.9
 MOST_LAG_S = 0.005
 WINDOW_S = 4.0
@@ -33,7 +33,7 @@ _TOKENS = ceil(TOKENS_PER_S * (OPEN_DEADLINE_S + 2 * WINDOW_S))
 def most_streams(
     contender: Contender, *, ramp: Sequence[int] = RAMP, window_s: float = WINDOW_S
 ) -> Outcome:
-    """Climb `ramp` until no try of a step holds."""
+    """Increase the number of streams along `ramp` until every try of a step fails."""
     steps: list[dict[str, Any]] = []
     most = 0
     with contender.awake() as path, pinned_here(contender.cores.client):
@@ -59,7 +59,7 @@ def most_streams(
 def _tries(
     contender: Contender, path: Watched, streams: int, window_s: float
 ) -> Iterator[dict[str, Any]]:
-    """Up to `_TRIES` windows; none after one that held."""
+    """Run up to `_TRIES` windows, until one holds."""
     for _ in range(_TRIES):
         step = _step(streams, _window(contender, path, streams, window_s))
         yield step
@@ -91,7 +91,7 @@ def _step(streams: int, seen: Steady) -> dict[str, Any]:
 
 
 def verdict(added_s: float, lag_s: float, seen: Steady) -> str:
-    """`held`, `failed`, `late`, or `client`: late, but so was or might be the client."""
+    """Return `held`, `failed`, `late`, or `client` if the client may have caused the delay."""
     if added_s <= MOST_ADDED_S and seen.failure is None:
         return "held"
     if seen.spent.client_core_share > MOST_CLIENT_CORE_SHARE or lag_s > MOST_LAG_S:

@@ -1,6 +1,6 @@
-"""A study: a named procedure that is run on each gateway in turn, and what one run of it gave.
+"""A study: a named procedure that runs on each gateway in turn, and the result of a run.
 
-Knows nothing of how often or in which order it is run.
+Does not know the number or the order of runs.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ REQUEST_DEADLINE_S = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one run of a study on one gateway gave.
+    """The result of one run of a study on one gateway.
 
     Attributes:
-        values: Figures by name; a study names its own.
-        failure: Why they are of no use; None if every request was served in full.
-        conditions: What else ran on the machine.
-        details: More than the figures, for the JSON alone.
+        values: Figures by name; each study has its own names.
+        failure: Reason why the figures are useless; None if every request was served.
+        conditions: Other load on the machine.
+        details: Further data for the JSON report.
     """
 
     values: Mapping[str, float]
@@ -44,12 +44,12 @@ class Sample:
 
     @property
     def failure(self) -> str | None:
-        """Of the outcome."""
+        """The outcome's failure."""
         return self.outcome.failure
 
     @property
     def disturbance(self) -> str | None:
-        """Why it may say more of the machine than of the gateway; None if it was quiet."""
+        """Why the machine may have distorted the figures; None if it was quiet."""
         return self.outcome.conditions.disturbance
 
 
@@ -58,10 +58,10 @@ class Column:
     """A figure in the tables.
 
     Attributes:
-        value: Its name among an outcome's values.
-        title: Head of the column, with the unit.
-        digits: After the point.
-        compared: Whether ratios of rounds are made of it.
+        value: Name of the figure in an outcome's values.
+        title: Column heading, with the unit.
+        digits: Number of decimals.
+        compared: Whether per-round ratios are computed.
     """
 
     value: str
@@ -75,13 +75,13 @@ class Study:
     """A named procedure.
 
     Attributes:
-        name: As in `--studies`.
-        procedure: What is done and what the figures mean, for the reader of the tables.
-        pace: Of every upstream while it runs.
-        columns: Its figures.
-        run: Does it once, on a gateway that is frozen before and after.
-        most_rounds: Where a round takes minutes; None for as many as are asked for.
-        derive: Figures that need the other gateways of the same round.
+        name: Name in `--studies`.
+        procedure: Description of the procedure and its figures, printed with the tables.
+        pace: Pace of every upstream during the study.
+        columns: Figures of the study.
+        run: Runs the study once, on a gateway that is frozen before and after.
+        most_rounds: Maximum rounds of a long study; None for no limit.
+        derive: Adds figures that depend on the other gateways of the same round.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Unstreamed requests: how many a second one core serves, and what each takes longer for it."""
+"""Studies of unstreamed requests: throughput of one core, and added latency."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LATENCY_WARM_UP = 20
 
 
 def requests_per_second(contender: Contender, *, window_s: float = WINDOW_S) -> Outcome:
-    """A closed loop at each concurrency; what is answered within the window counts."""
+    """Run a closed loop at each concurrency, and count the answers within the window."""
     values: dict[str, float] = {}
     failures, details, seen = [], [], []
     with contender.awake() as path, pinned_here(contender.cores.client):
@@ -75,7 +75,7 @@ def _until(end_s: float, chats: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def latency(contender: Contender) -> Outcome:
-    """One request after another on one connection."""
+    """Send one request after another on one connection."""
     with contender.awake() as path, pinned_here(contender.cores.client):
         chats = contender.chats(max_tokens=TOKENS, stream=False)
         before = read(path)
@@ -98,7 +98,7 @@ def latency(contender: Contender) -> Outcome:
 
 
 def added_latency(samples: Sequence[Sample]) -> list[Sample]:
-    """Add `added_p50_ms`: what the path takes longer than the upstream alone in that round."""
+    """Add `added_p50_ms`: the p50 minus that of the upstream alone in the same round."""
     direct_ms = {
         s.round_number: s.outcome.values.get("p50_ms") for s in samples if s.label == UPSTREAM
     }

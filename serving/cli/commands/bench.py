@@ -23,7 +23,7 @@ from serving.config import Settings
 
 if TYPE_CHECKING:
     from benchmarks.client.load_client import Target
-    from benchmarks.deployment.plan import Plan
+    from benchmarks.deployment.plan import BenchPlan
     from benchmarks.deployment.result import Result
     from benchmarks.deployment.step import Limits
 
@@ -62,10 +62,10 @@ def bench(
 ) -> None:
     """Measure a running deployment: saturation curve, then arrivals around its knee."""
     from benchmarks.client.prompts import MOST_NUMBERS  # noqa: PLC0415
-    from benchmarks.deployment.plan import Plan  # noqa: PLC0415  As heavy as what draws its plots.
+    from benchmarks.deployment.plan import BenchPlan  # noqa: PLC0415  As heavy as what draws its plots.
 
     settings = config.load(config_file)
-    plan = Plan(
+    plan = BenchPlan(
         streams=tuple(int(n) for n in _numbers(streams, "--streams", whole=True)),
         rates_per_s=None if rates is None else _numbers(rates, "--rates"),
         max_tokens=max_tokens,
@@ -133,7 +133,7 @@ def _target(settings: Settings, *, url: str | None, api_key: str | None) -> Targ
         raise typer.BadParameter(str(error)) from None
 
 
-def _run(target: Target, plan: Plan, *, wanted: str | None, out: Path) -> int:
+def _run(target: Target, plan: BenchPlan, *, wanted: str | None, out: Path) -> int:
     """Measure, show and write; returns the exit code."""
     from benchmarks.client.endpoint import DeploymentError, find_model  # noqa: PLC0415
     from benchmarks.deployment.procedure import INTERRUPTED, run  # noqa: PLC0415
@@ -160,7 +160,7 @@ def _failed(reason: str, *, code: int) -> int:
     return code
 
 
-def _command(target: Target, plan: Plan, *, model: str, out: Path) -> tuple[str, ...]:
+def _command(target: Target, plan: BenchPlan, *, model: str, out: Path) -> tuple[str, ...]:
     """The command that repeats the run, with every choice spelled out and without the key."""
     from benchmarks.client.endpoint import url_of  # noqa: PLC0415
 

@@ -65,7 +65,7 @@ def test_the_log_grows_by_dated_sections(run, tmp_path):
         ("bare-vllm,nobody", "unknown: nobody"),
         ("bare-vllm,ringfence+nothing", "unknown: ringfence+nothing"),
         ("bare-vllm+embedder", "unknown: bare-vllm+embedder"),
-        ("ringfence", "bare-vllm is what the others are"),
+        ("ringfence", "bare-vllm must be included"),
     ],
 )
 def test_an_unknown_arm_or_none_to_compare_with_is_refused(arms, reason, capsys):

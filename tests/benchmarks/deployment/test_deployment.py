@@ -10,11 +10,13 @@ import pytest
 
 from benchmarks.client.endpoint import DeploymentError, find_model, target_of
 from benchmarks.client.prompts import OPENING
-from benchmarks.deployment.plan import Plan
+from benchmarks.deployment.plan import BenchPlan
 from benchmarks.deployment.procedure import INTERRUPTED, run
 from tests.benchmarks.deployment.fake_deployment import HOST, deployed
 
-PLAN = Plan(streams=(1, 3), max_tokens=4, duration_s=0.3, warm_up=3, timeout_s=60.0, rates_per_s=())
+PLAN = BenchPlan(
+    streams=(1, 3), max_tokens=4, duration_s=0.3, warm_up=3, timeout_s=60.0, rates_per_s=()
+)
 
 
 def measured(fake, plan=PLAN, *, key="", phase=lambda _: contextlib.nullcontext()):

@@ -6,12 +6,12 @@ import pytest
 
 from benchmarks.client.records import RequestRecord
 from benchmarks.deployment.html_report import page, write_html
-from benchmarks.deployment.plan import Plan
+from benchmarks.deployment.plan import BenchPlan
 from benchmarks.deployment.plots import plots
 from benchmarks.deployment.result import Result, notes, this_machine, write_json
 from benchmarks.deployment.step import figures
 
-PLAN = Plan(max_tokens=2)
+PLAN = BenchPlan(max_tokens=2)
 
 
 def step(*, failed=0, tokens=2, e2e_s=1.0, cpu_s=0.1, **load):
@@ -80,7 +80,7 @@ def test_what_the_server_says_is_escaped():
         (result(step(streams=1), simulated=True), "The model is simulated"),
         (result(step(streams=4, failed=2)), "At 4 streams, 2 of 3 requests failed"),
         (result(step(rate_per_s=2.5, failed=1)), "At 2.5 requests/s, 1 of 3"),
-        (result(step(streams=1, tokens=1)), "3 answers do not have 2 tokens"),
+        (result(step(streams=1, tokens=1)), "3 answers are not 2 tokens long"),
         (result(step(streams=1, cpu_s=0.9)), "client itself was the limit at 1 stream"),
         (result(step(streams=1, e2e_s=6.0)), "Throughput is too low at 1 stream"),
     ],

@@ -66,7 +66,7 @@ def test_every_study_says_what_it_does_and_compares_something_or_is_memory():
     ("arguments", "reason"),
     [
         (["--studies", "speed"], "unknown: speed"),
-        (["--arms", "ringfence"], "direct is what the others are measured against"),
+        (["--arms", "ringfence"], "direct must be included"),
     ],
 )
 def test_a_wrong_option_is_refused(arguments, reason, capsys):

@@ -22,10 +22,10 @@ from benchmarks.overload.figures import (
     goodput_ratio,
     goodput_step,
 )
-from benchmarks.overload.plan import NOISY, QUICK, Plan, arrivals
+from benchmarks.overload.plan import NOISY, QUICK, OverloadPlan, arrivals
 from benchmarks.overload.report import OverloadRun, markdown, write_json
 from benchmarks.running.arms import HOST
-from benchmarks.running.machine import Conditions, Machine
+from benchmarks.running.machine import Conditions, MachineInfo
 from serving import config
 
 OVERLOADED = b'{"error":{"message":"m","type":"server_error","param":null,"code":"overloaded"}}'
@@ -87,45 +87,45 @@ def test_another_seed_gives_other_arrivals():
 
 
 def test_only_the_noisy_tenant_asks_for_more_in_the_second_phase():
-    plan = Plan(quiet=("a", "b", "c"))
+    plan = OverloadPlan(quiet=("a", "b", "c"))
     before, after = plan.rates("A", 20.0), plan.rates("B", 20.0)
     assert before == dict.fromkeys(("a", "b", "c", NOISY), 2.5)
     assert after == before | {NOISY: 250.0}
 
 
 def test_each_pair_of_phases_is_in_the_other_order_than_the_one_before():
-    assert Plan().pairs() == [("A", "B"), ("B", "A"), ("A", "B"), ("B", "A")]
+    assert OverloadPlan().pairs() == [("A", "B"), ("B", "A"), ("A", "B"), ("B", "A")]
 
 
 @pytest.mark.parametrize("phases", [("A", "A"), ("A", "B", "B")])
 def test_phases_that_are_no_pairs_are_refused(phases):
     with pytest.raises(ValueError, match=r"a pair is|argument 2 is shorter"):
-        Plan(phases=phases).pairs()
+        OverloadPlan(phases=phases).pairs()
 
 
 def test_the_lead_in_outlasts_the_turn_of_a_queue_to_shedding_more():
-    plan = Plan()
+    plan = OverloadPlan()
     assert [plan.lead_of(share) > 15 for share in (0.5, 0.9, 1.0, 2.0)] == [
         False, False, True, True,
     ]  # fmt: skip
     assert QUICK.lead_of(2.0) > 15
 
 
-@pytest.mark.parametrize(("plan", "minutes"), [(Plan(), 15), (QUICK, 3)])
+@pytest.mark.parametrize(("plan", "minutes"), [(OverloadPlan(), 15), (QUICK, 3)])
 def test_a_run_leaves_time_for_start_and_stop(plan, minutes):
     assert plan.sends_s < minutes * 60 - 30
 
 
 def test_the_plan_is_of_the_servers_own_defaults():
     defaults = config.Settings(home="h", models=({"id": "m", "engine": "simulated"},)).models[0]
-    plan = Plan()
+    plan = OverloadPlan()
     assert (plan.slots, plan.queued) == (
         defaults.max_ongoing_requests, defaults.max_queued_requests,
     )  # fmt: skip
 
 
 def test_the_server_gets_a_configuration_that_it_understands(tmp_path):
-    arm = served(Plan(slots=8, queued=16), tmp_path)
+    arm = served(OverloadPlan(slots=8, queued=16), tmp_path)
     settings = config.parse(config.read(tmp_path / "ringfence.yaml"), arm.environment)
     spec = settings.model(arm.model)
     assert spec is not None
@@ -368,10 +368,10 @@ def test_disturbed_pairs_are_used_and_counted_where_too_few_are_left():
 
 
 def finished(steps, phases):
-    machine = Machine("CPU", 2, 2**34, "6.1", (0.1, 0.2, 0.3), "abc", {"python": "3.11"})
+    machine = MachineInfo("CPU", 2, 2**34, "6.1", (0.1, 0.2, 0.3), "abc", {"python": "3.11"})
     return OverloadRun(
         began=datetime(2026, 11, 24, 12, 0, tzinfo=UTC), took_s=600.0,
-        command=("python", "-m", "benchmarks.overload"), machine=machine, plan=Plan(),
+        command=("python", "-m", "benchmarks.overload"), machine=machine, plan=OverloadPlan(),
         simulation={"step_base_ms": 45.0}, saturation_per_s=20.0, steps=steps, phases=phases,
     )  # fmt: skip
 
@@ -436,7 +436,7 @@ def test_the_document_has_the_figures_and_what_they_are_read_with(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--slots", "0"], "'0' is not a whole number from 1 on"),
+        (["--slots", "0"], "'0' is not a positive integer"),
         (["--goodput", "ttft"], "'ttft' is not like ttft:500ms"),
     ],
 )

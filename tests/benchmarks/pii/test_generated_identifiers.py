@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from ipaddress import ip_address
 
-from benchmarks.pii.generated_identifiers import FORMS, Sample, samples
+from benchmarks.pii.generated_identifiers import FORMS, IdentifierSample, samples
 
 MANY = list(samples(1_000, seed=4))
 
@@ -65,7 +65,7 @@ def test_forms_differ_and_hold_the_same_letters_and_digits() -> None:
 
 
 def test_value_is_covered_only_if_each_of_its_letters_and_digits_is() -> None:
-    sample = Sample("email", "plain", "to a@b.cc now", 3, 9)
+    sample = IdentifierSample("email", "plain", "to a@b.cc now", 3, 9)
     assert sample.covered([(3, 9)])
     assert sample.covered([(0, 4), (5, 6), (7, 13)])
     assert not sample.covered([(3, 8)])

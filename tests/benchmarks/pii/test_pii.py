@@ -38,7 +38,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(environment: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    options = pii.Options(
+    options = pii.PiiOptions(
         sentences=10,
         identifiers=20,
         seed=1,

@@ -11,11 +11,11 @@ import pytest
 
 from benchmarks.reporting.statistics import Summary
 from benchmarks.retrieval.client import RetrievalClient, in_batches
-from benchmarks.retrieval.command import Options, run
+from benchmarks.retrieval.command import RetrievalOptions, run
 from benchmarks.retrieval.cranfield import Quality
 from benchmarks.retrieval.report import (
     Growth,
-    Kind,
+    KindQuality,
     Latencies,
     RetrievalRun,
     Speeds,
@@ -23,7 +23,7 @@ from benchmarks.retrieval.report import (
 )
 from benchmarks.retrieval.speed import _documents, _pieces, _repeated, growth, latencies, speeds
 from benchmarks.running.command import NotSetUp
-from benchmarks.running.machine import Machine
+from benchmarks.running.machine import MachineInfo
 from benchmarks.running.measure import MeasurementError
 from benchmarks.running.ports import free_port
 from tests.benchmarks.retrieval.fake_retrieval import FakeServer, serving
@@ -43,13 +43,13 @@ def client(server: FakeServer) -> Iterator[RetrievalClient]:
         yield opened
 
 
-def options(server: FakeServer, directory: Path) -> Options:
+def options(server: FakeServer, directory: Path) -> RetrievalOptions:
     (directory / "cran.all.1400").write_text(
         ".I 1\n.W\nwings lift air\n.I 3\n.W\nflat plates drag\n", "utf-8"
     )
     (directory / "cran.qry").write_text(".I 1\n.W\nwhy lift\n.I 2\n.W\nwhy drag\n", "utf-8")
     (directory / "qrels.txt").write_text("1 0 1 5\n2 0 3 5\n", "utf-8")
-    return Options(
+    return RetrievalOptions(
         url=server.url,
         key="k",
         embedder="m",
@@ -163,7 +163,7 @@ def test_batches_have_all_items_in_order() -> None:
 
 
 def test_report_tells_every_figure() -> None:
-    machine = Machine("cpu", 2, 2**30, "6", (0.0, 0.0, 0.0), "abc", {})
+    machine = MachineInfo("cpu", 2, 2**30, "6", (0.0, 0.0, 0.0), "abc", {})
     report = markdown(
         RetrievalRun(
             began=datetime(2026, 1, 1, tzinfo=UTC),
@@ -171,7 +171,7 @@ def test_report_tells_every_figure() -> None:
             command=("python",),
             machine=machine,
             seed=1,
-            quality={"dense": Kind(odd=Quality(0.4, 0.7), every=Quality(0.5, 0.8))},
+            quality={"dense": KindQuality(odd=Quality(0.4, 0.7), every=Quality(0.5, 0.8))},
             speeds=Speeds([9.0, 9.0], [10.0, 10.0], [5.0, 5.0]),
             latencies=Latencies(
                 20_000, Summary(9, 0.030, 0.04), Summary(9, 0.015, 0.02), Summary(9, 0.005, 0.01)

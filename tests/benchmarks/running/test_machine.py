@@ -4,7 +4,7 @@ from time import process_time
 from benchmarks.running.machine import (
     Conditions,
     CpuClock,
-    Usage,
+    CpuUsage,
     conditions,
     cpu_clock,
     describe,
@@ -50,6 +50,6 @@ def test_a_machine_is_described_with_what_a_figure_depends_on(tmp_path):
 
 def test_nothing_is_known_of_a_time_in_which_the_clock_did_not_tick():
     clock = CpuClock(busy_s=2.5, steal_s=0.75, total_s=8.0)
-    before = Usage(clock, harness_s=1.0, trees_s=(0.0,))
-    after = Usage(clock, harness_s=1.01, trees_s=(0.01,))
+    before = CpuUsage(clock, harness_s=1.0, trees_s=(0.0,))
+    after = CpuUsage(clock, harness_s=1.01, trees_s=(0.01,))
     assert Conditions(0.0, 0.0) == conditions(before, after, own_s=0.01)

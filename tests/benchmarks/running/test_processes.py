@@ -71,7 +71,7 @@ def test_a_server_that_ends_at_its_start_is_an_error_that_names_its_log(tmp_path
     arm = Arm(
         name="fake", command=(sys.executable, "-c", "exit(3)"), port=free_port(), ready_path="/"
     )
-    with pytest.raises(ServerError, match=r"ended with 3 at its start: .*fake\.log"):
+    with pytest.raises(ServerError, match=r"ended with 3 during its start: .*fake\.log"):
         running(arm, log_dir=tmp_path).__enter__()
 
 

@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from benchmarks.servers.steps import Pace, Steps
+from benchmarks.servers.steps import Pace, StepClock
 from tests.serving.virtual_time import pass_time, run
 
 
@@ -22,7 +22,7 @@ class Member:
 
 
 async def taken(pace, *lengths):
-    steps = Steps(pace)
+    steps = StepClock(pace)
     members = [Member(length) for length in lengths]
     for member in members:
         steps.join(member.step)
@@ -39,7 +39,7 @@ def test_members_are_called_once_a_step_and_together():
 
 def test_a_step_that_takes_long_delays_none_that_is_due_later():
     async def worked():
-        steps, member = Steps(Pace(step_ms=10)), Member(40)
+        steps, member = StepClock(Pace(step_ms=10)), Member(40)
 
         def slow_step():
             pass_time(0.004)
@@ -63,7 +63,7 @@ async def test_without_a_pace_nothing_waits():
 
 
 async def test_who_left_is_not_called_again():
-    steps, member, other = Steps(Pace(step_ms=1)), Member(9), Member(3)
+    steps, member, other = StepClock(Pace(step_ms=1)), Member(9), Member(3)
     steps.join(member.step)
     steps.join(other.step)
     steps.leave(member.step)

@@ -150,8 +150,8 @@ def test_key_of_the_first_start_goes_to_this_machine_only(home: Path, kept_key: 
 @pytest.mark.parametrize(
     ("fields", "more", "told"),
     [
-        ({"key": KEY}, (), "the server refuses the key: status 401"),
-        ({"models": ()}, (), "lists no model that generates"),
+        ({"key": KEY}, (), "the server rejects the key: status 401"),
+        ({"models": ()}, (), "lists no generating model"),
         (
             {"refuse_all": (404, "No model 'nope'.")},
             ("--model", "nope"),
