@@ -32,7 +32,7 @@ from rag.index.embedder_versions import ServedEmbedder
 from rag.index.lexical_index import text_index
 from rag.ingestion.chunking import TextChunk
 from rag.ingestion.consistency import Consistency
-from rag.ingestion.ingestion import Ingestion
+from rag.ingestion.ingestion import Ingestion, Parser
 from rag.ingestion.leases import Leases
 from rag.ingestion.recovery import Recovery
 from rag.pages import PageQuery
@@ -63,7 +63,7 @@ class MarkEmbedder(WordEmbedder):
         return super()._direction(word) * (100 if word.startswith(MARK) else 1)
 
 
-class WordParser:
+class WordParser(Parser):
     """Cuts a text into chunks of so many words as a chunk may have hundreds of tokens."""
 
     async def chunks(

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import delete, func, insert, select
 
-from models.embedding.embedder import Embeddings, Inputs
+from models.embedding.embedder import Embedder, Embeddings, Inputs
 from rag.index.embedder_versions import ServedEmbedder, pin
-from rag.index.protocols import Collection, FileFilter, VectorHit, VectorKey, chunk_key
+from rag.index.protocols import Collection, FileFilter, VectorHit, VectorIndex, VectorKey, chunk_key
 from rag.schema import Chunk, File, IndexGeneration, IndexIntent, StoreFile, VectorStore
 from serving.access.tenants import TenantStore
 from serving.storage.database import Database
@@ -23,7 +23,7 @@ STORE = "vs_1"
 TENANT = "acme"
 
 
-class WordEmbedder:
+class WordEmbedder(Embedder):
     """Sums a random direction for each word; another seed is another model."""
 
     def __init__(self, seed: int = 0, dimension: int = 16, noise: float = 0.0) -> None:
@@ -48,7 +48,7 @@ class WordEmbedder:
 
 
 @dataclass
-class MemoryVectors:
+class MemoryVectors(VectorIndex):
     """`VectorIndex` in a dictionary. `before` is called at the start of each call."""
 
     kept: dict[Collection, dict[str, tuple[str, NDArray[np.float32]]]] = field(default_factory=dict)

@@ -15,7 +15,7 @@ from rag.index.embedder_checks import EmbedderChecks
 from rag.index.lexical_index import text_index
 from rag.ingestion.chunking import TextChunk
 from rag.ingestion.consistency import Consistency
-from rag.ingestion.ingestion import Ingestion
+from rag.ingestion.ingestion import Ingestion, Parser
 from rag.ingestion.leases import IngestBatch, Leases
 from rag.ingestion.recovery import Recovery
 from rag.parsing.parser_process import Cut
@@ -64,7 +64,7 @@ class Texts:
         del older_than
 
 
-class LineParser:
+class LineParser(Parser):
     """A chunk for each line of a text; one that says BROKEN cannot be read."""
 
     def __init__(self, texts: Texts) -> None:

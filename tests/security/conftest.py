@@ -15,7 +15,7 @@ from models.engine import EngineUnavailable
 from serving.access.keys import KeyStore
 from serving.domain.privacy_class import CLASSES, PrivacyClass
 from serving.privacy.patterns.patterns import find
-from serving.privacy.spans import Span
+from serving.privacy.spans import Detector, Span
 from serving.storage.database import Database
 from tests.security.positions import Endpoint
 from tests.serving.conftest import (
@@ -38,7 +38,7 @@ PATHS = {"chat": "/v1/chat/completions", "completion": "/v1/completions"}
 PIECE = 7
 
 
-class Patterns:
+class Patterns(Detector):
     """The detector without its models: what has a form of its own is found as it always is."""
 
     async def detect(self, texts: Sequence[str]) -> list[list[Span]]:

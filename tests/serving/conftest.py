@@ -16,7 +16,7 @@ from models.engine import Engine
 from models.simulated.engine import SimulatedEngine
 from serving.access.keys import KeyStore
 from serving.config import LimitSettings, ServerSettings
-from serving.domain.model_state import ModelState
+from serving.domain.model_state import ModelState, Readiness
 from serving.gateway.app import build_app
 from serving.gateway.idempotency import Idempotency
 from serving.gateway.open_requests import OpenRequests
@@ -110,7 +110,7 @@ class Backend:
         return True
 
 
-class FixedReadiness:
+class FixedReadiness(Readiness):
     """States that were given."""
 
     def __init__(self, states: dict[str, ModelState]) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import orjson
 
-from models.embedding.embedder import Embeddings, Inputs
-from models.engine import Delta, GenerationRequest, TokenizeRequest, Tokens, Usage
+from models.embedding.embedder import Embedder, Embeddings, Inputs
+from models.engine import Delta, Engine, GenerationRequest, TokenizeRequest, Tokens, Usage
 
 DIMENSION = 8
 HEAD = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "scripted"}
@@ -54,7 +54,7 @@ USAGE = Usage(prompt_tokens=3, completion_tokens=2)
 WHOLE: tuple[Step, ...] = (ROLE, HELLO, STOP, usage_frame(), USAGE)
 
 
-class ScriptedEngine:
+class ScriptedEngine(Engine):
     """Yields what it was given, raises errors among it, waits for events and seconds."""
 
     def __init__(self, *script: Step) -> None:
@@ -96,7 +96,7 @@ class ScriptedEngine:
                 raise step
 
 
-class FakeEmbedder:
+class FakeEmbedder(Embedder):
     """Unit vectors that depend on the input alone; fails or waits as it was told."""
 
     def __init__(self, *script: Exception | asyncio.Event) -> None:

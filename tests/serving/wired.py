@@ -42,7 +42,7 @@ class NeverAsked:
         return {}
 
 
-class CharacterCounter:
+class CharacterCounter(TokenCounter):
     """A token for every character of a prompt, as the fake embedder counts."""
 
     context_tokens = 64

@@ -20,6 +20,7 @@ from models.catalog import ModelSpec, PackagedSource, builtin
 from models.embedding.embedder import SentenceEmbedder
 from models.engine import (
     Delta,
+    Engine,
     EngineUnavailable,
     GenerationRequest,
     Kind,
@@ -462,7 +463,7 @@ def test_simulated_tool_that_cannot_be_rendered_gives_no_count() -> None:
     assert count(SimulatedCounter(SIMULATED), "chat", body) is None
 
 
-class Asked:
+class Asked(Engine):
     """An engine that keeps what it is asked and gives each prompt ten tokens, or fails."""
 
     def __init__(self, *, failing_from: int = 99) -> None:

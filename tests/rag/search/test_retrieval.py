@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from sqlalchemy import delete, event, insert, update
 
+from models.embedding.reranker import Reranker
 from rag.errors import IndexUnavailable
 from rag.index.protocols import Collection, FileFilter, TextHit, VectorHit
 from rag.schema import (
@@ -78,7 +79,7 @@ class Words:
         return [TextHit(chunk, 1.0) for chunk in self.hits.get(number, [])][:limit]
 
 
-class Longest:
+class Longest(Reranker):
     """A reranker that likes the chunk with the highest number."""
 
     def __init__(self) -> None:

@@ -9,7 +9,15 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from models.engine import Delta, EngineError, GenerationRequest, TokenizeRequest, Tokens, Usage
+from models.engine import (
+    Delta,
+    Engine,
+    EngineError,
+    GenerationRequest,
+    TokenizeRequest,
+    Tokens,
+    Usage,
+)
 from tests.serving.fakes import HEAD, TEXT_HEAD, event
 
 PROMPT = [0, 1, 2]
@@ -17,7 +25,7 @@ FIRST = 10
 
 
 @dataclass
-class ByteModel:
+class ByteModel(Engine):
     """Dies after so many tokens of each request; then it does not any more.
 
     Its tokens are pieces of `width` bytes of the text, by their place in it.

@@ -22,6 +22,7 @@ from serving.accounting.pricing import Tariff
 from serving.admission.fair_queue import FairQueue
 from serving.answering.resume.continuation import Break
 from serving.answering.routing import Generation, Routing, Target
+from serving.answering.targets import Fallback, Overflow, ReceiptIssuer
 from serving.attempts import NO_TOKENS, ExternalRoute, Forecast
 from serving.domain.calls import Call, GenerationCall
 from serving.domain.errors import RingfenceError
@@ -39,8 +40,8 @@ TARIFF = Tariff.of(SPECS[0].model_copy(update={"price": Price(output_per_million
 
 
 @dataclass
-class FakeDetour:
-    """EgressParts that were given, and what became of them."""
+class FakeFallback(Fallback):
+    """Targets that were given, and what became of them."""
 
     engines: Sequence[ScriptedEngine]
     preferred: bool = False
@@ -68,18 +69,18 @@ class FakeDetour:
 
 
 @dataclass
-class FakeOverflow:
-    """The same fallback for every request, or none."""
+class FakeOverflow(Overflow):
+    """The same detour for every request, or none."""
 
-    way_round: FakeDetour | None
+    way_round: FakeFallback | None
 
-    def fallback(self, call: GenerationCall, forecast: Forecast) -> FakeDetour | None:
+    def fallback(self, call: GenerationCall, forecast: Forecast) -> FakeFallback | None:
         del call, forecast
         return self.way_round
 
 
 @dataclass
-class FakeNotary:
+class FakeNotary(ReceiptIssuer):
     """Signs by naming."""
 
     def receipt(self, call: Call, route: str, departures: Sequence[Entry]) -> str:
@@ -91,7 +92,7 @@ Ask = Callable[..., Any]
 
 @pytest.fixture
 def ask(wire: Wire) -> Ask:
-    def build(here: ScriptedEngine, fallback: FakeDetour | None) -> Any:
+    def build(here: ScriptedEngine, fallback: FakeFallback | None) -> Any:
         engines = {"chat": here, "other": ScriptedEngine()}
         _, admission_parts, _ = wire(SPECS, engines, {"embed": FakeEmbedder()})
         routing = Routing(
@@ -129,14 +130,14 @@ async def rows(asked: Any) -> list[tuple[str, str]]:
 
 async def test_model_here_answers_while_it_can(ask: Ask) -> None:
     away = ScriptedEngine(*AWAY)
-    _, answering = ask(ScriptedEngine(*WHOLE), FakeDetour([away]))
+    _, answering = ask(ScriptedEngine(*WHOLE), FakeFallback([away]))
     origin, deltas = await told(answering)
     assert origin == Origin("scrubbed", "local", "chat by local after 0")
     assert (HELLO in deltas, away.requests) == (True, [])
 
 
 async def test_failure_before_the_first_delta_is_answered_elsewhere(ask: Ask) -> None:
-    fallback = FakeDetour([ScriptedEngine(*AWAY)])
+    fallback = FakeFallback([ScriptedEngine(*AWAY)])
     admission_parts, answering = ask(ScriptedEngine(DOWN), fallback)
     origin, deltas = await told(answering)
     assert origin == Origin("scrubbed", "overflow:p0", "chat by overflow:p0 after 0")
@@ -146,7 +147,7 @@ async def test_failure_before_the_first_delta_is_answered_elsewhere(ask: Ask) ->
 
 
 async def test_ways_are_tried_in_their_order(ask: Ask) -> None:
-    fallback = FakeDetour([ScriptedEngine(EngineFailed("No.")), ScriptedEngine(*AWAY)])
+    fallback = FakeFallback([ScriptedEngine(EngineFailed("No.")), ScriptedEngine(*AWAY)])
     _, answering = ask(ScriptedEngine(DOWN), fallback)
     origin, _ = await told(answering)
     assert origin.route == "overflow:p1"
@@ -154,7 +155,7 @@ async def test_ways_are_tried_in_their_order(ask: Ask) -> None:
 
 
 async def test_error_of_the_model_here_is_told_when_nothing_helps(ask: Ask) -> None:
-    fallback = FakeDetour([ScriptedEngine(EngineFailed("Theirs."))])
+    fallback = FakeFallback([ScriptedEngine(EngineFailed("Theirs."))])
     _, answering = ask(ScriptedEngine(DOWN), fallback)
     with pytest.raises(EngineUnavailable, match="not available now"):
         await told(answering)
@@ -162,7 +163,7 @@ async def test_error_of_the_model_here_is_told_when_nothing_helps(ask: Ask) -> N
 
 async def test_request_that_is_wrong_is_not_taken_elsewhere(ask: Ask) -> None:
     away = ScriptedEngine(*AWAY)
-    _, answering = ask(ScriptedEngine(RequestRejected("Bad.", param="stop")), FakeDetour([away]))
+    _, answering = ask(ScriptedEngine(RequestRejected("Bad.", param="stop")), FakeFallback([away]))
     with pytest.raises(RequestRejected):
         await told(answering)
     assert away.requests == []
@@ -176,18 +177,18 @@ async def test_request_without_a_detour_fails_as_it_does_here(ask: Ask) -> None:
 
 async def test_surge_goes_elsewhere_first_and_comes_here_when_that_fails(ask: Ask) -> None:
     here = ScriptedEngine(*WHOLE)
-    fallback = FakeDetour([ScriptedEngine(EngineFailed("No."))], preferred=True)
+    fallback = FakeFallback([ScriptedEngine(EngineFailed("No."))], preferred=True)
     _, answering = ask(here, fallback)
     origin, deltas = await told(answering)
     assert (origin.route, HELLO in deltas) == ("local", True)
-    fallback = FakeDetour([ScriptedEngine(*AWAY)], preferred=True)
+    fallback = FakeFallback([ScriptedEngine(*AWAY)], preferred=True)
     _, answering = ask(here, fallback)
     assert (await told(answering))[0].route == "overflow:p0"
 
 
 async def test_ways_that_failed_first_are_not_tried_again(ask: Ask) -> None:
     away = ScriptedEngine(EngineFailed("No."))
-    _, answering = ask(ScriptedEngine(DOWN), FakeDetour([away], preferred=True))
+    _, answering = ask(ScriptedEngine(DOWN), FakeFallback([away], preferred=True))
     with pytest.raises(EngineUnavailable):
         await told(answering)
     assert len(away.requests) == 1
@@ -195,7 +196,7 @@ async def test_ways_that_failed_first_are_not_tried_again(ask: Ask) -> None:
 
 async def test_model_that_takes_too_long_to_begin_is_given_up(ask: Ask) -> None:
     here = ScriptedEngine(asyncio.Event())
-    fallback = FakeDetour([ScriptedEngine(*AWAY)], patience_s=0.05)
+    fallback = FakeFallback([ScriptedEngine(*AWAY)], patience_s=0.05)
     _, answering = ask(here, fallback)
     origin, _ = await told(answering)
     assert (origin.route, here.open) == ("overflow:p0", 0)
@@ -204,14 +205,14 @@ async def test_model_that_takes_too_long_to_begin_is_given_up(ask: Ask) -> None:
 
 async def test_failure_after_the_first_delta_stays_with_who_began(ask: Ask) -> None:
     away = ScriptedEngine(*AWAY)
-    _, answering = ask(ScriptedEngine(ROLE, EngineFailed("Cut.")), FakeDetour([away]))
+    _, answering = ask(ScriptedEngine(ROLE, EngineFailed("Cut.")), FakeFallback([away]))
     with pytest.raises(EngineFailed):
         await told(answering)
     assert away.requests == []
 
 
 async def test_full_queue_is_no_end_where_there_is_another_way(ask: Ask) -> None:
-    fallback = FakeDetour([ScriptedEngine(*AWAY)])
+    fallback = FakeFallback([ScriptedEngine(*AWAY)])
     admission_parts, answering = ask(ScriptedEngine(*WHOLE), fallback)
     queue = FairQueue(slots=1, max_waiting=0, max_wait_s=1)
     admission_parts[0].admission.queues = {"chat": queue}

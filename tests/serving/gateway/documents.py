@@ -14,6 +14,7 @@ from serving.domain.principal import Principal
 from serving.domain.search_call import Found, SearchCall
 from serving.gateway.boundary import Boundary
 from serving.gateway.open_requests import OpenRequests
+from serving.gateway.openai.documents import Gate
 from serving.gateway.streaming import error_response
 from serving.retrieval.errors import errors_told
 from tests.serving.wired import INVENTED_KEY
@@ -30,7 +31,7 @@ CALLERS = {"acme": caller("acme"), "legal": caller("acme", "legal"), "globex": c
 
 
 @dataclass
-class ScriptedGate:
+class ScriptedGate(Gate):
     """Knows the callers, finds what it was given, and remembers what it was asked."""
 
     found: Found | Exception = field(default_factory=lambda: Found([], []))

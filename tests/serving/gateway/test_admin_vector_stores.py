@@ -17,13 +17,13 @@ from serving.gateway import body
 from serving.gateway.admin import vector_stores
 from serving.gateway.admin.administration import AdminEdge
 from serving.gateway.admin.objects import AdminObject
-from serving.knowledge.curation import ReembeddingFacts, StoreFacts
+from serving.knowledge.curation import Curator, ReembeddingFacts, StoreFacts
 
 RUNNING = ReembeddingFacts("running", "org/new", 1, 3)
 
 
 @dataclass
-class FakeCurator:
+class FakeCurator(Curator):
     calls: list[tuple[Any, ...]] = field(default_factory=list)
 
     async def stores(self) -> Sequence[StoreFacts]:

@@ -39,7 +39,7 @@ from serving.storage.database import Database
 from serving.wiring.admission import AdmissionParts
 from tests.rag.passage import passage
 from tests.serving.answering.resume.test_continuation import BROKEN, REST, Replicas
-from tests.serving.answering.test_routing import AWAY, FakeDetour
+from tests.serving.answering.test_routing import AWAY, FakeFallback
 from tests.serving.conftest import FIXED_KEY, SECRET, SPECS, Backend, FixedReadiness, Keys
 from tests.serving.fakes import (
     HELLO,
@@ -394,16 +394,16 @@ async def test_completion_knows_no_search(place: Open) -> None:
 
 
 @dataclass
-class FencedOverflow:
-    """A fallback for whatever may leave, as the real one has it; remembers what was asked."""
+class FencedOverflow(Overflow):
+    """A detour for whatever may leave, as the real one has it; remembers what was asked."""
 
     engine: ScriptedEngine
     calls: list[GenerationCall] = field(default_factory=list)
 
-    def fallback(self, call: GenerationCall, forecast: Forecast) -> FakeDetour | None:
+    def fallback(self, call: GenerationCall, forecast: Forecast) -> FakeFallback | None:
         del forecast
         self.calls.append(call)
-        return None if call.privacy == "local_only" else FakeDetour([self.engine])
+        return None if call.privacy == "local_only" else FakeFallback([self.engine])
 
 
 @pytest.fixture

@@ -68,7 +68,7 @@ MODELS = [
 INDEXED_WITHIN_S = 60.0
 
 
-class EchoEngine:
+class EchoEngine(Engine):
     """Says the prompt that it was given, so that an answer shows all that reached its model."""
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta | Usage, None]:

@@ -6,10 +6,10 @@ import asyncio
 import re
 from collections.abc import Mapping, Sequence
 
-from serving.privacy.spans import DetectorUnavailable, EntityType, Span, merged
+from serving.privacy.spans import Detector, DetectorUnavailable, EntityType, Span, merged
 
 
-class KnownWords:
+class KnownWords(Detector):
     """Finds words; remembers how often it was asked."""
 
     def __init__(self, words: Mapping[str, EntityType]) -> None:
@@ -28,7 +28,7 @@ class KnownWords:
         return [self.find(text) for text in texts]
 
 
-class Stuck:
+class Stuck(Detector):
     """Never answers."""
 
     async def detect(self, _: Sequence[str]) -> list[list[Span]]:
@@ -36,14 +36,14 @@ class Stuck:
         return []
 
 
-class Down:
+class Down(Detector):
     """Cannot answer."""
 
     async def detect(self, _: Sequence[str]) -> list[list[Span]]:
         raise DetectorUnavailable("down")
 
 
-class Answering:
+class Answering(Detector):
     """Gives the answer it was made with, whatever it is asked."""
 
     def __init__(self, *answer: list[Span]) -> None:

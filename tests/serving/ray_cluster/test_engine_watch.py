@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from serving.domain.model_state import ModelState
+from serving.domain.model_state import ModelState, Readiness
 from serving.ray_cluster.engine_watch import EngineWatch
 from tests.serving.live import eventually
 
 
-class States:
+class States(Readiness):
     """States that can be changed."""
 
     def __init__(self, **states: ModelState) -> None:

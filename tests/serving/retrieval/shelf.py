@@ -11,6 +11,7 @@ from rag.index.protocols import Collection, Generation
 from rag.search.passages import Passage
 from rag.search.search_request import LexicalHits, LexicalRequest, SearchRequest
 from rag.stores.access_lists import Reader
+from serving.retrieval.searching import Index, Stores
 from tests.serving.fakes import DIMENSION
 
 
@@ -23,7 +24,7 @@ def generation(
     )
 
 
-class FakeStores:
+class FakeStores(Stores):
     """Has the generations that it was given; those of one store follow each other when asked."""
 
     def __init__(self, *generations: Generation) -> None:
@@ -53,7 +54,7 @@ Step = Sequence[Passage] | Exception | asyncio.Event | float
 
 
 @dataclass
-class FakeIndex:
+class FakeIndex(Index):
     """Answers each search by the next step; the last one again and again. Numbers are seconds.
 
     Full text answers by `words`; None: it finds nothing.

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from models.engine import Kind
+from models.tokens.token_counter import TokenCounter
 from rag.search.passages import Passage
 from serving.domain.calls import GenerationCall, RequestOptions
 from serving.domain.principal import Principal
 from serving.domain.privacy_class import PrivacyClass
 from serving.domain.search_call import FileSearch, Found, SearchCall
-from serving.retrieval.grounding import Grounding
+from serving.retrieval.grounding import Grounding, Searches
 from tests.rag.passage import passage
 from tests.serving.virtual_time import run
 
@@ -23,7 +24,7 @@ QUESTION = "What do wings do?"
 ASKED = FileSearch(["vs_1"], limit=3)
 
 
-class Documents:
+class Documents(Searches):
     """Finds what it was given, whatever is asked."""
 
     def __init__(self, *passages: Passage, takes_s: float = 0.0) -> None:
@@ -37,11 +38,15 @@ class Documents:
         return Found(self.passages, call.queries)
 
 
-class WordCounter:
+class WordCounter(TokenCounter):
     """A token for every word."""
 
     def __init__(self, context_tokens: int | None) -> None:
-        self.context_tokens = context_tokens
+        self._context_tokens = context_tokens
+
+    @property
+    def context_tokens(self) -> int | None:
+        return self._context_tokens
 
     async def count(self, kind: Kind, body: Mapping[str, Any]) -> int:
         assert kind == "chat"

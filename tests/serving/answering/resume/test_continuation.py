@@ -66,7 +66,7 @@ def says(text: str) -> Delta:
     return chat_frame({"content": text})
 
 
-class Replicas:
+class Replicas(Engine):
     """A model of which each request runs by the next script; the last one again and again."""
 
     def __init__(self, *scripts: tuple[Any, ...]) -> None:
@@ -340,7 +340,7 @@ async def test_continuation_is_not_counted_again(wire: Wire) -> None:
 
 
 @dataclass
-class Mortal:
+class Mortal(Engine):
     """Simulated replicas of which each dies after so many deltas; what is left of `deaths`."""
 
     spec: ModelSpec
