@@ -34,7 +34,10 @@ from serving.ray_cluster.local_models import (
 from serving.storage.errors import ValkeyError
 from serving.storage.valkey import Valkey
 
-PROBE_TIMEOUT_S = 2.0
+PROBE_TIMEOUT_S = 5.0
+
+BEFORE_THE_GATEWAY = ("model_unavailable", "unknown_url")
+"""Codes with which HAProxy answers for a gateway that is starting or has stopped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +107,8 @@ def _memory(settings: Settings) -> list[Finding]:
     try:
         engines = local_engines(settings, machine)
     except CannotRun as error:
-        if _is_ours(settings.server.local_url):
-            return [Finding("memory", "ok", f"{told}; Ringfence runs here and has its own")]
+        if running := _ringfence_at(settings.server.local_url):
+            return [Finding("memory", "ok", f"{told}; Ringfence {running} here and has its own")]
         return [Finding("memory", "fail", problem) for problem in error.problems]
     need = estimated_bytes(settings, engines)
     detail = f"{told}, about {need / GIB:.1f} GiB needed besides weights"
@@ -184,19 +187,29 @@ def _ports(settings: Settings) -> list[Finding]:
         try:
             probe.bind((server.host, server.port))
         except OSError as error:
-            if _is_ours(server.local_url):
-                return [Finding("port", "ok", f"{server.host}:{server.port}: Ringfence runs here")]
+            if running := _ringfence_at(server.local_url):
+                told = f"{server.host}:{server.port}: Ringfence {running} here"
+                return [Finding("port", "ok", told)]
             return [Finding("port", "fail", f"{server.host}:{server.port}: {error.strerror}")]
     return [Finding("port", "ok", f"{server.host}:{server.port} is free")]
 
 
-def _is_ours(url: str) -> bool:
-    """Whether a Ringfence answers there, by the form of its `/ready`."""
+def _ringfence_at(url: str) -> Literal["runs", "starts or stops"] | None:
+    """What a Ringfence at an address does; None if none answers there.
+
+    `/health` waits for nothing, while `/ready` asks Ray for the state of every model.
+    """
     try:
-        told = httpx.get(f"{url}/ready", timeout=PROBE_TIMEOUT_S, trust_env=False).json()
+        answer = httpx.get(f"{url}/health", timeout=PROBE_TIMEOUT_S, trust_env=False)
+        told = answer.json()
     except (httpx.HTTPError, ValueError):
-        return False
-    return isinstance(told, dict) and told.keys() >= {"status", "models"}
+        return None
+    if told == {"status": "alive"} and "openai-processing-ms" in answer.headers:
+        return "runs"
+    error = told.get("error") if isinstance(told, dict) else None
+    if isinstance(error, dict) and error.get("code") in BEFORE_THE_GATEWAY:
+        return "starts or stops"
+    return None
 
 
 def _egress(settings: Settings) -> list[Finding]:

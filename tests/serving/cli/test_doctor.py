@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import contextmanager
 from pathlib import Path
+from socketserver import StreamRequestHandler, ThreadingTCPServer
 from threading import Thread
 from typing import Any
 
@@ -14,7 +16,10 @@ import pytest
 
 from models.resources.machine import this_machine
 from models.tiny import make_tiny
+from serving.haproxy import write_errors
+from tests.openapi import application
 from tests.serving.cli.conftest import Run
+from tests.serving.live import listening
 
 Write = Callable[[str], str]
 
@@ -221,21 +226,44 @@ def test_listening_on_every_interface_is_pointed_out(findings: Look, free_port: 
     }  # fmt: skip
 
 
-def test_port_that_our_own_server_uses_is_no_failure(findings: Look) -> None:
-    class Ready(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(b'{"status": "ready", "models": {}}')
+@contextmanager
+def answering(answer: bytes) -> Iterator[int]:
+    """A port where every request gets these bytes, head and body."""
 
-        def log_message(self, *_: object) -> None: ...
+    class Handler(StreamRequestHandler):
+        def handle(self) -> None:
+            self.rfile.readline()
+            self.wfile.write(answer)
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Ready) as server:
-        thread = Thread(target=server.serve_forever, daemon=True)
-        thread.start()
+    with ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
         try:
-            found = findings(simulated(port=server.server_port))
+            yield server.server_address[1]
         finally:
             server.shutdown()
-    assert found["port"]["state"] == "ok"
-    assert "Ringfence" in found["port"]["detail"]
+
+
+def test_port_that_our_own_server_uses_is_no_failure(findings: Look) -> None:
+    async def look() -> dict[str, Any]:
+        async with listening(application()) as port:
+            return await asyncio.to_thread(findings, simulated(port=port))
+
+    port = asyncio.run(look())["port"]
+    assert (port["state"], port["detail"].endswith(": Ringfence runs here")) == ("ok", True)
+
+
+@pytest.mark.parametrize("status", [404, 502, 503, 504])
+def test_port_of_our_own_server_that_starts_or_stops_is_no_failure(
+    findings: Look, tmp_path: Path, status: int
+) -> None:
+    write_errors(tmp_path)
+    with answering((tmp_path / f"{status}.http").read_bytes()) as taken:
+        port = findings(simulated(port=taken))["port"]
+    assert port["state"] == "ok"
+    assert port["detail"].endswith(": Ringfence starts or stops here")
+
+
+@pytest.mark.parametrize("body", [b"{}", b"[]", b"alive", b'{"status":"alive"}', b'{"error":"x"}'])
+def test_port_of_another_server_is_a_failure(findings: Look, body: bytes) -> None:
+    with answering(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)) as taken:
+        assert findings(simulated(port=taken), code=1)["port"]["state"] == "fail"
