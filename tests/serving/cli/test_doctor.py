@@ -16,7 +16,7 @@ import pytest
 
 from models.resources.machine import this_machine
 from models.tiny import make_tiny
-from serving.haproxy import write_errors
+from serving.ray_cluster.haproxy import write_errors
 from tests.openapi import application
 from tests.serving.cli.conftest import Run
 from tests.serving.live import listening

@@ -1,0 +1,1 @@
+"""What a start of `ringfence serve` to its first answer is made of."""
