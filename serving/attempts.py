@@ -1,4 +1,4 @@
-"""One attempt to answer a request: let in, measured, and settled once, however it ends.
+"""Attempts to answer a request: each is admitted, measured, and settled once, however it ends.
 
 Joins what admission, metrics and the usage ledger each need to know. Knows nothing of engines.
 """
@@ -34,7 +34,7 @@ NOTHING = Usage(prompt_tokens=0, completion_tokens=0)
 
 @dataclass(frozen=True, slots=True)
 class ExternalRoute:
-    """Another way to answer than the model here: no place of its queue is taken.
+    """An answer by a provider: it takes no place in the local model's queue.
 
     Attributes:
         route: as the ledger has it, such as `overflow:openai`.
@@ -57,7 +57,7 @@ def _no_bound() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """How much a request may use.
+    """The most that a request may use.
 
     Attributes:
         token_budget: of its answers.
@@ -113,7 +113,7 @@ class Attempts:
         external: ExternalRoute | None = None,
         again: bool = False,
     ) -> AsyncIterator[tuple[Record, Quota]]:
-        """The scope of one attempt, with the record to fill and what is left of the limits.
+        """Open the scope of one attempt: yields the record to fill, and what is left of the limits.
 
         Args:
             call: who asks for what.
@@ -179,7 +179,7 @@ def _ask(call: Call, run: _Run, external: ExternalRoute | None, *, again: bool) 
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """One attempt that runs: what it may use, and what it did."""
+    """A running attempt: what it may use, and what it has done."""
 
     attempt: Attempt
     tariff: Tariff
@@ -193,7 +193,7 @@ class _Run:
         return Most(most.total_tokens, self.tariff.most_nanos(most, seconds=longest_s))
 
     def close(self, error: BaseException | None) -> Settlement | Awaitable[Settlement]:
-        """What it used and cost, and its row in the ledger."""
+        """Return what it used and cost, and its row in the ledger."""
         usage = self.record.usage
         if usage is None and self.record.deltas == 0:
             return self._settlement(NOTHING, error)
@@ -204,7 +204,7 @@ class _Run:
         return self._estimated(error)
 
     async def _estimated(self, error: BaseException | None) -> Settlement:
-        """The same where it has to be told by what was seen."""
+        """Return the same, estimated from the deltas that were seen."""
         usage = NOTHING if self.record.deltas == 0 else await self._seen()
         return self._settlement(usage, error, estimated=self.record.deltas > 0)
 

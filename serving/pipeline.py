@@ -1,4 +1,4 @@
-"""A request's path, top to bottom. Policy is ordinary calls here, not middleware."""
+"""The path of a request, top to bottom. Policies are ordinary calls, not middleware."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ class Pipeline:
         return await self._known().searches.search(call)
 
     async def embed(self, call: EmbeddingCall) -> tuple[Embeddings, Origin, Quota]:
-        """Vectors of a request's texts, in their order, where they come from, and what is left.
+        """Embed a request's texts. Returns the vectors, their origin, and what is left of limits.
 
         Raises:
             RingfenceError: the model cannot be used, or has fewer dimensions than asked for.

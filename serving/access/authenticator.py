@@ -1,4 +1,4 @@
-"""From an Authorization header, or a bare key, to the principal it stands for.
+"""Authentication: turns an Authorization header, or a bare key, into its principal.
 
 Takes and raises plain values; which header or status is the gateway's business.
 """
@@ -124,7 +124,7 @@ class Authenticator:
 
 
 def _subjects(key_id: str, key: StoredKey | None) -> Collection[str]:
-    """What changes of a key are announced as."""
+    """The subjects under which changes of a key are announced."""
     of_key = f"key:{key_id}"
     return (of_key,) if key is None else (of_key, f"tenant:{key.principal.tenant}")
 
@@ -145,5 +145,5 @@ def _missing() -> MissingKey:
 
 
 def _invalid() -> InvalidKey:
-    """One message for every reason, so that nothing is learnt from it."""
+    """Every reason gets the same message, so that a caller learns nothing from it."""
     return InvalidKey("The API key is not valid.")

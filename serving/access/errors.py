@@ -1,4 +1,4 @@
-"""What access raises: `AccessError` to a caller with a key, `KeysError` to whoever manages keys."""
+"""Errors of access: `AccessError` for callers with a key, `KeysError` for those who manage keys."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ class Changes(Protocol):
     """Tells a cache what has changed."""
 
     def is_current(self) -> bool:
-        """Whether a change cannot hold yet without this process having been told."""
+        """Whether this process has been told of every change that may hold by now."""
         ...
 
     def subscribe(self, forget: Forget) -> None:
@@ -53,14 +53,14 @@ class Changes(Protocol):
 
 
 class Unannounced:
-    """Changes that nobody announces: `MAX_AGE_S` alone bounds how long an old answer serves."""
+    """Stands in where no change is announced: only `MAX_AGE_S` bounds the age of answers."""
 
     def is_current(self) -> bool:
         """Nothing is waited for."""
         return True
 
     def subscribe(self, forget: Forget) -> None:
-        """There is nothing to be told."""
+        """Does nothing, as no change is announced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ class FreshCache(Generic[K, V]):
         return entry
 
     def _forget(self, changed: frozenset[str] | None) -> None:
-        """Drop what is about subjects that have changed; answers on their way are not kept."""
+        """Drop the answers about changed subjects. Look-ups that still run are not kept either."""
         self._lookups.clear()
         for key, entry in list(self._entries.items()):
             if changed is None or not changed.isdisjoint(self._subjects(key, entry.value)):
@@ -166,7 +166,7 @@ class FreshCache(Generic[K, V]):
         return task
 
     async def _lookup(self, key: K) -> Cached[V] | None:
-        """What the database says; None while it may not be asked, or does not answer in time."""
+        """Ask the database. Returns None while it is left alone, or if it answers too late."""
         if not self._may_ask(key):
             return None
         task = self._task(key)

@@ -46,7 +46,7 @@ _SCRIPT = script(Path(__file__).parent / "invalidation.lua")
 
 
 class Announce(Protocol):
-    """Told of the subjects of a change that is committed; returns when the change holds."""
+    """Announces the subjects of a committed change, and returns when the change holds."""
 
     async def __call__(self, *subjects: str) -> None:
         """Subjects are `key:<id>`, `tenant:<name>` and `model:<id>`."""
@@ -106,7 +106,7 @@ class Announcer:
 
 
 class Invalidations(Announcer):
-    """One gateway's ear for announcements, with a connection of its own.
+    """Receives the announcements for one gateway, over a separate connection.
 
     Args:
         valkey: shared by all gateways; closed by `close`.
@@ -151,7 +151,7 @@ class Invalidations(Announcer):
         self._listening = asyncio.create_task(self._listen())
 
     async def close(self) -> None:
-        """Stop, and let nobody wait for this gateway any more."""
+        """Stop. Changes no longer wait for this gateway."""
         self._trusted_until = float("-inf")
         if self._listening is not None:
             self._listening.cancel()

@@ -1,4 +1,4 @@
-"""What is known of a key: to show, to hand over once, to check. Knows no key's text but that."""
+"""Records of keys: for display, for handing over a new key, and for checking one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Status = Literal["active", "retiring", "revoked", "expired"]
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
-    """What may be shown of a key."""
+    """The displayable part of a key."""
 
     id: str
     tenant: str
@@ -43,7 +43,7 @@ class KeyRecord:
 
     @classmethod
     def of(cls, row: ApiKey) -> Self:
-        """What `row` shows."""
+        """Build the displayable record from `row`."""
         return cls(
             id=row.id,
             tenant=row.tenant,
@@ -63,7 +63,7 @@ class KeyRecord:
 
 @dataclass(frozen=True, slots=True)
 class IssuedKey:
-    """A new key. `key` is its text, which nobody can ask for again."""
+    """A new key. `key` is its text, which is stored nowhere."""
 
     record: KeyRecord
     key: SecretStr = field(repr=False)
@@ -71,7 +71,7 @@ class IssuedKey:
 
 @dataclass(frozen=True, slots=True)
 class StoredKey:
-    """What checking a key takes."""
+    """The part of a key that is needed to check it."""
 
     principal: Principal
     digest: bytes = field(repr=False)
@@ -86,7 +86,7 @@ class StoredKey:
 
     @classmethod
     def of(cls, row: ApiKey) -> Self:
-        """What checking `row` takes."""
+        """Build the record for checks from `row`."""
         models = None if row.allowed_models is None else frozenset(row.allowed_models)
         principal = Principal(
             row.tenant,

@@ -47,7 +47,7 @@ class KeyMint:
         self._secret = text.encode()
 
     def new(self, role: Role) -> SecretStr:
-        """A key that nobody has seen."""
+        """Make a new random key."""
         body = f"{_PREFIXES[role]}-{_random(12)}-{_random(_RANDOM_CHARS)}"
         return SecretStr(body + self._seal(body))
 
@@ -57,7 +57,7 @@ class KeyMint:
         return hmac.compare_digest(self._seal(body).encode(), seal.encode())
 
     def digest(self, key: str) -> bytes:
-        """What is stored of a key: HMAC-SHA256 (RFC 2104) of its whole text, 32 bytes."""
+        """Return the stored form of a key: HMAC-SHA256 (RFC 2104) of its whole text, 32 bytes."""
         return hmac.digest(self._secret, key.encode(), "sha256")
 
     def _seal(self, body: str) -> str:

@@ -1,4 +1,4 @@
-"""The key store: API keys are created, listed, revoked, rotated and found here.
+"""The key store: creates, lists, revokes, rotates and finds API keys.
 
 Only a digest of each key is kept; see `key_text` for what a key looks like.
 """
@@ -130,7 +130,7 @@ class KeyStore:
             return [KeyRecord.of(row) for row in await session.scalars(query)]
 
     async def get(self, key_id: str) -> KeyRecord:
-        """What is known of the key of that public id, revoked or not.
+        """Return the record of the key with that public id, revoked or not.
 
         Raises:
             KeyNotFound: there is none.
@@ -147,7 +147,7 @@ class KeyStore:
     async def revoke(
         self, id_or_name: str, tenant: str | None = None, *, actor: Actor = COMMAND
     ) -> KeyRecord:
-        """End a key at once, a retiring one too; one that has ended stays as it is.
+        """Revoke a key at once, even a retiring one. A revoked or expired key stays as it is.
 
         Raises:
             KeyNotFound: no such id, and no such name among keys that are not revoked.
@@ -274,13 +274,13 @@ async def _by_id(session: AsyncSession, key_id: str, query: Select[ApiKey] = _KE
 
 
 def _position(row: ApiKey) -> Iterator[Any]:
-    """Where `row` stands in `_ORDER`."""
+    """Return the position of `row` in `_ORDER`."""
     for column in _ORDER:
         yield bindparam(None, getattr(row, column.key), type_=column.type)
 
 
 async def _resolve(session: AsyncSession, id_or_name: str, tenant: str | None) -> ApiKey:
-    """The one key meant, locked until the transaction ends."""
+    """Find the one key that is meant, and lock it until the transaction ends."""
     live_name = and_(ApiKey.name == id_or_name, ApiKey.revoked_at.is_(None))
     query = select(ApiKey).where(or_(ApiKey.id == id_or_name, live_name)).with_for_update()
     if tenant is not None:

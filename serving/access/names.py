@@ -1,4 +1,4 @@
-"""What tenants, keys and models may be called. No name needs quoting in a path, a table or CSV."""
+"""Valid names of tenants, keys and models. None needs quoting in a path, a table or CSV."""
 
 from __future__ import annotations
 

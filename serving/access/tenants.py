@@ -1,4 +1,4 @@
-"""The tenant store: tenants are created, listed, weighed and deleted here.
+"""The tenant store: creates, lists, weighs and deletes tenants.
 
 Knows nothing of what they use; that stays when they are gone.
 """
@@ -37,7 +37,7 @@ _ADD = text(
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """Whom keys, limits and usage belong to. `weight` is its share of an engine under contention.
+    """The owner of keys, limits and usage. `weight` is its share of a contended engine.
 
     Of two tenants that keep one engine busy, one of weight 3 gets three times what one of 1 gets.
     """
@@ -48,7 +48,7 @@ class Tenant:
 
     @classmethod
     def of(cls, row: TenantRow) -> Self:
-        """What a row says."""
+        """Build the tenant from a row."""
         return cls(row.name, row.created_at, row.weight)
 
 
@@ -77,7 +77,7 @@ class TenantStore:
             return [Tenant.of(row) for row in await session.scalars(query)]
 
     async def get(self, name: str) -> Tenant:
-        """One tenant.
+        """Return one tenant.
 
         Raises:
             TenantNotFound: there is none of that name.

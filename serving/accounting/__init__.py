@@ -1,1 +1,1 @@
-"""What requests used and cost: prices, the usage ledger and its reports. No keys, no limits."""
+"""Accounting: prices, the usage ledger and its reports. Knows no keys and no limits."""

@@ -16,7 +16,7 @@ LOST = "lost"
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What is known of an attempt when it begins."""
+    """The facts of an attempt that are known when it begins."""
 
     id: str
     request_id: str

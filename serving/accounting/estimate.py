@@ -1,4 +1,4 @@
-"""What a request will use at most, and what one that was cut short has used as far as was seen."""
+"""Estimates: the most that a request can use, and what an interrupted one has used."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ UNKNOWN_CONTEXT_TOKENS = 131_072
 
 @dataclass(frozen=True, slots=True)
 class TokenBudget:
-    """What of a generation decides how much it can use.
+    """The parts of a generation that decide how much it can use.
 
     `choices` are answers over all prompts; `most` is what one may have, None: what fits.
     """
@@ -88,7 +88,7 @@ class TokenBudget:
 
 
 def _prompts(prompt: Any) -> int:
-    """How many prompts a completion has; a chat has one."""
+    """Count the prompts of a completion; a chat has one."""
     if not isinstance(prompt, list) or isinstance(prompt[0], int):
         return 1
     return len(prompt)

@@ -94,7 +94,7 @@ class Ledger:
         self._draining = asyncio.create_task(self._drain_for_ever())
 
     async def close(self) -> list[Leftover]:
-        """Move the last rows, and write those that nobody will settle any more.
+        """Move the last rows, and write those that will not be settled any more.
 
         Rows that stay in Valkey are moved by another gateway, or by `empty`.
 
@@ -142,7 +142,7 @@ class Ledger:
         return moved
 
     async def spent_nanos(self, subject: str, since: date | None) -> int:
-        """What `key:<id>` or `tenant:<name>` has spent from that day on, or ever.
+        """Return what `key:<id>` or `tenant:<name>` has spent since that day, or ever.
 
         Without what its gateway is still to settle: that is added to the sum when it is.
         """
@@ -243,7 +243,7 @@ class Ledger:
         return bool(await self._valkey.command("GET", self._drainer) == self._name.encode())
 
     async def _write(self, rows: Sequence[bytes | str], *, settled: bool = True) -> None:
-        """Write rows, each once however often it comes; one that was lost may turn up after all."""
+        """Write each row once, even if it comes again. A row believed lost may still arrive."""
         for start in range(0, len(rows), BATCH):
             values: dict[str, dict[str, Any]] = {}
             for row in filter(None, map(_parsed, rows[start : start + BATCH])):
@@ -281,7 +281,7 @@ def _into(dialect: Dialect) -> Executable:
 
 
 def _parsed(row: bytes | str) -> dict[str, Any] | None:
-    """A row's columns; None if it is none: it must not keep the others from SQL."""
+    """Read a row's columns. Returns None for a broken row, so that the others reach SQL."""
     try:
         told = {"receipt": None} | orjson.loads(row)  # Rows of the version before have none.
         parsed = {name: told[name] for name in _TOLD}

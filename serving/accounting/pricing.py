@@ -1,4 +1,4 @@
-"""What requests cost, in billionths of the currency (nanos, as in Google's `Money`): whole numbers.
+"""Prices and costs in whole billionths of the currency (nanos, as in Google's `Money`).
 
 A cost is rounded up once, at its end, so that no sum of costs is ever below what was used.
 """

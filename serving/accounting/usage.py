@@ -1,4 +1,4 @@
-"""What was used, as its reports tell it: the questions that can be asked, and what answers have.
+"""Reports of usage: their questions, and their rows.
 
 Knows nothing of where it is kept.
 """
@@ -20,7 +20,7 @@ DIMENSIONS: tuple[Dimension, ...] = ("day", "key", "tenant", "model")
 
 @dataclass(frozen=True, slots=True)
 class UsageRow:
-    """What was used by one group of attempts to answer requests.
+    """The usage of one group of attempts.
 
     `group` has a value for each dimension that was asked for. `cost_nanos` is in billionths of
     the currency, `duration_ms` the sum over all attempts. Cached tokens are prompt tokens too.
@@ -38,7 +38,7 @@ class UsageRow:
 
 @dataclass(frozen=True, slots=True)
 class AttemptRecord:
-    """One attempt to answer a request, as its caller may see it. Times in ms.
+    """One attempt to answer a request, as shown to its caller. Times in ms.
 
     `receipt` is the one that was given with its answer, if it was what answered.
     """
@@ -70,10 +70,10 @@ class AttemptHistory(Protocol):
 
 
 class Spending(Protocol):
-    """Knows what is spent of budgets."""
+    """Knows how much of each budget is spent."""
 
     async def spending(self, subject: str, windows: Sequence[str]) -> Mapping[str, Spent]:
-        """What a subject has spent in the current window of each kind.
+        """Return what a subject has spent in the current window of each kind.
 
         Args:
             subject: `key:<id>` or `tenant:<name>`.

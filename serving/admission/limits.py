@@ -89,7 +89,7 @@ class Limit:
 
     @classmethod
     def of(cls, row: LimitRow) -> Self:
-        """What a row says."""
+        """Build the tenant from a row."""
         subject = Subject(cast("SubjectKind", row.subject_kind), row.subject)
         measure = cast("Measure", row.measure)
         policy = cast("WithoutStore", row.without_store)

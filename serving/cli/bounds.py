@@ -1,4 +1,4 @@
-"""What `ringfence limits` and `ringfence budgets` have in common: bounds on subjects, by name."""
+"""The common part of `ringfence limits` and `ringfence budgets`: bounds on subjects, by name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Opened = AbstractContextManager[AdminClient]
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """One kind of bounds.
+    """A kind of bounds: limits or budgets.
 
     Attributes:
         resource: its name in the admin API.

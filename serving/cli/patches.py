@@ -14,7 +14,7 @@ class PatchesDoNotFit(Exception):
 
 
 def patch_misfits(settings: Settings) -> list[str]:
-    """One sentence for each patch that does not fit; imports Ray Serve, and vLLM never."""
+    """Return one sentence for each patch that does not fit. Imports Ray Serve, but never vLLM."""
     patches = list(ray_compat.PATCHES)
     if any(spec.engine == "vllm" for spec in settings.models):
         patches += compat.PATCHES

@@ -1,4 +1,4 @@
-"""Phases of a long command: what is done, and for how long. Moves on a terminal only."""
+"""Progress of a long command: its phases and their times. Animated on a terminal only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which public keys `ringfence ledger` and `ringfence receipt` trust."""
+"""The public keys that `ringfence ledger` and `ringfence receipt` trust."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PublicKeyOption = Annotated[
 
 
 def trusted_keys(public_key: Path | None, config: Path | None) -> PublicKeys:
-    """The keys of a file, else the public half of the signing key here.
+    """Return the keys of a file, or else the public half of the local signing key.
 
     Raises:
         LedgerError, ConfigError, OSError: there is neither, or it cannot be used.
@@ -39,6 +39,6 @@ def trusted_keys(public_key: Path | None, config: Path | None) -> PublicKeys:
 
 
 def failure(error: Exception, code: int = 1) -> typer.Exit:
-    """One line on standard error, and the exit code."""
+    """Print one line on standard error, and return the exit code."""
     typer.echo("ringfence: " + "; ".join(str(error).splitlines()), err=True)
     return typer.Exit(code)

@@ -63,7 +63,7 @@ def _root(
 
 
 def main() -> None:
-    """Run the command line. A wrong configuration is told in one line each; exit code 1."""
+    """Run the command line. Each mistake in the configuration is one line; exit code 1."""
     try:
         app()
     except ConfigError as error:

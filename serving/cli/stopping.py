@@ -87,7 +87,7 @@ def _gateways_stopped(settings: Settings, running: Cluster) -> Iterator[str]:
 
 
 async def _reports(running: Cluster, drain_s: float) -> Sequence[Any]:
-    """What the gateways say of their stop, whose time to drain a second Ctrl-C ends."""
+    """Collect the gateways' reports of their stop. A second Ctrl-C ends their time to drain."""
     say(f"... Waiting up to {drain_s:g} s for open requests; Ctrl-C ends them now")
     loop, hurry = asyncio.get_running_loop(), asyncio.Event()
     signal.signal(signal.SIGINT, lambda *_: loop.call_soon_threadsafe(hurry.set))

@@ -1,4 +1,4 @@
-"""What every group of settings is: frozen, and strict about its keys."""
+"""The base of all groups of settings: frozen, and strict about its keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings of what may leave: providers, when they answer, and what is done to personal data."""
+"""Settings of overflow: providers, when they answer, and the scrubbing of personal data."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ class ProviderSettings(Group):
 
 
 class NarrowerOverflow(Group):
-    """What is different for one model or one key. Only `max_wait_s` may be looser."""
+    """Exceptions for one model or one key. Only `max_wait_s` may be looser."""
 
     enabled: bool = True
     providers: tuple[str, ...] | None = Field(None, description="Fewer, or in another order.")
@@ -136,7 +136,7 @@ class NarrowerOverflow(Group):
 
 
 class OverflowSettings(Group):
-    """When providers answer in our place, in their order. Only for classes below `local_only`."""
+    """When providers answer, and in which order. Never for requests of class `local_only`."""
 
     providers: tuple[ProviderSettings, ...] = ()
     triggers: tuple[Trigger, ...] = TRIGGERS
@@ -166,7 +166,7 @@ class OverflowSettings(Group):
 
 
 class PrivacySettings(Group):
-    """What is done to personal data before anything leaves, and how it is found."""
+    """How personal data is found, and what is done to it before anything leaves."""
 
     actions: Mapping[EntityType, Action] = Field(
         default_factory=dict, description="Of a kind; the others: `mask`."

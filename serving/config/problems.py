@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, in one sentence for each mistake."""
+"""Mistakes in a configuration, each told in one sentence."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ConfigError(Exception):
 
 
 def problems_of(error: ValidationError, settings: type[BaseModel]) -> list[str]:
-    """One sentence for each mistake that Pydantic found in the groups of `settings`."""
+    """Return one sentence for each mistake that Pydantic found in the groups of `settings`."""
     rows = [dict(item) for item in error.errors()]
     real = [row for row in rows if row["type"] != "too_short"]  # Bad entries also leave it short.
     return [_sentence(row, settings) for row in real or rows]

@@ -22,7 +22,7 @@ class FileSettings(Group):
 
 
 class ParsingSettings(Group):
-    """How documents are read: in processes of their own, which are replaced if they fail."""
+    """How documents are parsed: in separate processes, which are replaced if they fail."""
 
     processes: int = Field(1, ge=1, description="Files that are read at a time.")
     timeout_s: float = Field(120.0, gt=0, description="For one file.")
@@ -30,7 +30,7 @@ class ParsingSettings(Group):
 
 
 class DriftSettings(Group):
-    """When drift is reported, and what alarms. A share is 0 to 1."""
+    """When drift is reported, and which values raise an alarm. A share is 0 to 1."""
 
     interval_s: float = Field(86_400.0, gt=0, description="Between reports of searched stores.")
     canary_cosine: float = Field(0.999, ge=-1, le=1, description="Another embedder below it.")

@@ -36,7 +36,7 @@ class ServerSettings(Group):
 
     @property
     def local_url(self) -> str:
-        """Where this machine reaches the server; every interface includes loopback."""
+        """URL at which this machine reaches the server; every interface includes loopback."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
@@ -69,7 +69,7 @@ class AccessSettings(Group):
 
     @property
     def secret_file(self) -> Path:
-        """Where the server secret is kept when the configuration gives none."""
+        """File of the server secret, if the configuration gives none."""
         return self.home / "secret"
 
 
@@ -87,14 +87,14 @@ def _bound_entry(value: Any) -> Any:
 
 
 class Bound(Group):
-    """One limit, and what it does while Valkey cannot be asked."""
+    """A limit, and its policy while Valkey is unreachable."""
 
     value: int = Field(ge=0, lt=2**53)
     without_store: Literal["allow", "refuse"] = "allow"
 
 
 class Budget(Group):
-    """What may be spent, in the currency, and what happens while Valkey cannot be asked."""
+    """A budget in the currency, and its policy while Valkey is unreachable."""
 
     value: Decimal = Field(ge=0, le=9_000_000, decimal_places=9)
     without_store: Literal["allow", "refuse"] = "refuse"
@@ -107,7 +107,7 @@ Budgeted = Annotated[
 
 
 class RateDefaults(Group):
-    """Limits of whoever has none of their own. A bare number, or `{value, without_store}`."""
+    """Default limits. Each is a bare number, or `{value, without_store}`."""
 
     requests_per_minute: Bounded | None = None
     tokens_per_minute: Bounded | None = None
@@ -146,7 +146,7 @@ class IdempotencySettings(Group):
 
 
 class AccountingSettings(Group):
-    """How usage is told."""
+    """How usage is reported."""
 
     currency: str = Field("USD", pattern="^[A-Z]{3}$", description="Of prices and budgets.")
 
@@ -233,7 +233,7 @@ class Settings(Group):
 
     @property
     def embedder(self) -> str | None:
-        """The model that embeds new vector stores; None: there is no retrieval."""
+        """The model that embeds new vector stores; None if there is no retrieval."""
         return self.retrieval.embedder or self._first("embed")
 
     @property
@@ -246,7 +246,7 @@ class Settings(Group):
 
     @property
     def files_url(self) -> str:
-        """Where the bytes of files are kept."""
+        """The place where the bytes of files are kept."""
         return self.files.url or str(self.home / "files")
 
     @property

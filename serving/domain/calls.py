@@ -17,7 +17,7 @@ OnFailure = Literal["fail", "continue"]
 
 @dataclass(frozen=True, slots=True)
 class RequestOptions:
-    """What a client asks for beside the body: its turn, and when it stops waiting."""
+    """Options of a request beside its body: its priority, and when the client stops waiting."""
 
     priority: Priority = "interactive"
     timeout_s: float | None = None

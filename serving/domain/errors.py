@@ -20,7 +20,7 @@ from serving.domain.quota import Quota
 
 
 class RingfenceError(Exception):
-    """What the backend itself refuses or fails at. The message is shown to the client.
+    """An error of the backend itself. The message is shown to the client.
 
     RingfenceError
     ├── InvalidRequest           the body is not what the endpoint takes
@@ -70,7 +70,7 @@ class InvalidRequest(RingfenceError):
 
 
 class Unsupported(InvalidRequest):
-    """Well formed, but not offered here."""
+    """The request is well formed, but this server does not offer it."""
 
 
 class BodyTooLarge(RingfenceError):
@@ -126,11 +126,11 @@ class TooManyTokens(AdmissionError):
 
 
 class BudgetExhausted(AdmissionError):
-    """What may be spent in this window is spent, or this request could cost more than is left."""
+    """The budget of this window is spent, or this request could cost more than is left."""
 
 
 class BudgetHeld(AdmissionError):
-    """Requests that are running may use up what is left of a budget."""
+    """Running requests may use up the rest of a budget."""
 
 
 class Overloaded(AdmissionError):
@@ -149,7 +149,7 @@ class AdmissionUnavailable(AdmissionError):
 
 
 class LeavingRefused(RingfenceError):
-    """A request may not leave, or nobody outside may take it now.
+    """The request may not leave, or no provider may take it now.
 
     `reason` is one word. `detail` says more where that is of the request itself, without its text.
     """
@@ -200,11 +200,11 @@ class IdempotencyUnavailable(RingfenceError):
 
 
 class NotFound(RingfenceError):
-    """What a path of the admin API names does not exist."""
+    """The path names something that does not exist."""
 
 
 class Conflict(RingfenceError):
-    """What is there does not allow the change."""
+    """The present state does not allow the change."""
 
 
 class StateUnavailable(RingfenceError):
@@ -227,7 +227,7 @@ class Unexpected(RingfenceError):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How an error is told: HTTP status, OpenAI's type and code, seconds to wait if any.
+    """How an error is reported: HTTP status, OpenAI's type and code, and seconds to wait, if any.
 
     `retry` false tells OpenAI's clients not to try again, whatever the status.
     """
@@ -290,7 +290,7 @@ MAX_RETRY_AFTER_S = 120
 
 
 def retry_after_s(error: RingfenceError | EngineError) -> float | None:
-    """How long to wait before another try; None where that is not known."""
+    """Return how long to wait before another try; None if that is not known."""
     known = error.retry_after_s if isinstance(error, RingfenceError) else None
     seconds = outcome(error).retry_after_s if known is None else known
     return None if seconds is None else min(MAX_RETRY_AFTER_S, max(0.0, seconds))

@@ -11,7 +11,7 @@ RETRIEVAL = "(retrieval)"
 
 @dataclass(frozen=True, slots=True)
 class ModelState:
-    """Whether a model can answer, and why not. One that is not `known` is a guess."""
+    """Whether a model can answer, and why not. If not `known`, the state is a guess."""
 
     state: Literal["loading", "ready", "failed"]
     reason: str | None = None

@@ -37,7 +37,7 @@ answer, `never_restore` one that is not, and `block` stops the request from leav
 
 
 def strictest(*classes: PrivacyClass | None) -> PrivacyClass:
-    """The strictest of some classes; None is one that was not said. `local_only` of nothing.
+    """Return the strictest of the classes that are given; without any, `local_only`.
 
     It only ever rises: no argument makes the answer looser than another one.
     """

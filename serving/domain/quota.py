@@ -1,4 +1,4 @@
-"""What is left of limits and budgets, as answers, refusals and reports tell it."""
+"""What is left of limits and budgets, as reported in answers, refusals and reports."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Headroom:
-    """Of a limit: how much it is, what is left, and the seconds until all of it is."""
+    """A limit: its size, what is left of it, and the seconds until it is whole again."""
 
     limit: int
     remaining: int
@@ -24,7 +24,7 @@ class Quota:
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """Of one budget so far, in billionths of the currency; `reserved` by requests that run."""
+    """Spending of a budget, in billionths of the currency; running requests hold `reserved`."""
 
     spent_nanos: int
     reserved_nanos: int

@@ -1,4 +1,4 @@
-"""Where an answer came from, as its client is told."""
+"""The origin of an answer, as reported to its client."""
 
 from __future__ import annotations
 

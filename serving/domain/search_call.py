@@ -1,4 +1,4 @@
-"""A search in vector stores: what is asked for, and what was found. Shared by edge and pipeline."""
+"""A search in vector stores: its question and its result."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Ranker = Literal["none", "auto", "default-2024-11-15"]
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """How passages are put in order, and which score they need at least.
+    """How passages are ranked, and the least score that they need.
 
     The weights are of ranks by meaning and by words, as the API has them; `ranker` of `none` leaves
     out the reranker.
@@ -54,7 +54,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class FileSearch:
-    """What a conversation is to be grounded in. `with_results`: its answer tells the passages."""
+    """What a conversation is grounded in. `with_results` also returns the passages."""
 
     store_ids: Sequence[str]
     limit: int = 10

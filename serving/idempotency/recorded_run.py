@@ -1,4 +1,4 @@
-"""One recorded run in Valkey: its scripts, its lease, and the encryption of its pieces.
+"""A recorded run in Valkey: its scripts, its lease, and the encryption of its pieces.
 
 A record is a hash (fingerprint, its current run, state). A run has a list of sealed pieces, of
 which an empty one is the end, and a lease, whose expiry says that whoever ran it is gone. Time is
@@ -106,12 +106,12 @@ return {redis.call('EXISTS', lease), redis.call('LRANGE', pieces, first, first +
 
 
 class RunLost(Exception):
-    """Whoever ran the request is gone, or no longer records. Begin again."""
+    """The process that ran the request is gone, or no longer records. Begin again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How long a record lasts after its end, how long a lease does, and how large it may be."""
+    """Bounds of a record: its life after its end, its lease, and its size."""
 
     ttl_ms: int
     lease_ms: int
@@ -119,17 +119,17 @@ class Bounds:
 
     @property
     def running_ms(self) -> int:
-        """How long a record lasts that has no end yet."""
+        """How long an unfinished record lasts."""
         return self.ttl_ms + self.lease_ms
 
     @property
     def renew_s(self) -> float:
-        """How often a lease is renewed: two failures in a row do not end it."""
+        """Interval of the lease's renewal: two failures in a row do not end it."""
         return self.lease_ms * 0.3 / 1000
 
 
 class Run:
-    """One run, and the key that its pieces are sealed with.
+    """A run, and the key that its pieces are sealed with.
 
     The key is the run's own, so a piece's place in the list is a nonce that never occurs twice.
 
@@ -162,7 +162,7 @@ class Run:
         ]
 
     def unseal(self, piece: bytes, *, place: int) -> bytes:
-        """The bytes of a piece. Raises `InvalidTag` for one that is not of this run and place."""
+        """Return the bytes of a piece. Raises `InvalidTag` if it is not of this run and place."""
         return self._cipher.decrypt(_nonce(place), piece, None)
 
     async def append(self, sealed: list[bytes], ending: Ending) -> bool:
@@ -209,7 +209,7 @@ class Run:
 
 
 def derived(root: bytes, label: str) -> bytes:
-    """32 bytes for one purpose, of which neither `root` nor another purpose's can be told."""
+    """Derive 32 bytes for one purpose, which reveal neither `root` nor those of another purpose."""
     return hmac.digest(root, label.encode(), "sha256")
 
 

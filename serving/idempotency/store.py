@@ -146,7 +146,7 @@ class Recorder:
         self._news.set()
 
     async def finish(self, *, keep: bool) -> None:
-        """End the answer. One that is not kept is given to those who read it now and to no other.
+        """End the answer. If it is not kept, only its current readers get it.
 
         Waits until Valkey has all of it, or has been away for as long as a lease lasts.
         """
@@ -163,7 +163,7 @@ class Recorder:
         self._pending.clear()
 
     async def _record(self) -> None:
-        """Bring to Valkey what is written, and renew the lease, until the end of either."""
+        """Write the pieces to Valkey and renew the lease, until either ends."""
         more = True
         try:
             while more:
@@ -179,7 +179,7 @@ class Recorder:
             self._close()
 
     async def _bring(self) -> bool:
-        """One append; whether there are to be more."""
+        """Append once. Returns whether more pieces are to come."""
         self._news.clear()
         if self._too_large:
             await self._run.patiently(self._run.mark_too_large)
@@ -225,7 +225,7 @@ class Replay:
             ) from error
 
     async def _next(self, place: int) -> list[bytes]:
-        """At least one piece. Ends when the run's lease does, if not before."""
+        """Wait for at least one piece, at the longest until the run's lease ends."""
         while True:
             if sealed := await self._run.patiently(lambda: self._run.page(place)):
                 return sealed

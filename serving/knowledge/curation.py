@@ -1,4 +1,4 @@
-"""Curation: what an operator may ask about vector stores, and what is answered. Values only."""
+"""Curation: an operator's questions about vector stores, and their answers. Values only."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Phase = Literal["none", "running", "complete", "swapped", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class StoreFacts:
-    """One vector store, as an operator sees it.
+    """A vector store, as an operator sees it.
 
     Attributes:
         mismatch: why its embedder is not the one that made its vectors; None: it is.
@@ -33,7 +33,7 @@ class StoreFacts:
 
 @dataclass(frozen=True, slots=True)
 class ReembeddingFacts:
-    """How far the re-embedding of a store is, or how the last one ended.
+    """Progress of a store's re-embedding, or the result of the last one.
 
     Attributes:
         recall: found_before, found_after and overlap of a sample, once compared.
@@ -55,15 +55,15 @@ class Curator(Protocol):
     """
 
     async def stores(self) -> Sequence[StoreFacts]:
-        """All stores of all tenants, by id."""
+        """Return all stores of all tenants, by id."""
         ...
 
     async def reembed(self, store_id: str, model: str, *, force: bool) -> ReembeddingFacts:
-        """Begin, or go on with one that was begun with the same model."""
+        """Begin a re-embedding, or continue one with the same model."""
         ...
 
     async def reembedding(self, store_id: str) -> ReembeddingFacts:
-        """How far it is."""
+        """Return the progress of a re-embedding."""
         ...
 
     async def rollback(self, store_id: str) -> ReembeddingFacts:
@@ -75,5 +75,5 @@ class Curator(Protocol):
         ...
 
     async def check(self) -> Sequence[str]:
-        """Where the indexes and the database disagree; nothing where they agree."""
+        """Return the differences between the indexes and the database."""
         ...

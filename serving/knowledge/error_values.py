@@ -43,7 +43,7 @@ Told: TypeAlias = T | Failure | Refusal
 
 
 async def told(work: Awaitable[T]) -> Told[T]:
-    """What comes of some work, or the value that stands for its error."""
+    """Return the result of some work, or the value that stands for its error."""
     try:
         return await work
     except RagError as error:
@@ -58,7 +58,7 @@ async def told(work: Awaitable[T]) -> Told[T]:
 
 
 async def from_wire(response: DeploymentResponse[Told[T]], *, timeout_s: float) -> T:
-    """The other end of `told`, within a deadline.
+    """Await what `told` returned in the other process, within a deadline.
 
     Raises:
         RagError, EngineError: what came back.

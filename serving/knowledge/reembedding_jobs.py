@@ -26,7 +26,7 @@ AGAIN_S = 5.0
 
 
 class ReembeddingJobs:
-    """One at most for each store.
+    """Runs re-embeddings, at most one for each store.
 
     Args:
         reembedding: does the work, which is all in SQL and the index.
@@ -78,7 +78,7 @@ class ReembeddingJobs:
         return await self.facts(store_id)
 
     async def facts(self, store_id: str) -> ReembeddingFacts:
-        """How far it is, wherever it runs; or how the last one of this process ended.
+        """Return its progress, wherever it runs, or how the last one of this process ended.
 
         Raises:
             NotThere: no such store.

@@ -55,7 +55,7 @@ class RemoteKnowledge:
         await from_wire(self._handle.create.remote(collection), timeout_s=self._timeout_s)
 
     def wake(self) -> None:
-        """Tell that there is work. Nobody waits for it: what is lost is found a second later."""
+        """Announce work without waiting. Lost announcements are made good a second later."""
         if self._waking:
             return
         task = asyncio.create_task(self._wake())

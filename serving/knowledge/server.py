@@ -146,7 +146,7 @@ UNBOUNDED = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class KnowledgeApplications:
-    """What searches, and what looks after the stores; one process where one is enough."""
+    """The searching and the curating deployment; one process serves as both where possible."""
 
     knowledge: Application
     curator: Application

@@ -59,7 +59,7 @@ UNKNOWN = "The embedder does not answer now."
 
 
 class KnowledgeService:
-    """What the `Knowledge` process does. Errors are `RagError`, `EngineError` and the database's.
+    """The work of the `Knowledge` process. Raises `RagError`, `EngineError` and database errors.
 
     Args:
         settings: all of them.
@@ -129,7 +129,7 @@ class KnowledgeService:
         self._spawn(self._look_at_embedders())
 
     async def close(self) -> None:
-        """End that; what was begun is gone on with by the next process."""
+        """Stop. The next process continues what was begun."""
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -148,7 +148,7 @@ class KnowledgeService:
         await self._vectors.create(collection)
 
     async def lexical(self, request: LexicalRequest) -> list[LexicalHits]:
-        """What full text finds for each question; see `Index.lexical`.
+        """Search the full text for each question; see `Index.lexical`.
 
         Raises:
             Refused: a filter cannot be used.

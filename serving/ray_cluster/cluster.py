@@ -106,7 +106,7 @@ def why_failed(application: Any) -> str:
 
 
 def failed_attempts(application: Any) -> set[str]:
-    """What ended a start that Ray Serve makes again."""
+    """Return the errors of starts that Ray Serve tries again."""
     return {
         f"{name} did not start: {_reason(deployment.message)}"
         for name, deployment in application.deployments.items()
@@ -283,7 +283,7 @@ class Cluster:
         psutil.wait_procs(proxies, timeout=PROXY_DEADLINE_S)
 
     def stop(self, on_phase: Callable[[str], None]) -> None:
-        """Stop Ray Serve, Ray, and what is left of the processes we started."""
+        """Stop Ray Serve, Ray, and the remaining processes that we started."""
         import ray  # noqa: PLC0415
         from ray import serve  # noqa: PLC0415
         from ray.exceptions import RayError  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""Which models have no engine now, for whoever must know without waiting."""
+"""The watch over engines: which models have none now, known without waiting."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class CannotRun(Exception):
 
 @dataclass(frozen=True, slots=True)
 class LocalEngine:
-    """How a model runs on this machine's CPU.
+    """The settings with which a model runs on this machine's CPU.
 
     Attributes:
         model: Its id.
@@ -60,7 +60,7 @@ class LocalEngine:
     cache_bytes: int | None
 
     def __str__(self) -> str:
-        """What the operator is told at the start."""
+        """Return the sentence that the operator reads at the start."""
         return f"{self.model}: {self.how}"
 
     @property
@@ -73,7 +73,7 @@ class LocalEngine:
 
 
 def check_files(settings: Settings, machine: Machine) -> None:
-    """See that every model's files are here, and every GPU. Quick.
+    """Check that every model's files and every GPU are present. Quick.
 
     Raises:
         CannotRun: something is missing or damaged.
@@ -109,7 +109,7 @@ def needed_gpus(settings: Settings) -> int:
 
 
 def local_engines(settings: Settings, machine: Machine) -> list[LocalEngine]:
-    """How each vLLM engine runs on this machine's CPU. Imports transformers to size a cache.
+    """Work out how each vLLM engine runs on this CPU. Imports transformers to size a cache.
 
     Models whose files are missing, or have yet to be converted, are left out.
 
@@ -176,7 +176,7 @@ def _cpu_engines(settings: Settings) -> Iterator[tuple[ModelSpec, Path]]:
 
 
 def _reserved(settings: Settings) -> int:
-    """What all needs besides the engines."""
+    """Return the memory that everything but the engines needs."""
     small = sum(
         spec.max_replicas or spec.replicas
         for spec in settings.models
@@ -203,7 +203,7 @@ def _check_files(_: ModelSpec, directory: Path) -> None:
 
 
 def _check_context(spec: ModelSpec, directory: Path) -> None:
-    """Refuse a context that vLLM would refuse; what is in the catalogue is known to be right."""
+    """Refuse a context that vLLM would refuse. The catalogue's contexts are known to be right."""
     known = builtin().get(spec.id)
     if (
         spec.engine != "vllm"

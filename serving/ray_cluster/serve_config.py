@@ -19,7 +19,7 @@ from serving.ray_cluster.cluster import APPLICATION, SERVE_FLAGS
 
 
 def serve_config(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """What `serve deploy` and a RayService's `serveConfigV2` take.
+    """Build the document that `serve deploy` and a RayService's `serveConfigV2` take.
 
     The flags reach the processes of the application only. Ray's controller and proxies read them
     from the environment of `ray start`, which has to hold them too.

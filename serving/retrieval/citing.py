@@ -15,7 +15,7 @@ from models.openai_stream import DATA, EVENT_END, chat_choice, chunks, event, he
 async def cited(
     deltas: AsyncIterator[Delta], sources: dict[str, Any], *, choices: int
 ) -> AsyncGenerator[Delta, None]:
-    """The deltas of a chat; each choice is told its sources before the answer goes on.
+    """Return the deltas of a chat; the sources of each choice come before the rest of its answer.
 
     Args:
         deltas: whole events each; the first one is a chunk.

@@ -1,4 +1,4 @@
-"""A conversation grounded in documents: passages looked for, put into its prompt, and told.
+"""Grounding of conversations: passages are searched, put into the prompt, and reported.
 
 The class of a request rises to that of every passage in its prompt.
 """
@@ -36,7 +36,7 @@ class Searches(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class GroundedCall:
-    """A request with passages in its prompt, and what its answer is told of them."""
+    """A request with passages in its prompt, and their sources for the answer."""
 
     call: GenerationCall
     sources: dict[str, Any]
@@ -123,7 +123,7 @@ def _budget_tokens(body: Mapping[str, Any], context_tokens: int | None) -> int:
 
 
 def _sources(found: Found, used: list[Passage], asked: FileSearch) -> dict[str, Any]:
-    """What a message of the answer has beside its text."""
+    """Return the fields of an answer's message beside its text."""
     results = [_result(passage) for passage in found.passages] if asked.with_results else None
     return {
         "annotations": citations(used),

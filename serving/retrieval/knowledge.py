@@ -9,7 +9,7 @@ from serving.retrieval.grounding import Grounding, Searches
 
 @dataclass(frozen=True, slots=True)
 class Knowledge:
-    """What a gateway can look up.
+    """Retrieval as the pipeline has it.
 
     Attributes:
         searches: Finds passages in vector stores.

@@ -46,13 +46,13 @@ class QueryVectors:
         self._counters = counters
 
     def serves(self, model: str) -> bool:
-        """Whether a model is one of those that embed here."""
+        """Return whether this server embeds with that model."""
         return model in self._embedders
 
     async def of(
         self, call: Call, queries: Sequence[str], *, let_in: asyncio.Event | None = None
     ) -> tuple[NDArray[np.float32], Quota]:
-        """One vector for each question, `(n, dimension)`, L2-normalised; and what is left.
+        """Embed each question: vectors `(n, dimension)`, L2-normalised; and what is left of limits.
 
         Args:
             call: on whose behalf; its model embeds.
@@ -85,7 +85,7 @@ class QueryVectors:
 
 
 async def _pieces(text: str, counter: TokenCounter) -> list[str]:
-    """The text in pieces that each fit, in order; whole where that cannot be told."""
+    """Split the text into pieces that each fit, in order; whole if tokens cannot be counted."""
     limit = counter.context_tokens
     if limit is None:
         return [text]

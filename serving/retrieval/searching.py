@@ -1,4 +1,4 @@
-"""A search in vector stores on the path of a request: embedded here, run where the indexes are.
+"""Searches on the path of a request: questions are embedded, and `Knowledge` searches.
 
 Full text is searched while the questions are embedded. Knows neither indexes nor SQL. What it
 raises is the API's.
@@ -48,7 +48,7 @@ class Index(Protocol):
     """Searches vectors and full text, in this process or another one. It has a deadline."""
 
     async def lexical(self, request: LexicalRequest) -> Sequence[LexicalHits]:
-        """What full text finds for each question, for `SearchRequest.lexical`.
+        """Search the full text for each question, for `SearchRequest.lexical`.
 
         Raises:
             IndexUnavailable: it does not answer, or a generation is not there any more.
@@ -143,7 +143,7 @@ class Searching:
     async def _lexical(
         self, generations: list[Generation], call: SearchCall, left: TimeLeft, let_in: asyncio.Event
     ) -> Sequence[LexicalHits]:
-        """What full text finds, once the request is let in: one that is refused costs nothing."""
+        """Search the full text once the request is admitted: a refused request costs nothing."""
         if call.ranking.text_weight == 0:
             return [[] for _ in call.queries]
         await let_in.wait()
@@ -158,7 +158,7 @@ class Searching:
             return await self._index.lexical(request)
 
     def _embedder(self, generations: list[Generation]) -> str:
-        """The one model that made all of the vectors.
+        """Return the model that made all of the vectors.
 
         Raises:
             InvalidRequest: there are several.

@@ -1,1 +1,1 @@
-"""What outlives a process: the SQL database, its tables and its migrations."""
+"""Persistent state: the SQL database, its tables and migrations, and Valkey."""

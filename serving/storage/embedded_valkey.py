@@ -46,7 +46,7 @@ class EmbeddedValkey:
 
     @property
     def url(self) -> str:
-        """What `Valkey.open` takes."""
+        """URL for `Valkey.open`."""
         return f"unix://{quote(str(self._socket))}"
 
     @property
@@ -158,7 +158,7 @@ def _dies_with_us() -> list[str]:
 
 
 def _socket_path(directory: Path) -> Path:
-    """In the state directory, or for one with a long path in a private folder of its own."""
+    """Return a path in the state directory, or in a private folder if that path is too long."""
     path = directory / "server.sock"
     if len(os.fsencode(path)) <= _LONGEST_SOCKET_PATH:
         return path

@@ -1,4 +1,4 @@
-"""What the database and Valkey may raise. Knows nothing of who asked."""
+"""Errors of the database and of Valkey."""
 
 from __future__ import annotations
 

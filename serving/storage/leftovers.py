@@ -1,4 +1,4 @@
-"""What a stop could not write to SQL: kept in files, and written when the server starts again.
+"""Rows that a stop could not write to SQL: kept in files, and written at the next start.
 
 Lines of text, whose writing may be repeated. Knows nothing of what they say.
 """
@@ -19,7 +19,7 @@ from uuid import uuid4
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """So many lines that SQL did not take. `file` is where they are kept; None: they are lost."""
+    """Lines that SQL did not take. They are kept in `file`; None means that they are lost."""
 
     count: int
     what: str
@@ -48,13 +48,13 @@ class Leftovers:
 
     @classmethod
     def of(cls, home: Path, name: str, *, what: str) -> Self:
-        """In the state directory or, where its disk is full, in the system's temporary folder."""
+        """Keep them in the state directory or, if its disk is full, in a temporary folder."""
         digest = hashlib.sha256(os.fsencode(home.absolute())).hexdigest()[:16]
         spare = Path(tempfile.gettempdir()) / f"ringfence-{os.getuid()}-{digest}-leftovers"
         return cls((home / "leftovers", spare), name, what=what)
 
     def keep(self, lines: Sequence[str]) -> list[Leftover]:
-        """Keep lines in the first folder that takes them; what an operator is told. Blocks."""
+        """Keep lines in the first folder that takes them, and return a report. Blocks."""
         if not lines:
             return []
         content = "".join(f"{line}\n" for line in lines).encode()

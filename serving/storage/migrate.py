@@ -59,7 +59,7 @@ async def _upgrade(url: str) -> None:
 
 
 def _is_newest(connection: Connection) -> bool:
-    """Whether there is nothing to do, told without Alembic, which every process would load."""
+    """Return whether the database is current, without loading Alembic into every process."""
     if not inspect(connection).has_table("alembic_version"):
         return False
     newest = max(path.name for path in (_SCRIPTS / "versions").glob("[0-9]*.py"))

@@ -1,4 +1,4 @@
-"""Small files that only we may read: a secret, a private key. Made once, whoever races for it."""
+"""Small private files, such as a secret or a key. Made once, even if several processes race."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class PrivateFileUnsafe(Exception):
 
 
 def read_private(path: Path) -> bytes:
-    """What is in the file, up to one byte more than `MAX_BYTES`.
+    """Return the file's contents, up to one byte more than `MAX_BYTES`.
 
     Raises:
         PrivateFileUnsafe: it is not ours alone.

@@ -37,7 +37,7 @@ class UtcDateTime(TypeDecorator[datetime]):
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Refuse a naive time: it would be read in whatever zone the reader is in."""
+        """Refuse a naive time: it would be read in the reader's zone."""
         del dialect
         if value is None:
             return None
@@ -54,7 +54,7 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 class Tenant(Base):
-    """Whom keys, files, jobs and usage belong to."""
+    """The owner of keys, files and usage."""
 
     __tablename__ = "tenants"
 
@@ -65,7 +65,7 @@ class Tenant(Base):
 
 
 class ApiKey(Base):
-    """One API key, without its text: `digest` is HMAC-SHA256 of that under the server's secret.
+    """An API key without its text: `digest` is HMAC-SHA256 of that under the server's secret.
 
     A key is revoked from `revoked_at` on, which may lie ahead: a rotated key may overlap with its
     successor. A name is free again as soon as `revoked_at` is set.
@@ -103,7 +103,7 @@ class ApiKey(Base):
 
 
 class Limit(Base):
-    """One limit or budget of a key (by its id), a tenant or a model.
+    """A limit or budget of a key (by its id), a tenant or a model.
 
     `value` counts requests or tokens; of a budget it is billionths of the currency.
     """
@@ -124,7 +124,7 @@ class Limit(Base):
 
 
 class UsageAttempt(Base):
-    """One attempt to answer a request: what it used and cost, and never what was said.
+    """An attempt to answer a request: what it used and cost, never its text.
 
     It outlives its key and its tenant, so it refers to neither. `day` is of `started_at`, in UTC.
     """
@@ -164,7 +164,7 @@ class UsageAttempt(Base):
 
 
 class AuditEvent(Base):
-    """One change that somebody made: who, when, of what, and to what. Never a key's text."""
+    """A change: who made it, when, of what, and to what. Never a key's text."""
 
     __tablename__ = "audit_events"
     __table_args__ = (Index("ix_audit_events_at", "at"),)
@@ -181,7 +181,7 @@ class AuditEvent(Base):
 
 
 class EgressEntry(Base):
-    """One entry of the ledger of everything that leaves. Written once, and never changed.
+    """An entry of the egress ledger. Written once, and never changed.
 
     Every column is hashed as the text it is, and `hash` is in the next entry's `previous`.
     `departure` is the sequence of the departure that an arrival belongs to.

@@ -42,7 +42,7 @@ def script(path: Path) -> str:
 
 
 class Valkey:
-    """One Valkey or Redis server (7.0 or newer), reached by URL.
+    """A Valkey or Redis server (7.0 or newer), reached by URL.
 
     Every method raises `ValkeyUnavailable` when it does not answer in time or refuses.
     """

@@ -1,1 +1,1 @@
-"""What operators see: metrics and logs. Neither ever holds prompt or answer text."""
+"""Telemetry: metrics and logs. Neither ever holds prompt or answer text."""

@@ -1,4 +1,4 @@
-"""Where our log lines go: standard output of the process, which Ray keeps in its session folder."""
+"""Logs: they go to the standard output of each process, which Ray keeps in its session folder."""
 
 from __future__ import annotations
 

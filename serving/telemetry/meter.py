@@ -26,7 +26,7 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120
 
 @dataclass(slots=True)
 class Record:
-    """What is known of one request so far. Written to metrics and log when its scope ends."""
+    """The facts of one request so far. Written to metrics and log when its scope ends."""
 
     request_id: str
     endpoint: str
@@ -58,7 +58,7 @@ class Record:
 
 
 def outcome_label(error: BaseException | None) -> str:
-    """The one word for how a request ended, in metrics, logs and the ledger."""
+    """Return the word for how a request ended, in metrics, logs and the ledger."""
     if error is None:
         return "ok"
     if isinstance(error, asyncio.CancelledError | GeneratorExit):
@@ -100,7 +100,7 @@ class Meter:
 
     @contextmanager
     def record(self, record: Record) -> Iterator[Record]:
-        """Settle `record` when the scope ends, whatever the outcome."""
+        """Count `record` when the scope ends, whatever the outcome."""
         self._running.labels(record.model).inc()
         told = "ok"
         try:

@@ -38,7 +38,7 @@ class AdminClient(ApiClient):
         return kept_admin_key(settings)
 
     def text(self, path: str, query: Mapping[str, str]) -> str:
-        """What a path has, as it comes."""
+        """Return the body at a path, undecoded."""
         return self.send("GET", path, params=query).text
 
 
@@ -60,5 +60,5 @@ def administration(
 
 
 def path_of(*parts: str) -> str:
-    """A path of names, whatever is in them; a model's slashes stay."""
+    """Build a path of quoted names; a model's slashes stay."""
     return "".join("/" + quote(part, safe="/:") for part in parts)

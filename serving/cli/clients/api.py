@@ -1,4 +1,4 @@
-"""A client of one server, for commands: what it refuses and what it lacks, told in one line."""
+"""A client of one server, for commands. Refusals and failures become one line."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class ApiClient:
     def send(
         self, method: str, path: str, *, missing_is_fine: bool = False, **arguments: Any
     ) -> httpx.Response:
-        """One request; with `missing_is_fine` a 404 is an answer too."""
+        """Send one request. With `missing_is_fine`, a 404 is a valid answer."""
         try:
             answer = self._http.request(method, path, **arguments)
         except httpx.HTTPError as error:

@@ -36,24 +36,24 @@ class Attached:
 
     @classmethod
     def of(cls, told: dict[str, Any]) -> Self:
-        """As the API tells it."""
+        """Read an API object."""
         error = (told.get("last_error") or {}).get("message")
         attributes = told.get("attributes") or {}
         return cls(told["id"], told["status"], told["created_at"], attributes, error)
 
     @property
     def source(self) -> str | None:
-        """Where `ingest` took it from; None: it did not, or kept no sources yet."""
+        """The source that `ingest` took it from; None if there is none."""
         return self._text("source")
 
     @property
     def path(self) -> str | None:
-        """What `ingest` knows it by in its source."""
+        """The path of the file within its source."""
         return self._text("path")
 
     @property
     def sha256(self) -> str | None:
-        """The hash of its bytes, in hexadecimal, as `ingest` told it."""
+        """The hash of its bytes, in hexadecimal, as `ingest` stored it."""
         return self._text("sha256")
 
     @property
@@ -77,13 +77,13 @@ class DocumentsClient(ApiClient):
         return str(self.call("POST", "/vector_stores", {"name": asked, "reuse": True})["id"])
 
     def known_store(self, asked: str) -> str:
-        """The same of a store that has to be there."""
+        """Return the id of a store that must exist."""
         if (found := self._found(asked)) is None:
             raise CallFailed(f"no vector store is named {asked!r}")
         return found
 
     def attached(self, store: str) -> list[Attached]:
-        """All files of a vector store."""
+        """Return all files of a vector store."""
         return [Attached.of(told) for told in self.all(f"/vector_stores/{store}/files")]
 
     def upload(self, name: str, opened: RawIOBase, rights: Rights) -> str:
@@ -102,7 +102,7 @@ class DocumentsClient(ApiClient):
         self.call("POST", f"/files/{file_id}", rights)
 
     def attach(self, store: str, file_id: str, attributes: Mapping[str, Any]) -> None:
-        """Have a file indexed; one that is in the store and failed is indexed again."""
+        """Index a file in a store. A file whose indexing failed is indexed again."""
         body = {"file_id": file_id, "attributes": attributes}
         self.call("POST", f"/vector_stores/{store}/files", body)
 

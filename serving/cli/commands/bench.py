@@ -121,7 +121,7 @@ def _limits(texts: list[str]) -> Limits:
 
 
 def _target(settings: Settings, *, url: str | None, api_key: str | None) -> Target:
-    """Where to send. The key of the first start goes to this machine only."""
+    """Return the target. The key of the first start is sent to this machine only."""
     from benchmarks.client.endpoint import target_of  # noqa: PLC0415
 
     try:

@@ -43,7 +43,7 @@ def list_budgets(
     url: UrlOption = None,
     admin_key: AdminKeyOption = None,
 ) -> None:
-    """Show every budget, and what is spent of it."""
+    """Show every budget, and how much of it is spent."""
     _BOUNDS.show_all(administration(config, url=url, key=admin_key), as_json=as_json)
 
 

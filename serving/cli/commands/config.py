@@ -26,7 +26,7 @@ def check(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Say whether the configuration can be used, here; exit code 1 when it cannot."""
+    """Check whether this machine can use the configuration; exit code 1 if it cannot."""
     problems: list[str] = []
     path = config.config_path(config_file)
     try:

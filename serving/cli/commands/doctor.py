@@ -42,7 +42,7 @@ BEFORE_THE_GATEWAY = ("model_unavailable", "unknown_url")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked at. `fail` means the server would not start."""
+    """The result of one check. `fail` means that the server would not start."""
 
     check: str
     state: Literal["ok", "warn", "fail"]
@@ -86,7 +86,7 @@ def _packages(settings: Settings) -> list[Finding]:
 
 
 def _patches(settings: Settings) -> list[Finding]:
-    """What does not fit the installed Ray and vLLM; nothing where one of them is missing."""
+    """Check the patches against the installed Ray and vLLM, as far as they are installed."""
     if any(finding.state == "fail" for finding in _packages(settings)):
         return []
     told = [Finding("patch", "fail", sentence) for sentence in patch_misfits(settings)]
@@ -101,7 +101,7 @@ def _version(package: str) -> str | None:
 
 
 def _memory(settings: Settings) -> list[Finding]:
-    """What is free, and how each engine on the CPU runs with it."""
+    """Report free memory, and how each CPU engine runs with it."""
     machine = this_machine()
     told = f"{machine.memory.size / GIB:.1f} GiB free {machine.memory.bound}"
     try:
@@ -195,7 +195,7 @@ def _ports(settings: Settings) -> list[Finding]:
 
 
 def _ringfence_at(url: str) -> Literal["runs", "starts or stops"] | None:
-    """What a Ringfence at an address does; None if none answers there.
+    """Describe the Ringfence at an address. Returns None if none answers there.
 
     `/health` waits for nothing, while `/ready` asks Ray for the state of every model.
     """

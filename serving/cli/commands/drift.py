@@ -68,6 +68,6 @@ def plot(values: Sequence[float]) -> str:
 
 
 def bars(values: Sequence[float]) -> str:
-    """One bar for each value, the highest full."""
+    """Draw one bar for each value; the highest is full."""
     highest = max(values, default=0) or 1
     return "".join(_BARS[round(value / highest * (len(_BARS) - 1))] for value in values)

@@ -156,7 +156,7 @@ def _remove(client: DocumentsClient, store: str, source: str, *, yes: bool) -> l
 
 
 def _agree(removals: Sequence[Removal], *, yes: bool) -> None:
-    """Ask before more than half of a source is removed; refused where nobody can be asked."""
+    """Ask before more than half of a source is removed. Without a terminal, refuse."""
     for removal in removals:
         if yes or not removal.is_large:
             continue

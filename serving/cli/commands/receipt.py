@@ -46,7 +46,7 @@ def verify(
 
 @receipt_app.command("public-key")
 def public_key_(config: ConfigOption = None) -> None:
-    """Print the public key in PEM, for whoever wants to check; makes the key if there is none."""
+    """Print the public key in PEM, for those who check receipts. Makes the key if there is none."""
     try:
         typer.echo(Signer.load_or_create(key_file(configuration.load(config))).public_pem, nl=False)
     except (LedgerError, ConfigError, OSError) as error:

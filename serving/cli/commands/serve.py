@@ -198,7 +198,7 @@ def _deploy(process: subprocess.Popen[str], address: str) -> list[str]:
 
 
 def _greet(settings: Settings, key: str | None, phases: Phases) -> None:
-    """Tell where the server is and how to use it. On standard output, for whoever reads it."""
+    """Print the server's address and how to use it, on standard output."""
     url = settings.server.local_url
     model = next((s.id for s in settings.models if s.task == "generate"), settings.models[0].id)
     shown = key or "$RINGFENCE_API_KEY"

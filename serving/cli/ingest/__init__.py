@@ -1,1 +1,1 @@
-"""What `ringfence ingest` finds, plans and does."""
+"""`ringfence ingest`: finds files, plans changes of a vector store, and carries them out."""

@@ -1,4 +1,4 @@
-"""What a run of `ringfence ingest` has to do: what is here, against what a store has. Does nothing.
+"""The plan of a run of `ringfence ingest`: local files compared with those of a store.
 
 What was done is told by the server: each file there has its source, its path and its hash as
 attributes. So a run that was killed goes on where it was, and nothing is kept here.
@@ -23,7 +23,7 @@ Rows: TypeAlias = Sequence[Attached]
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where files come from. A store knows each of its files by a source and a path in it.
+    """The origin of files. A store identifies each file by its source and its path there.
 
     Attributes:
         name: the whole path of a folder or a file here, or what it is called instead.
@@ -60,20 +60,20 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What a store knows a file by. For a while it may have several versions of it."""
+    """The identity of a file in a store, which may have several versions of it for a while."""
 
     source: str
     path: str
 
     @classmethod
     def of(cls, row: Attached) -> Key | None:
-        """What a file of a store is known by; None: it has no source, or is not of `ingest`."""
+        """Return the identity of a file in a store; None if `ingest` did not put it there."""
         return cls(row.source, row.path) if row.source and row.path and row.sha256 else None
 
 
 @dataclass(frozen=True, slots=True)
 class SourceCounts:
-    """How many files of a source a store has. None is the source of what others put there."""
+    """Counts a source's files in a store. The source None has the files that others put there."""
 
     source: str | None
     files: int
@@ -111,15 +111,15 @@ class Contents:
             self.rows.setdefault(Key(name, path), []).extend(self.unclaimed.pop(path))
 
     def unclaimed_of(self, name: str) -> int:
-        """How many files without a source were known by a name."""
+        """Count the files of that name that have no source."""
         return sum(len(rows) for path, rows in self.unclaimed.items() if _top(path) == name)
 
     def of(self, source: str) -> dict[Key, list[Attached]]:
-        """What there is of a source."""
+        """Return the files of a source."""
         return {key: rows for key, rows in self.rows.items() if key.source == source}
 
     def counts(self) -> list[SourceCounts]:
-        """What there is of each source, by its name; last what others put there."""
+        """Count the files of each source, by its name; last come those that others put there."""
         found: dict[str | None, Counter[str]] = {}
         sources = [(key.source, rows) for key, rows in self.rows.items()]
         sources += [(_top(path), rows) for path, rows in self.unclaimed.items()]
@@ -134,7 +134,7 @@ class Contents:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A file here, and its versions in the store.
+    """A local file, and its versions in the store.
 
     Attributes:
         key: what the store knows it by.
@@ -165,7 +165,7 @@ class Removal:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run has to do; `troubles` are what it cannot take, with their sources."""
+    """The work of a run. `troubles` are the paths that it cannot take, with their sources."""
 
     jobs: Sequence[Job]
     troubles: Sequence[tuple[str, Trouble]]

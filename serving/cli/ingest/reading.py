@@ -1,4 +1,4 @@
-"""Files that may change while they are read: what is uploaded has the hash that is told."""
+"""Reading of files that may change meanwhile: the uploaded bytes have the stated hash."""
 
 from __future__ import annotations
 

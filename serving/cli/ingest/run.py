@@ -25,7 +25,7 @@ Done = Literal["added", "updated", "unchanged", "removed", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one file."""
+    """The result for one file."""
 
     path: str
     done: Done
@@ -48,7 +48,7 @@ class Run:
         self._rights = rights
 
     def carry_out(self, plan: Plan) -> list[Outcome]:
-        """Do what is planned; one file's failure is no other's. Outcomes are in order of paths."""
+        """Carry out the plan. Files fail independently. Outcomes are in order of paths."""
         gone = {key: rows for removal in plan.removals for key, rows in removal.gone.items()}
         outcomes = [
             Outcome(shown(trouble.path), "failed", trouble.reason, source)
@@ -82,7 +82,7 @@ class Run:
             bars.remove_task(task)
 
     def _brought(self, job: Job, *, advance: Callable[[], None]) -> Done:
-        """Have the store hold one version of a file, the one here. Raises what is the reason."""
+        """Make the local version of a file the only one in the store. Raises if that fails."""
         with reading(job.file) as opened:
             sha256 = opened.sha256()
             versions = (*job.rows, *(row for row in job.unclaimed if row.sha256 == sha256))
@@ -149,7 +149,7 @@ class Run:
         return Outcome(key.path, "removed", None, key.source)
 
     def _remove_doubles(self, keys: Collection[Key]) -> None:
-        """Another run may have added the same files meanwhile. Of what is the same one stays."""
+        """Remove doubles that another run has added meanwhile: one of each stays."""
         if not keys:
             return
         kept: dict[object, Attached] = {}

@@ -1,4 +1,4 @@
-"""Which files `ringfence ingest` finds below a folder, and what it cannot take. Opens none."""
+"""The walk of `ringfence ingest`: finds files, and paths that it cannot take. Opens none."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """A file or a folder that cannot be taken. Of what is below it nothing is known."""
+    """A file or folder that cannot be taken. Nothing is known of the paths below it."""
 
     path: str
     reason: str
@@ -77,7 +77,7 @@ def walk(root: Path, path: str, exclude: Sequence[str]) -> Iterator[Found | Trou
 
 
 def reason(error: OSError) -> str:
-    """What an error of the system says, without the path."""
+    """Return the message of a system error, without the path."""
     return error.strerror or type(error).__name__
 
 
@@ -92,14 +92,14 @@ def shown(name: str) -> str:
 
 
 def _only(root: Path, path: str) -> Found | Trouble:
-    """What a root is that is no folder. One that has just gone is not an empty source."""
+    """Describe a root that is not a folder. A root that has just gone is not an empty source."""
     if root.is_file():
         return Found(path, root)
     return Trouble(path, NOT_A_FILE if root.exists() else os.strerror(errno.ENOENT))
 
 
 def _looked_at(entry: os.DirEntry[str], path: str) -> Found | Trouble | _Folder | None:
-    """What an entry of a folder is. Returns None for a link that leads somewhere."""
+    """Describe an entry of a folder. Returns None for a link to something that exists."""
     place = Path(entry.path)
     try:
         if entry.is_symlink():
@@ -117,7 +117,7 @@ def _looked_at(entry: os.DirEntry[str], path: str) -> Found | Trouble | _Folder 
 
 
 def _refused(path: str) -> Trouble | None:
-    """Why a path cannot be told to a server. Returns None if it can."""
+    """Say why a path cannot be sent to a server. Returns None if it can."""
     if not is_utf8(path):
         return Trouble(path, "its name is not valid UTF-8")
     if len(path) > MAX_PATH:

@@ -65,7 +65,7 @@ def router(administration: Administration, edge: AdminEdge) -> APIRouter:
 
     @routes.get("/{name}", summary="Get a tenant")
     async def get_tenant(name: str) -> TenantObject:
-        """One tenant."""
+        """Return one tenant."""
         return TenantObject.of(await tenants.get(name))
 
     @routes.patch("/{name}", summary="Change a tenant", openapi_extra=takes(TenantChange))
