@@ -123,7 +123,7 @@ class Permit:
 
     @property
     def waited_s(self) -> float:
-        """For the place."""
+        """Seconds that the request waited for its slot."""
         return 0.0 if self.slot is None else self.slot.waited_s
 
     def spend(self, settlement: Settlement) -> Settlement:
@@ -133,7 +133,7 @@ class Permit:
         return settlement
 
     def why(self, error: BaseException) -> BaseException:
-        """What `error` stands for: a cancelled scope may have been ended by us."""
+        """Return the real reason of `error`: a cancelled scope may have been ended by us."""
         if not self.deadline.expired():
             return error
         return self.ended or DeadlineExceeded()
@@ -191,7 +191,7 @@ class Admission:
                 permit.end(ServerStopping())
 
     async def close(self) -> None:
-        """Send what is left to settle."""
+        """Send the remaining settlements."""
         if self._watching is not None:
             self._watching.cancel()
         await self.reservations.close()
@@ -226,7 +226,7 @@ class Admission:
             await self._settle(demand, settlement)
 
     async def _reserved(self, ask: Ask, policy: Policy, ends_at: float) -> tuple[Demand, Quota]:
-        """What the request will use at most, and what is left now that it has that."""
+        """Reserve the most that the request will use. Returns it, and what is left of limits."""
         try:
             async with asyncio.timeout_at(ends_at):
                 demand = await self._demand(ask, policy)
@@ -356,7 +356,7 @@ class Admission:
         return Quota()
 
     async def _settle(self, demand: Demand, settlement: Settlement) -> None:
-        """Settle, and wait for it: what a client was told is in the ledger then.
+        """Settle, and wait for it, so that what a client was told is in the ledger.
 
         A scope that was cancelled waits too, shortly: nobody else is there to wait.
         """
@@ -365,7 +365,7 @@ class Admission:
 
 
 async def _uninterrupted(closing: Settlement | Awaitable[Settlement]) -> Settlement:
-    """See to the end of `closing`, whoever cancels meanwhile: what was used has to be known."""
+    """Await `closing` even if the caller is cancelled: what was used has to be known."""
     if isinstance(closing, Settlement):
         return closing
     task, give_up_at = asyncio.ensure_future(closing), _now() + CLOSE_WAIT_S

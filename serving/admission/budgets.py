@@ -41,21 +41,21 @@ def sums_of(key_id: str, tenant: str, day: date) -> Sequence[str]:
 
 
 def begin(window: Window, day: date) -> date | None:
-    """First day of the window that `day` is in; None: there is none."""
+    """Return the first day of the window that `day` is in; None for the total."""
     if window == "total":
         return None
     return day if window == "day" else day.replace(day=1)
 
 
 class Lookups:
-    """What the ledger says of budgets, looked up once for all who ask for the same."""
+    """Looks up budgets in the ledger, once for all callers that ask for the same."""
 
     def __init__(self, ledger: SpentInLedger) -> None:
         self._ledger = ledger
         self._running: dict[tuple[str, date | None, int], asyncio.Task[int]] = {}
 
     async def spent(self, subject: str, since: date | None, *, version: int) -> int:
-        """What was spent when the budget had moved so often, or later.
+        """Return the spending of a budget at that version or later.
 
         Raises:
             DatabaseUnavailable: the ledger cannot be asked.
@@ -77,13 +77,13 @@ class Lookups:
 
 
 def _look_at(lookup: asyncio.Task[int]) -> None:
-    """Whoever waited may be gone: an error is not to be reported for that."""
+    """Mark an error as seen: the caller that waited for it may be gone."""
     if not lookup.cancelled():
         lookup.exception()
 
 
 class Spending:
-    """What was spent of budgets, as Valkey has it or else the ledger.
+    """Reports what is spent of budgets, from Valkey or else from the ledger.
 
     Raises `ValkeyUnavailable` and `DatabaseUnavailable` as they do.
     """
@@ -94,7 +94,7 @@ class Spending:
         self._prefix = prefix
 
     async def spending(self, subject: str, windows: Sequence[str]) -> Mapping[str, Spent]:
-        """Of each window of today, for a subject such as `tenant:acme`."""
+        """Return the spending in today's windows, for a subject such as `tenant:acme`."""
         today = utc_now().date()
         return {
             window: await self._of(subject, cast("Window", window), today) for window in windows

@@ -62,7 +62,7 @@ class QueueTimeout(Overloaded):
 
 @dataclass(slots=True, eq=False)
 class _Account:
-    """A tenant that was here lately. Service is in units of cost, divided by the weight.
+    """A tenant seen recently. Service is in units of cost, divided by the weight.
 
     `counter` is service of requests that ended, `pending` the estimates of those that run.
     """
@@ -190,7 +190,7 @@ class FairQueue:
         return self._waiting
 
     def predicted_wait_s(self) -> float:
-        """How long a request would wait behind all that wait now; a tenant's own may be shorter."""
+        """Predict the wait behind all waiting requests; a given tenant's may be shorter."""
         if self._waiting == 0 and self._running < self._slots:
             return 0.0
         return self._pace.wait_s(self._waiting, self._clock())
@@ -273,7 +273,7 @@ class FairQueue:
         return slot
 
     def _lift(self, account: _Account, priority: Priority) -> None:
-        """Let nobody come from idleness with credit. Estimates do not lift: they may be far off."""
+        """A tenant that was idle gains no credit. Estimates do not count: they may be far off."""
         queue = self._queues[priority]
         if account in queue:
             return
@@ -313,7 +313,7 @@ class FairQueue:
         account.pending = account.pending - slot.charge if account.running else 0.0
 
     def _rest(self, account: _Account, now: float) -> None:
-        """Begin to forget a tenant that has nothing here."""
+        """Begin to forget a tenant that has nothing running or waiting."""
         if not account.running and not account.waiting:
             self._idle.pop(account, None)
             self._idle[account] = now
@@ -381,7 +381,7 @@ class FairQueue:
             newest.future.set_result(QueueFull(self.predicted_wait_s()))
 
     def _ahead(self, waiter: _Waiter) -> float:
-        """How many of those that wait have their turn first, if requests cost what they did."""
+        """Count the waiting requests that come first, if requests cost what they did so far."""
         account, queue = waiter.account, self._queues[waiter.priority]
         own = len(queue.get(account, ()))
         rank = account.rank + own * self._pace.cost / account.weight
@@ -420,7 +420,7 @@ class FairQueue:
         self._present -= waiter.account.waiting == 0
 
     def _dispatch(self, now: float) -> None:
-        """Give free slots to whoever waits and may have them. O(tenants that wait) for each."""
+        """Give free slots to waiting requests that may have them. O(waiting tenants) for each."""
         self._forget(now)
         while self._running < self._slots and (waiter := self._next()):
             self._remove(waiter)

@@ -62,7 +62,7 @@ NANOS = 10**9
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What a limit is on: a key by its id, a tenant or a model by its name."""
+    """The subject of a limit: a key by its id, a tenant or a model by its name."""
 
     kind: SubjectKind
     name: str
@@ -73,7 +73,7 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """One bound on one subject. `value` of a budget is in billionths of the currency."""
+    """A limit or budget of a subject. A budget's `value` is in billionths of the currency."""
 
     subject: Subject
     measure: Measure
@@ -83,7 +83,7 @@ class Limit:
 
     @property
     def window(self) -> Window | None:
-        """Of a budget; None for a rate."""
+        """The window of a budget; None for a rate."""
         _, found, window = self.measure.partition("budget_")
         return cast("Window", window) if found else None
 
@@ -107,7 +107,7 @@ def default_policy(measure: Measure) -> WithoutStore:
 
 
 class Bound(NamedTuple):
-    """How much, and what while nothing can be counted."""
+    """The value of a limit, and its policy while nothing can be counted."""
 
     value: int
     without_store: WithoutStore

@@ -10,7 +10,7 @@ STALE_S = 60.0
 
 @dataclass(slots=True)
 class Pace:
-    """What a release brings: means over the last `window` of them while no slot was free.
+    """The pace of releases: means over the last `window` of them while no slot was free.
 
     Without demand the interval says how rarely anybody asks, so it is not measured then.
     """
@@ -23,7 +23,7 @@ class Pace:
     measured_at: float = float("-inf")
 
     def busy(self, now: float) -> None:
-        """From now until the next release there is more demand than slots."""
+        """Note that from now until the next release there is more demand than slots."""
         if self.busy_since is None:
             self.busy_since = now
             if now - self.measured_at > STALE_S:
@@ -41,6 +41,6 @@ class Pace:
         self.busy_since = None
 
     def wait_s(self, ahead: float, now: float) -> float:
-        """How long the turn after `ahead` others takes; a stall counts from its beginning."""
+        """Predict the wait for a turn after `ahead` others; a stall counts from its beginning."""
         elapsed_s = 0.0 if self.busy_since is None else now - self.busy_since
         return ahead * self.interval_s + max(self.interval_s, elapsed_s)

@@ -1,4 +1,4 @@
-"""Which limits and budgets apply to a request: its key's, tenant's and model's own, else defaults.
+"""Policies of requests: limits and budgets of key, tenant and model, or else the defaults.
 
 Kept until one is changed, as keys are. Knows nothing of what was used.
 """
@@ -33,7 +33,7 @@ from serving.storage.schema import Tenant
 
 @dataclass(frozen=True, slots=True)
 class BudgetLimit:
-    """What a subject may spend in each window of a kind."""
+    """The amount that a subject may spend in each window of a kind."""
 
     subject: Subject
     window: Window
@@ -107,7 +107,7 @@ class Policies:
         )
 
     async def of(self, principal: Principal, model: str) -> Policy:
-        """What applies to a request of `principal` to `model`.
+        """Return the limits and budgets of a request of `principal` to `model`.
 
         A change that is announced is in it at once, any other within `fresh_cache.MAX_AGE_S`.
 
@@ -155,7 +155,7 @@ def _rates(limits: Sequence[Limit]) -> Iterable[RateLimits]:
 
 
 def _defaults(settings: RateDefaults) -> Sequence[Limit]:
-    """The limits of a group of the configuration, on nobody in particular."""
+    """Read the default limits from a group of the configuration."""
     anybody = Subject("key", "")
     measures = [*RATES, *map(budget_measure, WINDOWS)]
     found = ((measure, getattr(settings, measure, None)) for measure in measures)

@@ -43,7 +43,7 @@ RateMeasure = Literal["requests_per_minute", "tokens_per_minute", "concurrent_re
 
 @dataclass(frozen=True, slots=True)
 class RateLimits:
-    """Bounds on one subject; None: no bound."""
+    """Rate limits of a subject; None means that there is no limit."""
 
     subject: str
     requests_per_minute: int | None = None
@@ -52,17 +52,17 @@ class RateLimits:
 
     @property
     def bounds(self) -> tuple[int | None, int | None, int | None]:
-        """All three, in their order."""
+        """The three limits, in their order in the script."""
         return self.requests_per_minute, self.tokens_per_minute, self.concurrent_requests
 
     def uncounted(self) -> RateLimits:
-        """The same for a request that is counted already."""
+        """The same limits for a request that is already counted."""
         return replace(self, requests_per_minute=None)
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What may be spent under a name in billionths of the currency, and how long sums are kept."""
+    """A budget by its name in Valkey, in billionths of the currency, and the life of its sum."""
 
     name: str
     limit_nanos: int
@@ -71,7 +71,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What a request will use at most.
+    """The most that a request will use.
 
     `sums` are names of all budgets that its cost belongs to, set or not; `facts` is its ledger row
     should this process die.
@@ -88,7 +88,7 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """What a request did use. One that never ran is not `kept`, as if it had not been made."""
+    """The actual use of a request. If it never ran, nothing is `kept` of it."""
 
     tokens: int
     cost_nanos: int
@@ -146,7 +146,7 @@ class _Live:
 
 @dataclass(slots=True)
 class _Operation:
-    """What goes into a batch, and who waits for its reply."""
+    """An operation in a batch, and the future that waits for its reply."""
 
     content: dict[str, Any]
     reply: asyncio.Future[Any]
@@ -195,7 +195,7 @@ class Reservations:
         self._beating = asyncio.create_task(self._beat())
 
     async def close(self) -> None:
-        """Send what is left, for as long as one more batch takes."""
+        """Send the rest, at most for the time of one more batch."""
         if self._beating is not None:
             self._beating.cancel()
         if self._holding is not None:
@@ -254,7 +254,7 @@ class Reservations:
         self._depart()
 
     def settle(self, demand: Demand, settlement: Settlement) -> asyncio.Future[Any]:
-        """Replace what was reserved by what was used. It happens even if nobody waits for it.
+        """Replace the reservation by the actual use. It happens even if nobody waits for it.
 
         Returns:
             Done when Valkey has it; fails with `ValkeyUnavailable` when that will be later.
@@ -325,7 +325,7 @@ class Reservations:
                 return
 
     async def _send(self, batch: list[_Operation]) -> bool:
-        """One batch. Whether Valkey knew this gateway."""
+        """Send one batch. Returns whether Valkey knew this gateway."""
         replies = await self._valkey.run(
             _SCRIPT,
             self._prefix,
@@ -371,7 +371,7 @@ def _done() -> asyncio.Future[Any]:
 
 
 def _look_at(reply: asyncio.Future[Any]) -> None:
-    """A failure that nobody waits for is not news: its operation goes again."""
+    """Mark a failure as seen. Its operation is sent again."""
     if not reply.cancelled():
         reply.exception()
 
@@ -414,7 +414,7 @@ def _or_none(bound: int | None) -> int:
 
 
 def _verdict(reply: list[Any]) -> tuple[Verdict, int]:
-    """What Valkey says, and when it let a request in."""
+    """Read Valkey's reply, and when it admitted a request."""
     match reply:
         case ["granted", made_ms, *numbers]:
             return _quota(numbers), made_ms

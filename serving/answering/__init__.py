@@ -1,1 +1,1 @@
-"""Who answers a request, the model here or a provider, and how one that breaks off goes on."""
+"""Who answers a request, the local model or a provider, and how a broken answer is continued."""

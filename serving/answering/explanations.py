@@ -21,7 +21,7 @@ KEPT_S = 86_400
 
 @dataclass(frozen=True, slots=True)
 class Considered:
-    """One way to answer. `reason` is why it was not taken, or why it came to nothing.
+    """A target that was considered. `reason` says why it was not chosen, or how it failed.
 
     `detail` is a sentence more, if there is one.
     """
@@ -33,7 +33,7 @@ class Considered:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """How a request found who answers: its class, what started it, and every way in order.
+    """How the target was found: the request's class, the trigger, and every target in order.
 
     `trigger` is the reason to look beyond the model here, if there was one.
     """
@@ -45,14 +45,14 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What is known of a request."""
+    """The explanation of a request."""
 
     decision: Decision | None
     attempts: Sequence[AttemptRecord]
 
 
 class Explanations:
-    """Those of all gateways.
+    """Explanations of requests, shared by all gateways.
 
     Args:
         valkey: where decisions are kept.
@@ -66,13 +66,13 @@ class Explanations:
         self._prefix = f"{prefix}decision:"
 
     async def keep(self, tenant: str, request_id: str, decision: Decision) -> None:
-        """Keep a decision for a day. One that cannot be kept is only missing in explanations."""
+        """Keep a decision for a day. If that fails, only the explanation is missing."""
         with suppress(ValkeyUnavailable):
             told = orjson.dumps(asdict(decision))
             await self._valkey.command("SET", self._name(tenant, request_id), told, "EX", KEPT_S)
 
     async def of(self, tenant: str, request_id: str) -> Explanation | None:
-        """What is known of a tenant's request; None: nothing.
+        """Return the explanation of a tenant's request; None if there is none.
 
         Raises:
             DatabaseUnavailable: it cannot be told now.

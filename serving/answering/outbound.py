@@ -1,4 +1,4 @@
-"""What would leave of one request, made ready once for every provider that is tried.
+"""The outbound request: what would leave, scrubbed once for all providers that are tried.
 
 For the class `scrubbed`, personal data has given way to pseudonyms, and the very bytes are scanned
 once more before they go. For `open` the request is as it was. Nothing else gets here.
@@ -94,7 +94,7 @@ class OutboundRequest:
         return _unchanged(chunks) if self.restorer is None else restored(chunks, self.restorer)
 
     def resume(self, body: Mapping[str, Any], tokens: int) -> OutboundRequest:
-        """The same request, to go on with what was heard of its answer.
+        """Return the request that continues a partial answer.
 
         Args:
             body: as the client sent it, for the bounds of its answer.
@@ -114,7 +114,7 @@ class OutboundRequest:
                 yield {**chunk, "choices": [self._new(one, overlap) for one in chunk["choices"]]}
 
     def _new(self, choice: Chunk, overlap: Overlap) -> Chunk:
-        """A choice with what is new in its text."""
+        """Return a choice with the new part of its text."""
         said = choice["delta"].get("content") or ""
         text = overlap.feed(said)
         if choice.get("finish_reason") is not None:
@@ -155,7 +155,7 @@ class Scrubber:
 
     @property
     def languages(self) -> frozenset[str]:
-        """Those that may leave though nobody reads them for names."""
+        """Languages that may leave although they are not read for names."""
         return self._default.languages
 
     async def outbound(
@@ -166,7 +166,7 @@ class Scrubber:
         privacy: PrivacyClass,
         partial: PartialText | None = None,
     ) -> OutboundRequest:
-        """What would leave of a request; with `partial`, to go on with an answer from here.
+        """Build what would leave of a request; with `partial`, to continue a local answer.
 
         Raises:
             LeavingRefused: its class or its content forbids it, or nobody can say what is in it.
@@ -211,7 +211,7 @@ def refusal(error: MayNotLeave | DetectorUnavailable) -> LeavingRefused:
 
 
 def _last(body: Mapping[str, Any]) -> str:
-    """What the last message says."""
+    """Return the text of the last message."""
     return str(body["messages"][-1]["content"])
 
 

@@ -1,4 +1,4 @@
-"""Which providers may answer a request in our place, and why one did or did not.
+"""Providers that may answer a request in place of the local model, and why one did or did not.
 
 Joins what the parts decide: the privacy class, the reasons to leave, what a provider's model can
 do, shares, and who is left to try. A request that may not leave is only counted.
@@ -48,7 +48,7 @@ class StandIn:
 
 @dataclass(frozen=True, slots=True)
 class OverflowParts:
-    """What there is to leave by, and what decides.
+    """The parts that overflow needs.
 
     Attributes:
         settings: when requests leave.
@@ -86,7 +86,7 @@ class ProviderOverflow:
         self._retries = RetryBudget()
 
     def fallback(self, call: GenerationCall, forecast: Forecast) -> ProviderFallback | None:
-        """See `Overflow.fallback`. Requests that stay here count too: surges are seen by them."""
+        """See `Overflow.fallback`. Local requests count too: they show a surge."""
         stand_ins = self._parts.stand_ins.get(call.model)
         if not stand_ins:
             return None
@@ -109,7 +109,7 @@ class ProviderOverflow:
 
 
 class Policies:
-    """When requests leave, for each model and key."""
+    """Overflow policies of each model and key."""
 
     def __init__(self, settings: OverflowSettings) -> None:
         self._settings = settings
@@ -169,7 +169,7 @@ class ProviderFallback:
         return trigger is not None and self._trigger is not None
 
     async def targets(self) -> AsyncGenerator[Target, None]:
-        """See `Fallback.targets`. Another try after one that left counts as a retry."""
+        """See `Fallback.targets`. A second try after a departure counts as a retry."""
         fitting = await self._fitting()
         if not fitting or not self._may_leave():
             return
@@ -221,7 +221,7 @@ class ProviderFallback:
     async def _ready(
         self, fitting: Sequence[StandIn], partial: PartialText | None = None
     ) -> OutboundRequest | None:
-        """What may leave, with what there is of the answer; None: nothing."""
+        """Return what may leave, with the partial answer if there is one; None if nothing may."""
         try:
             return await self._parts.scrubber.outbound(
                 self._call.body,
@@ -236,7 +236,7 @@ class ProviderFallback:
     async def _going_on(
         self, fitting: Sequence[StandIn], there: PartialText
     ) -> OutboundRequest | None:
-        """The same to go on with. What was said outside is told as it was said there.
+        """Return the request that continues an answer. A provider gets its own text unrestored.
 
         An answer that came from outside and then from here does not leave again: its values are
         restored in it, and nobody says that all of them would be found.
@@ -284,7 +284,7 @@ class ProviderFallback:
         return fitting
 
     def _stand_ins(self) -> list[StandIn]:
-        """Those that the policy has, in its order."""
+        """Return the candidates that the policy names, in its order."""
         found = self._parts.stand_ins[self._call.model]
         return [
             one

@@ -64,13 +64,13 @@ class ProviderModel:
 
     @property
     def route(self) -> str:
-        """As clients and ledgers are told."""
+        """The route as clients and ledgers see it."""
         return f"overflow:{self.name}"
 
 
 @dataclass(slots=True)
 class _Crossing:
-    """One attempt on its way: its entry in the ledger, and what is known of its end."""
+    """An attempt at a provider: its entry in the ledger, and how it ended so far."""
 
     began: float = field(default_factory=time.monotonic)
     entry: Entry | None = None
@@ -160,7 +160,7 @@ class ProviderEngine:
     async def _chunks(
         self, request: GenerationRequest, attempt: Attempt, crossing: _Crossing
     ) -> AsyncGenerator[Chunk, None]:
-        """What the provider sends; its usage goes into the crossing."""
+        """Yield the provider's chunks; its usage goes into the crossing."""
 
         async def gate(departure: Departure) -> None:
             await self._outbound.check(departure.body)
@@ -208,7 +208,7 @@ class ProviderEngine:
     async def _settle(
         self, attempt: Attempt, crossing: _Crossing, ended: BaseException | None
     ) -> None:
-        """Close the entry and tell how the provider did, whoever cancels meanwhile."""
+        """Close the entry and report the provider's outcome, even if the caller is cancelled."""
         usage = crossing.usage or Usage(0, 0)
         facts = ArrivalFacts(
             outcome=_word(ended),
@@ -240,7 +240,7 @@ def _translated(error: ProviderError) -> EngineError:
 
 
 def _outcome(ended: BaseException | None) -> Outcome:
-    """What an attempt says of its provider."""
+    """Return what an attempt tells the breaker about its provider."""
     if ended is None:
         return "completed"
     if isinstance(ended, ProviderRateLimited):
@@ -251,7 +251,7 @@ def _outcome(ended: BaseException | None) -> Outcome:
 
 
 def _word(ended: BaseException | None) -> str:
-    """How an attempt ended, for the ledger."""
+    """Return the ledger's word for how an attempt ended."""
     if isinstance(ended, ProviderError):
         return ended.code or type(ended).__name__
     return outcome_label(ended)

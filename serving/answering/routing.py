@@ -1,4 +1,4 @@
-"""Who answers a generation: the model here or, where its class and its reasons allow, a provider.
+"""Routing of generations: to the local model or, where class and policy allow, to a provider.
 
 Knows nothing of providers. `Overflow` tells which other ways a request has, and which of them go on
 with an answer that broke off.
@@ -49,7 +49,7 @@ _FINAL = (AccessError, DeadlineExceeded, ServerStopping)
 
 @dataclass(frozen=True, slots=True, repr=False)
 class _Asked:
-    """What is asked for, and what ways there are."""
+    """A request, and its targets."""
 
     call: GenerationCall
     request: GenerationRequest
@@ -58,14 +58,14 @@ class _Asked:
 
     @property
     def patience_s(self) -> float | None:
-        """How long the model here may take to go on; None: as long as an engine may."""
+        """How long the local model may take to continue; None for an engine's usual time."""
         left_s = self.call.options.timeout_s
         if self.fallback is None:
             return left_s
         return min(self.fallback.patience_s, left_s or self.fallback.patience_s)
 
     def failed(self, target: Target, error: RingfenceError | EngineError) -> None:
-        """Tell whoever explains."""
+        """Note the failure of a target for the explanation."""
         if self.fallback is not None:
             self.fallback.failed(target, error)
 
@@ -185,7 +185,7 @@ class Routing:
     async def _onward(
         self, asked: _Asked, left: TimeLeft, stack: AsyncExitStack, broken: Break
     ) -> Next | None:
-        """Who goes on with an answer: the model here, before the others unless they went first.
+        """Find who continues an answer: the local model first, unless providers were preferred.
 
         Raises:
             AccessError, DeadlineExceeded, ServerStopping: it may not go on.
@@ -199,7 +199,7 @@ class Routing:
         return None if away_first else await self._on_away(stack, asked, broken)
 
     async def _on_here(self, stack: AsyncExitStack, asked: _Asked, broken: Break) -> Next | None:
-        """The model here goes on: another replica, or the same one started anew."""
+        """Continue on the local model: another replica, or the same one after a restart."""
         try:
             return await _in_time(self._resumed(stack, asked, broken), asked.patience_s)
         except (RingfenceError, EngineError) as error:
@@ -229,7 +229,7 @@ class Routing:
 
     @asynccontextmanager
     async def _run(self, asked: _Asked, target: Target) -> AsyncIterator[Attempt]:
-        """One attempt: the scope owns its reservation, its place and the engine's stream."""
+        """Run one attempt: the scope owns its reservation, its slot and the engine's stream."""
         call = asked.call
         async with (
             self._attempts.begin(
@@ -249,7 +249,7 @@ class Routing:
                 yield Attempt(deltas, quota, target.route, record)
 
     def _given(self, asked: _Asked, attempt: Attempt) -> Origin:
-        """Where an answer comes from, now that it is given. Its attempt keeps the receipt."""
+        """Return the origin of an answer that is now given. Its attempt keeps the receipt."""
         call, record = asked.call, attempt.record
         if self._receipt_issuer is not None:
             departures = () if asked.fallback is None else asked.fallback.departures
@@ -258,7 +258,7 @@ class Routing:
 
 
 async def _in_time(beginning: Awaitable[Begun], seconds: float | None) -> Begun:
-    """An answer that begins in time. Raises `EngineTimeout` for one that does not."""
+    """Await an answer's beginning. Raises `EngineTimeout` if it is late."""
     try:
         async with asyncio.timeout(seconds) as patience:
             return await beginning

@@ -1,4 +1,4 @@
-"""Targets that can answer a generation: the local model and others; and what is told of each.
+"""Targets of a generation: the local model and others. Values and protocols only.
 
 Values and protocols only. `Routing` chooses among ways; `Overflow` knows those that lead outside.
 """
@@ -21,7 +21,7 @@ from serving.egress.ledger.chain import Entry
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """An answer on its way, and what is left of the caller's limits.
+    """An answer in progress, and what is left of the caller's limits.
 
     Attributes:
         deltas: the answer.
@@ -45,7 +45,7 @@ class Generator(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One way to answer a request. `external` of None is the model here.
+    """A target of a request. `external` is None for the local model.
 
     One that goes on with an answer comes `again`: its request is counted already.
     """
@@ -57,34 +57,34 @@ class Target:
 
     @property
     def route(self) -> str:
-        """As clients and the ledger are told."""
+        """The route as clients and the ledger see it."""
         return LOCAL_ROUTE if self.external is None else self.external.route
 
 
 class Fallback(Protocol):
-    """The other ways of one request. It is told what becomes of each, so that it can explain."""
+    """The other targets of one request. It is told how each ends, so that it can explain."""
 
     @property
     def preferred(self) -> bool:
-        """Whether they are tried before the model here."""
+        """Whether they are tried before the local model."""
         ...
 
     def handles(self, error: RingfenceError | EngineError) -> bool:
-        """Whether they are tried now that the model here failed like this."""
+        """Whether they are tried after this error of the local model."""
         ...
 
     @property
     def patience_s(self) -> float:
-        """How long the model here may take for its first delta."""
+        """How long the local model may take for its first delta."""
         ...
 
     @property
     def departures(self) -> Sequence[Entry]:
-        """What has left for the request, in order."""
+        """The ledger entries of what has left for the request, in order."""
         ...
 
     def targets(self) -> AsyncGenerator[Target, None]:
-        """In their order, each when it is its turn; none when nobody can take this request."""
+        """Yield the targets in their order; none if no provider can take this request."""
         ...
 
     def resume(self, broken: Break) -> AsyncGenerator[Target, None]:
@@ -92,11 +92,11 @@ class Fallback(Protocol):
         ...
 
     def failed(self, target: Target, error: RingfenceError | EngineError) -> None:
-        """A way, the one here too, came to nothing before its first delta."""
+        """Note that a target, the local one included, failed before its first delta."""
         ...
 
     async def close(self) -> None:
-        """The request has ended. Returns soon, whatever is down."""
+        """End the request. Returns soon, whatever is down."""
         ...
 
 
@@ -104,7 +104,7 @@ class Overflow(Protocol):
     """Knows what other ways requests have."""
 
     def fallback(self, call: GenerationCall, forecast: Forecast) -> Fallback | None:
-        """Those of a request; None when it may not leave at all."""
+        """Return the other targets of a request; None if it may not leave at all."""
         ...
 
 

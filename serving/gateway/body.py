@@ -118,7 +118,7 @@ def _references(schema: Any) -> list[str]:
 
 
 def _invalid(error: ValidationError, body: dict[str, Any]) -> InvalidRequest:
-    """The first problem that lies deepest in the body, told without any of the body's text."""
+    """Report the deepest problem in the body, without any of the body's text."""
     rows = error.errors(include_url=False, include_context=False, include_input=False)
     paths = [_path(row["loc"], body, missing=row["type"] == "missing") for row in rows]
     row, path = max(zip(rows, paths, strict=True), key=lambda pair: len(pair[1]))

@@ -1,4 +1,4 @@
-"""One answer from the events of a stream, so that streamed and unstreamed answers are the same."""
+"""Collects a stream into one answer, so that streamed and unstreamed answers are the same."""
 
 from __future__ import annotations
 

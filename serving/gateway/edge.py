@@ -63,7 +63,7 @@ class Edge:
         kind: type[body.Body],
         make: Callable[[body.Body], Awaitable[Response]],
     ) -> Response:
-        """What `make` makes of the body, once for each `Idempotency-Key`.
+        """Answer with what `make` returns, once for each `Idempotency-Key`.
 
         Raises as `read` and `Idempotency.respond` do.
         """

@@ -1,4 +1,4 @@
-"""Headers that tell where an answer came from, and what is left of the caller's limits."""
+"""Headers of answers: their origin, and what is left of the caller's limits."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _headroom(kind: str, headroom: Headroom) -> dict[str, str]:
 
 
 def duration(seconds: float) -> str:
-    """As OpenAI writes it: `120ms`, `6s`, `1m30s`."""
+    """Format a duration as OpenAI does: `120ms`, `6s`, `1m30s`."""
     if seconds < 1:
         return f"{math.ceil(seconds * 1000)}ms"
     minutes, rest = divmod(math.ceil(seconds), 60)

@@ -78,7 +78,7 @@ class Idempotency:
     async def respond(
         self, request: Request, principal: Principal, raw_body: bytes, make: Make
     ) -> Response:
-        """What `make` makes, or the recorded answer of the same request.
+        """Answer with what `make` returns, or with the recorded answer of the same request.
 
         Args:
             request: read to its end.
@@ -110,7 +110,7 @@ class Idempotency:
                     task.cancel()
 
     async def _begin(self, asked: _Asked) -> Messages:
-        """The messages of the answer: of work that starts here, or of a record. Raises as above."""
+        """Return the answer's messages: of new work, or of a record. Raises as above."""
         begun = await self._store.begin(asked.tenant, asked.key, asked.fingerprint)
         if isinstance(begun, Replay):
             return replayed(begun)
@@ -121,7 +121,7 @@ class Idempotency:
         return inbox.messages()
 
     async def _work(self, asked: _Asked, recorder: Recorder, inbox: _Inbox) -> None:
-        """Do the work of a request, whoever is there to see it."""
+        """Do the work of a request, even if its client is gone."""
         tee = _Tee(recorder, inbox)
         try:
             async with recorder:
@@ -156,7 +156,7 @@ class Idempotency:
 
 
 def idempotency_key(headers: Headers) -> str | None:
-    """The key of a request, if it has one. Raises `InvalidRequest` for one that cannot be."""
+    """Return the key of a request, if it has one. Raises `InvalidRequest` if it is malformed."""
     if HEADER not in headers:
         return None
     values = headers.getlist(HEADER)
@@ -185,7 +185,7 @@ class _Asked:
 
 
 class _Tee:
-    """What the work sends goes to the record and to the client that asked, without waiting."""
+    """Passes the messages of the work to the record and to the client, without waiting."""
 
     def __init__(self, recorder: Recorder, inbox: _Inbox) -> None:
         self._recorder = recorder
@@ -211,7 +211,7 @@ class _Inbox:
         self._open = True
 
     def put(self, message: Message) -> None:
-        """Add a message; a no-op once nobody takes any."""
+        """Add a message. Does nothing once the client is gone."""
         if self._open:
             self._queue.put_nowait(message)
 
@@ -232,7 +232,7 @@ class _Inbox:
 
 
 class _Client:
-    """One client that an answer is passed on to."""
+    """A client that receives an answer."""
 
     def __init__(self, send: Send, deadline_s: float) -> None:
         self._send = send
@@ -266,7 +266,7 @@ class _Client:
 
 
 def _fingerprint(request: Request, principal: Principal, raw_body: bytes) -> bytes:
-    """Of a request and of what its key may use, read and let leave.
+    """Hash a request together with what its key may use, read and let leave.
 
     A key of less rights gets no other's answer, and a stricter request none of a looser class.
     """

@@ -76,7 +76,7 @@ def streamed(generating: Generating, *, keep_alive_s: float) -> Deferred:
 
 
 def collected(generating: Generating) -> Deferred:
-    """The same stream, put together into one JSON answer."""
+    """Collect the same stream into one JSON answer."""
 
     async def produce(send: Send) -> None:
         collector = Collector()
@@ -133,7 +133,7 @@ def _start(status: int, headers: Raw) -> dict[str, object]:
 
 
 class _Beat:
-    """When something was last sent, on the loop's clock."""
+    """The time of the last send, on the loop's clock."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()

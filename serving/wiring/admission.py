@@ -28,7 +28,7 @@ from serving.telemetry.meter import Meter
 
 @dataclass(frozen=True, slots=True)
 class AdmissionParts:
-    """What the pipeline and the admin API of a gateway share."""
+    """Admission and accounting of a gateway, for its pipeline and its admin API."""
 
     valkey: Valkey
     invalidations: Invalidations
@@ -87,7 +87,7 @@ class AdmissionParts:
         self.ledger.start()
 
     async def close(self) -> list[Leftover]:
-        """End that, and send what is left; what could not be written."""
+        """Stop, and send the rest. Returns what could not be written."""
         await self.invalidations.close()
         await self.admission.close()
         left = await self.ledger.close()
@@ -96,12 +96,12 @@ class AdmissionParts:
 
 
 def usage_leftovers(settings: Settings) -> Leftovers:
-    """Where rows of the usage ledger are kept that a stop cannot write."""
+    """Return where rows of the usage ledger are kept that a stop cannot write."""
     return Leftovers.of(settings.home, "usage", what="usage rows")
 
 
 def _queue(spec: ModelSpec, settings: Settings) -> FairQueue:
-    """This gateway's part of the places that a model's replicas have."""
+    """Build the queue before this gateway's share of a model's slots."""
     parts = (spec.max_replicas or spec.replicas) / settings.server.gateway_replicas
     admission = settings.admission
     return FairQueue(

@@ -1,4 +1,4 @@
-"""What the configuration lets leave, wired: providers, the scrubber before them, and the ledger."""
+"""Egress of a gateway, wired: providers, the scrubber before them, and the ledger."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SCRUB_TIMEOUTS = 4
 
 @dataclass(frozen=True, slots=True)
 class EgressParts:
-    """What a gateway leaves by. Without providers there is a ledger to read, and nothing else."""
+    """Everything a gateway needs to send requests to providers. Without any, only the ledger."""
 
     ledger: EgressLedger
     receipt_issuer: SigningIssuer | None
@@ -112,7 +112,7 @@ class EgressParts:
             self.gatekeeper.start()
 
     async def close(self) -> tuple[list[Leftover], bool]:
-        """End that; what could not be written, and whether the ledger's head is signed."""
+        """Stop. Returns what could not be written, and whether the ledger's head is signed."""
         await asyncio.gather(*(one.aclose() for one in self.providers))
         await self.engines.close()
         await self.gatekeeper.close()
@@ -174,7 +174,7 @@ def _openai(settings: ProviderSettings) -> Provider:
 def _stand_ins(
     settings: Sequence[ProviderSettings], providers: Mapping[str, Provider]
 ) -> dict[str, list[StandIn]]:
-    """For each of our models those that stand in for it, in the order of the configuration."""
+    """Return the provider models that stand in for each local model, in configured order."""
     found: dict[str, list[StandIn]] = {}
     for one in settings:
         deadlines = Deadlines(

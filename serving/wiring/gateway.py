@@ -1,4 +1,4 @@
-"""One gateway, wired: every part that its requests use, and the ASGI application over them."""
+"""A gateway, wired: every part that its requests use, and the ASGI application over them."""
 
 from __future__ import annotations
 
@@ -262,7 +262,7 @@ async def _database(settings: Settings) -> tuple[Database, SecretStr]:
 
 
 def _deployments(settings: Settings) -> dict[str, str]:
-    """By model, the deployments that must run before everything can be answered."""
+    """Return the deployment of each model, all of which must run before the server is ready."""
     models = {spec.id: spec.deployment_name for spec in settings.models}
     return models if settings.embedder is None else models | {RETRIEVAL: KNOWLEDGE}
 

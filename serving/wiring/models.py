@@ -1,4 +1,4 @@
-"""What answers for each served model, and counts its tokens: handles of other processes."""
+"""Models of a gateway, wired: handles of their processes, and token counters."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from serving.config import ServerSettings, Settings
 
 @dataclass(frozen=True, slots=True)
 class ModelParts:
-    """By model id. `receiver` takes the deltas of all engines."""
+    """Engines, embedders and counters by model id. `receiver` takes the deltas of all engines."""
 
     receiver: Receiver
     engines: dict[str, RemoteEngine]

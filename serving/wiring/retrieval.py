@@ -1,4 +1,4 @@
-"""What a gateway has of files and vector stores, wired. The indexes are in another process."""
+"""Retrieval of a gateway, wired. The indexes are in another process."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from serving.wiring.admission import AdmissionParts
 
 @dataclass(frozen=True, slots=True)
 class RetrievalParts:
-    """What routes, the pipeline and the admin API of a gateway share.
+    """Retrieval of a gateway, for its routes and its pipeline.
 
     Attributes:
         documents: files and vector stores in SQL.
@@ -77,7 +77,7 @@ class RetrievalParts:
         self.drift.start()
 
     async def close(self) -> None:
-        """End that."""
+        """Stop."""
         await self.drift.close()
 
 

@@ -23,7 +23,7 @@ CLOSE_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What became of the ledgers at a stop.
+    """The state of the ledgers after a stop.
 
     Attributes:
         left: what could not be written.
@@ -36,7 +36,7 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class StopReport:
-    """How a gateway stopped. `ended` counts requests that outlasted the time to drain."""
+    """The report of a gateway's stop. `ended` counts requests that outlasted the time to drain."""
 
     ended: int
     written: Written
@@ -108,7 +108,7 @@ class Stopping:
             task.cancel()
 
     async def _end_requests(self) -> None:
-        """End what is open: what can be repeated first, then attempts, then everything else."""
+        """End open requests: repeatable ones first, then attempts, then everything else."""
         await self._idempotency.close()
         self._admission.stop()
         if not await self._requests.none_within(END_WAIT_S):

@@ -38,7 +38,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Break:
-    """Where an answer broke off, and why. `number` counts from 1."""
+    """The place where an answer broke off, and the reason. `number` counts from 1."""
 
     error: EngineError
     partial: PartialText
@@ -129,12 +129,12 @@ class Continuation:
 
 
 def _usage(attempt: Attempt) -> Usage:
-    """What it used; of one that broke off, what it was settled with."""
+    """Return an attempt's usage; if it broke off, the usage that it was settled with."""
     return attempt.record.usage or Usage(0, 0)
 
 
 def rest_of(forecast: Forecast, partial: PartialText) -> Forecast:
-    """How much a request may use to go on with an answer."""
+    """Return the forecast of a request that continues an answer."""
     tokens, token_budget = partial.tokens, forecast.token_budget
     most = None if token_budget.most is None else max(1, token_budget.most - tokens)
 

@@ -1,4 +1,4 @@
-"""What the beginning of a continuation repeats of the text that it continues is dropped.
+"""Overlap: drops what a continuation repeats of the text that it continues.
 
 Knows texts only, in pieces: the result is the same however they are cut.
 """
@@ -51,7 +51,7 @@ class Overlap:
 
 
 def repeats(said: str) -> list[str]:
-    """What a continuation of a text may repeat of it, the longest first.
+    """Return the repetitions that a continuation of a text may begin with, the longest first.
 
     All of it; or an end of it that begins with a word, or is long. A letter or two inside a word
     that are the same on both sides are a double letter, and stay.

@@ -19,7 +19,7 @@ _INTERNAL = ("token_ids", "prompt_token_ids", "text")
 
 
 class PartialAnswer:
-    """One chat answer with one choice.
+    """A chat answer with one choice, from one attempt or several.
 
     Args:
         body: of the request.
@@ -45,7 +45,7 @@ class PartialAnswer:
         self._begin(resume_point)
 
     def passed(self, delta: Delta) -> Delta:
-        """What the client gets of a delta of the attempt that runs; often nothing."""
+        """Return what the client gets of a delta of the running attempt; often nothing."""
         passed = map(self._passed, chunks(delta))
         return b"".join(event(chunk) for chunk in passed if chunk is not None)
 
@@ -63,7 +63,7 @@ class PartialAnswer:
         return self._plain and not isinstance(error, RequestRejected)
 
     def partial(self, usage: Usage) -> PartialText:
-        """What there is of it now. `usage` is that of the attempt that broke off."""
+        """Return the partial text. `usage` is that of the attempt that broke off."""
         produced = len(self._ids) if self._prompt_ids is not None else usage.completion_tokens
         return PartialText(
             self._text,
@@ -76,7 +76,7 @@ class PartialAnswer:
         )
 
     def end(self) -> Delta:
-        """The last event, with what all attempts used; nothing where nobody asked for it."""
+        """Return the last event, with the usage of all attempts if the client wants usage."""
         if not self._wants_usage or self._usage is None:
             return b""
         return event(usage_chunk(self._head, self._usage, self._told_usage))
@@ -115,7 +115,7 @@ class PartialAnswer:
             self._ids += choice.get("token_ids") or ()
 
     def _say(self, delta: Chunk, finish: str | None) -> None:
-        """Take the text of a chunk, and leave in it what is new."""
+        """Take the text of a chunk, and leave only its new part in it."""
         if any(delta.get(name) for name in _NOT_TEXT):
             self._plain = False
         text = self._overlap.feed(delta.get("content") or "")

@@ -1,4 +1,4 @@
-"""How the model here goes on with an answer that broke off: by its tokens, or by its text.
+"""Resume points: the local model continues a broken answer from its tokens, or from its text.
 
 By tokens a greedy answer goes on as if nothing had happened. Text that is tokenised anew may
 differ where it was cut.
@@ -28,7 +28,7 @@ _CHAT_ONLY = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class PartialText:
-    """What there is of an answer that broke off.
+    """The text of an answer that broke off.
 
     Attributes:
         text: all that the client has.
@@ -51,7 +51,7 @@ class PartialText:
 
 @dataclass(frozen=True, slots=True)
 class ResumePoint:
-    """Where an attempt goes on: a place in the text, and about how many tokens are before it."""
+    """The place in a text where an attempt resumes, and about how many tokens precede it."""
 
     at: int
     tokens: int
@@ -118,7 +118,7 @@ async def _by_ids(
 
 
 async def _said_whole(engine: Engine, partial: PartialText) -> tuple[int, int] | None:
-    """How many of the tokens were said to the last character, and how much text they are.
+    """Count the tokens whose text was sent completely, and the characters of that text.
 
     An engine may have produced more than it has said: what may become a stop sequence, or a
     character that is not whole. That is produced again. None: tokens and text do not match.

@@ -45,7 +45,7 @@ class ProviderLimits:
 
     @property
     def bounds(self) -> tuple[int | None, int | None, int | None]:
-        """All three, in their order."""
+        """The three limits, in their order in the script."""
         return self.requests_per_minute, self.tokens_per_minute, self.concurrent_requests
 
     @property

@@ -1,4 +1,4 @@
-"""What the routes of the admin API share: what they work on, who calls, and how errors are told."""
+"""The common part of the admin routes: stores, authentication, and errors."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ MAX_BODY_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Administration:
-    """What is managed, and who says who may.
+    """The stores that the admin API manages, and its authentication.
 
     Args:
         authenticate: from an `Authorization` header to whoever sent it; raises `AccessError`.
@@ -109,7 +109,7 @@ class AdminEdge(Edge):
         kind: type[Body],
         make: Callable[[Body], Awaitable[AdminObject]],
     ) -> Response:
-        """What `make` makes of the body, once for each `Idempotency-Key`. Raises as `once` does."""
+        """Answer with what `make` returns, once per `Idempotency-Key`. Raises as `once` does."""
 
         async def made(wire: Body) -> Response:
             with _errors_told():
@@ -121,7 +121,7 @@ class AdminEdge(Edge):
 
 
 class AdminRoute(APIRoute):
-    """A route whose errors are told as those of all others are."""
+    """A route whose errors get the same envelope as all others."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The handler as FastAPI makes it, with the errors of the stores translated."""

@@ -29,7 +29,7 @@ class AuditObject(AdminObject):
 
     @classmethod
     def of(cls, event: AuditEvent) -> Self:
-        """What is shown of a change: all."""
+        """Show a change."""
         return cls(
             id=event.id,
             at=event.at,

@@ -24,7 +24,7 @@ from serving.storage.errors import DatabaseUnavailable, ValkeyUnavailable
 
 
 class BudgetObject(AdminObject):
-    """One budget, and what is gone of it."""
+    """A budget, and how much of it is spent."""
 
     amount: str
     spent: str | None = Field(description="null right after a change while it cannot be told.")
@@ -34,7 +34,7 @@ class BudgetObject(AdminObject):
 
     @classmethod
     def of(cls, limit: Limit, spent: Spent | None) -> Self:
-        """What is shown of a budget."""
+        """Show a budget."""
         return cls(
             amount=amount(limit.value),
             spent=spent and amount(spent.spent_nanos),
@@ -96,7 +96,7 @@ def router(administration: Administration, edge: AdminEdge) -> APIRouter:
 
     @routes.get("", summary="List budgets")
     async def list_budgets(query: Annotated[PageQuery, Query()]) -> BudgetsPage:
-        """All that has budgets, by kind and name, with what is spent of them."""
+        """List all budgets, by kind and name of their subjects, with their spending."""
         found = by_subject(await budgets(), after=query.after, count=query.limit + 1)
         data = [await shown(*pair) for pair in found[: query.limit]]
         last_id = data[-1].id if data else None
@@ -104,7 +104,7 @@ def router(administration: Administration, edge: AdminEdge) -> APIRouter:
 
     @routes.get("/{kind}/{subject}", summary="Get budgets")
     async def get_budgets(kind: BudgetKind, subject: str) -> BudgetsObject:
-        """The budgets of a key (by its id) or a tenant, with what is spent of them."""
+        """Return the budgets of a key (by its id) or a tenant, with their spending."""
         named = subject_of(kind, subject)
         found = await budgets(named)
         if not found:

@@ -44,7 +44,7 @@ class KeyObject(AdminObject):
 
     @classmethod
     def of(cls, record: KeyRecord) -> Self:
-        """What is shown of a key."""
+        """Show a key."""
         return cls(**_shown(record))
 
 
@@ -122,12 +122,12 @@ def router(administration: Administration, edge: AdminEdge) -> APIRouter:
 
     @routes.get("/{key_id}", summary="Get a key")
     async def get_key(key_id: str) -> KeyObject:
-        """One key, without its text."""
+        """Return a key, without its text."""
         return KeyObject.of(await keys.get(key_id))
 
     @routes.delete("/{key_id}", summary="Revoke a key")
     async def revoke_key(request: Request, key_id: str) -> Deleted:
-        """Ends a key for good. It stays in the list; one that has ended stays as it is."""
+        """Revoke a key for good. It stays in the list."""
         record = await keys.get(key_id)  # By its id only: a name could be another key's.
         await keys.revoke(record.id, actor=principal(request).key_id)
         return Deleted(id=record.id, object="key.deleted")

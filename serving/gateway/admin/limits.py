@@ -20,7 +20,7 @@ from serving.gateway.edge import principal
 
 
 class LimitObject(AdminObject):
-    """One limit."""
+    """A limit."""
 
     value: int
     without_store: WithoutStore
@@ -28,7 +28,7 @@ class LimitObject(AdminObject):
 
     @classmethod
     def of(cls, limit: Limit) -> Self:
-        """What is shown of a limit."""
+        """Show a limit."""
         return cls(
             value=limit.value, without_store=limit.without_store, updated_at=limit.updated_at
         )
@@ -67,7 +67,7 @@ def router(administration: Administration, edge: AdminEdge) -> APIRouter:
 
     @routes.get("", summary="List limits")
     async def list_limits(query: Annotated[PageQuery, Query()]) -> LimitsPage:
-        """All that has limits, by kind and name."""
+        """List all limits, by kind and name of their subjects."""
         found = by_subject(await rates(), after=query.after, count=query.limit + 1)
         return LimitsPage.of(
             found,

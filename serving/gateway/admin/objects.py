@@ -1,4 +1,4 @@
-"""What all answers of the admin API have in common."""
+"""Common objects of the admin API's answers."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Deleted(AdminObject):
 
 
 class ErrorBody(AdminObject):
-    """What went wrong."""
+    """An error."""
 
     message: str
     type: str

@@ -17,7 +17,7 @@ from serving.gateway.admin.wire import PrivacyPreview
 
 
 class PreviewObject(AdminObject):
-    """What would leave, or why nothing would."""
+    """The request as it would leave, or the reason why it would not."""
 
     object: Literal["privacy.preview"] = "privacy.preview"
     leaves: bool

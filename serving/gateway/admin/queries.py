@@ -1,4 +1,4 @@
-"""What may stand behind the question mark of an admin path. A misspelt filter is an error too."""
+"""Query parameters of the admin API. A misspelt parameter is an error."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class AuditQuery(AdminQuery):
 
 
 class UsageQuery(AdminQuery):
-    """Which usage, and how it is told."""
+    """The usage to report, and its grouping."""
 
     group_by: Dimensions = ("day",)
     since: Day | None = Field(None, description="The first day, in UTC.")

@@ -1,4 +1,4 @@
-"""All routes of the admin API behind one guard, and its OpenAPI document."""
+"""The routes of the admin API behind one guard, and its OpenAPI document."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def router(
     server: ServerSettings,
     limits: LimitSettings,
 ) -> APIRouter:
-    """All routes of the admin API."""
+    """Build the routes of the admin API."""
     edge = AdminEdge(administration, idempotency, server=server, limits=limits)
     routes = APIRouter(
         prefix=PREFIX,
@@ -47,7 +47,7 @@ def router(
 
     @routes.get("/openapi.json", summary="Describe this API", tags=["Description"])
     async def describe() -> dict[str, Any]:
-        """This API as an OpenAPI 3.1 document."""
+        """Return the admin API as an OpenAPI 3.1 document."""
         return described()
 
     return routes

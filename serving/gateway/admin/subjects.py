@@ -1,4 +1,4 @@
-"""What limits and budgets are on, as the admin API names it."""
+"""Subjects of limits and budgets, as the admin API names them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from serving.gateway.admin.administration import Administration
 
 
 def subject_of(kind: SubjectKind, name: str) -> Subject:
-    """What a path names. Raises `NotFound` for what can be no name."""
+    """Return the subject that a path names. Raises `NotFound` for an invalid name."""
     if not re.fullmatch(MODEL, name):  # The widest; it takes in those of keys and tenants.
         raise NotFound(f"No {kind} has the name {name[:140]!r}.")
     return Subject(kind, name)

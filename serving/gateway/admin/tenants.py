@@ -29,7 +29,7 @@ class TenantObject(AdminObject):
 
     @classmethod
     def of(cls, tenant: Tenant) -> Self:
-        """What is shown of a tenant."""
+        """Show a tenant."""
         return cls(name=tenant.name, weight=tenant.weight, created_at=tenant.created_at)
 
 

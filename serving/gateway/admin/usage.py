@@ -24,7 +24,7 @@ _SUMS = (
 
 
 class UsageObject(AdminObject):
-    """What one group of requests used."""
+    """The usage of one group of requests."""
 
     object: Literal["usage"] = "usage"
     day: str | None = None

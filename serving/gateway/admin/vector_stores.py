@@ -31,7 +31,7 @@ class StoreObject(AdminObject):
 
 
 class StoreList(AdminObject):
-    """All vector stores."""
+    """A list of all vector stores."""
 
     object: Literal["list"] = "list"
     data: list[StoreObject]
@@ -61,7 +61,7 @@ class DriftObject(AdminObject):
 
 
 class CheckObject(AdminObject):
-    """What disagrees."""
+    """A difference between the indexes and the database."""
 
     object: Literal["vector_store.check"] = "vector_store.check"
     findings: list[str]
@@ -83,12 +83,12 @@ class EmptyBody(Wire):
 
 
 def router(curator: Curator, edge: AdminEdge) -> APIRouter:
-    """The routes over whoever looks after the stores."""
+    """Build the routes over the curator of the stores."""
     routes = APIRouter(prefix="/vector_stores", tags=["Vector stores"], route_class=AdminRoute)
 
     @routes.get("", summary="List the vector stores of all tenants")
     async def list_vector_stores() -> StoreList:
-        """Which embedder each was made by, and whether that one is served."""
+        """List all vector stores, with the embedder of each, and whether it is served."""
         found = await curator.stores()
         return StoreList(
             data=[
@@ -107,7 +107,7 @@ def router(curator: Curator, edge: AdminEdge) -> APIRouter:
 
     @routes.get("/{store_id}/reembed", summary="Show how far a re-embedding is")
     async def show_reembedding(store_id: StoreId) -> ReembeddingObject:
-        """Of the one that runs, or the last one since the server's start."""
+        """Return the progress of the running re-embedding, or of the last one since the start."""
         return _shown(store_id, await curator.reembedding(store_id))
 
     @routes.post(
@@ -136,7 +136,7 @@ def router(curator: Curator, edge: AdminEdge) -> APIRouter:
 
     @routes.get("/{store_id}/drift", summary="Report drift")
     async def report_drift(store_id: StoreId) -> DriftObject:
-        """How far embedder, queries and documents are from what they were."""
+        """Report how far embedder, queries and documents have moved."""
         return DriftObject(**await curator.drift(store_id))
 
     return routes

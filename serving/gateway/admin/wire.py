@@ -1,4 +1,4 @@
-"""What the admin API takes. Types are strict, and unlike elsewhere an unknown field is an error.
+"""Bodies of the admin API. Types are strict; unlike elsewhere, an unknown field is an error.
 
 A limit with a misspelt name would else be ignored.
 """
@@ -108,7 +108,7 @@ class TenantCreation(AdminBody):
 
 
 class TenantChange(AdminBody):
-    """What can be changed of a tenant."""
+    """A change of a tenant."""
 
     weight: Weight
 
@@ -133,7 +133,7 @@ class KeyCreation(AdminBody):
 
 
 class KeyRotation(AdminBody):
-    """How a key is replaced."""
+    """The rotation of a key."""
 
     grace_s: Annotated[float, Field(strict=True, ge=0, le=MAX_GRACE_S)] = Field(
         0.0, description="Seconds for which the old key works on."
@@ -162,7 +162,7 @@ class AmountBound(AdminBody):
 
 
 class LimitsChange(AdminBody):
-    """Limits to set, each a number or an object; null takes one away, what is left out stays."""
+    """Limits to set, each a number or an object. Null removes a limit; omitted ones stay."""
 
     requests_per_minute: Count | CountBound | None = Field(
         None, description="Requests in any minute."
@@ -178,7 +178,7 @@ class LimitsChange(AdminBody):
     )
 
     def bounds(self) -> dict[Measure, Bound | None]:
-        """By measure; those that were left out are not there.
+        """The limits by measure, without omitted ones.
 
         Raises:
             InvalidRequest: all were.
@@ -188,14 +188,14 @@ class LimitsChange(AdminBody):
 
 
 class BudgetsChange(AdminBody):
-    """Budgets to set, each an amount or an object; null takes one away, what is left out stays."""
+    """Budgets to set, each an amount or an object. Null removes a budget; omitted ones stay."""
 
     day: Amount | AmountBound | None = Field(None, description="Amount for a day, in UTC.")
     month: Amount | AmountBound | None = Field(None, description="Amount for a month, in UTC.")
     total: Amount | AmountBound | None = Field(None, description="Amount for good.")
 
     def bounds(self) -> dict[Measure, Bound | None]:
-        """By measure; those that were left out are not there.
+        """The limits by measure, without omitted ones.
 
         Raises:
             InvalidRequest: all were.

@@ -1,4 +1,4 @@
-"""All routes over files and vector stores."""
+"""The routes over files and vector stores."""
 
 from __future__ import annotations
 

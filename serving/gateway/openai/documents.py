@@ -1,4 +1,4 @@
-"""What the routes of files and vector stores share: what they work on, who calls, how errors look.
+"""The common part of routes over files and vector stores: stores, authentication, and errors.
 
 Always the same 404 for what is not there and for what the caller may not know of.
 """
@@ -56,7 +56,7 @@ class Gate(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Documents:
-    """What is kept for clients, and who is told when there is something to index."""
+    """Files and vector stores of clients, and the waker of the indexing process."""
 
     files: Files
     stores: VectorStores
@@ -87,7 +87,7 @@ class PageParameters(DocumentsQuery):
 
 
 class DocumentsEdge(Edge):
-    """Reads requests about documents, whose errors are told as those of all others are.
+    """Reads requests about documents, with the error envelope of all others.
 
     Args:
         gate: says who calls, and searches.
@@ -113,7 +113,7 @@ class DocumentsEdge(Edge):
         kind: type[Body],
         make: Callable[[Body], Awaitable[Answer | Response]],
     ) -> Response:
-        """What `make` makes of the body, once for each `Idempotency-Key`. Raises as `once` does."""
+        """Answer with what `make` returns, once per `Idempotency-Key`. Raises as `once` does."""
 
         async def made(wire: Body) -> Response:
             with errors_told():
@@ -124,13 +124,13 @@ class DocumentsEdge(Edge):
 
 
 def reader(request: Request) -> Reader:
-    """On whose behalf something is read; only after `Edge.admit`."""
+    """Return the reader on whose behalf a request runs; only after `Edge.admit`."""
     known = principal(request)
     return Reader.of(known.tenant, sorted(known.groups), known.user)
 
 
 class DocumentsRoute(APIRoute):
-    """A route whose errors are told as those of all others are."""
+    """A route whose errors get the same envelope as all others."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The handler as FastAPI makes it, with other layers' errors translated."""

@@ -1,4 +1,4 @@
-"""`/v1/files`: uploads that go straight to the blob store, and what is told of them."""
+"""`/v1/files`: uploads, which go straight to the blob store, and their records."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def router(edge: DocumentsEdge, documents: Documents, *, settings: FileSettings)
 
     @routes.post("/{file_id}")
     async def change_file(request: Request, file_id: Id) -> Response:
-        """Change who may read a file, or its class. What is not sent stays."""
+        """Change who may read a file, or its class. Omitted fields stay."""
         who = reader(request)
 
         async def change(wire: FileChange) -> Answer:

@@ -62,7 +62,7 @@ class Form:
         return self._pieces
 
     def end(self) -> None:
-        """All of the body was fed. Raises `InvalidRequest` where something is missing."""
+        """Finish. Raises `InvalidRequest` if something is missing."""
         if not self.complete:
             raise InvalidRequest("The body ends in the middle of the multipart form.")
         if self.filename is None:

@@ -20,7 +20,7 @@ from serving.storage.errors import DatabaseUnavailable
 
 
 def router(pipeline: Pipeline, explanations: Explanations, *, currency: str) -> APIRouter:
-    """Routes over what is known of requests. A key sees those of its tenant."""
+    """Build the routes over explanations of requests. A key sees those of its tenant."""
     routes = APIRouter(prefix="/v1/requests")
 
     async def known(principal: Principal, request_id: str) -> Explanation:

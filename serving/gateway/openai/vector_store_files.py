@@ -1,4 +1,4 @@
-"""`/v1/vector_stores/{id}/files` and `/file_batches`: what is in a vector store."""
+"""`/v1/vector_stores/{id}/files` and `/file_batches`: the files of a vector store."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class StoreFilesQuery(PageParameters):
 
 
 class DetachQuery(DocumentsQuery):
-    """How a file is taken out of a store. `delete_unused` is ours."""
+    """Options of taking a file out of a store. `delete_unused` is ours."""
 
     delete_unused: bool = Field(
         default=False, description="Also delete the file, if no other store has it."

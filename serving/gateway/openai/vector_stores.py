@@ -74,7 +74,7 @@ def _add_stores(routes: APIRouter, edge: DocumentsEdge, documents: Documents) ->
 
     @routes.post("/{store_id}")
     async def change_store(request: Request, store_id: Id) -> Response:
-        """Change a store. What is not sent stays."""
+        """Change a store. Omitted fields stay."""
         who = reader(request)
 
         async def change(wire: StoreChange) -> Answer:

@@ -1,1 +1,1 @@
-"""What clients may send, and how objects are shown to them. Types are strict."""
+"""Bodies of the OpenAI API: what clients may send, and the objects that they get."""

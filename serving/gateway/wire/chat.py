@@ -1,4 +1,4 @@
-"""What clients may send. Types are strict; unknown fields are accepted and ignored.
+"""Bodies of generations and embeddings. Types are strict; unknown fields are ignored.
 
 Only the fields named here can reach an engine: chat templates, guided-decoding backends and
 transfer parameters of vLLM are not among them.
@@ -54,7 +54,7 @@ SomeIds = Annotated[list[TokenId], Field(min_length=1), Quick]
 
 
 def _prompt_shape(value: Any) -> str:
-    """Which member of `Prompt` a value is meant as. Trying each of them would take seconds."""
+    """Choose the member of `Prompt` for a value. Trying each of them would take seconds."""
     if not isinstance(value, list):
         return "text"
     first = value[0] if value else ""
@@ -132,11 +132,11 @@ class Sampling(Wire):
 
     @property
     def choices(self) -> int:
-        """How many answers are generated."""
+        """The number of answers."""
         return self.n or 1
 
     def check(self, limits: LimitSettings) -> None:
-        """Refuse what is well formed but over a limit.
+        """Refuse a well-formed body that exceeds a limit.
 
         Raises:
             InvalidRequest: which field, and the limit.
@@ -228,14 +228,14 @@ class CompletionRequest(Sampling):
 
     @property
     def prompts(self) -> int:
-        """How many prompts are completed."""
+        """The number of prompts."""
         if isinstance(self.prompt, str) or isinstance(self.prompt[0], int):
             return 1
         return len(self.prompt)
 
     @property
     def choices(self) -> int:
-        """How many answers are generated, over all prompts."""
+        """The number of answers, over all prompts."""
         return (self.n or 1) * self.prompts
 
     def check(self, limits: LimitSettings) -> None:
@@ -289,7 +289,7 @@ class EmbeddingRequest(Wire):
 
 
 class TokenizeBody(Wire):
-    """`POST /tokenize`, as vLLM has it: a prompt, or messages. It stays here in every class."""
+    """`POST /tokenize`, as vLLM has it: a prompt, or messages. It never leaves, in any class."""
 
     model: Annotated[str, StringConstraints(strict=True, min_length=1, max_length=256)]
     prompt: Text | None = Field(

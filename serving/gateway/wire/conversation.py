@@ -54,7 +54,7 @@ class ToolCall(Wire):
 
 
 class Message(Wire):
-    """One message of a conversation."""
+    """A message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: (
@@ -81,7 +81,7 @@ class Message(Wire):
         return message
 
     def text(self) -> str:
-        """All text parts, joined by line breaks."""
+        """Join all text parts by line breaks."""
         if self.content is None or isinstance(self.content, str):
             return self.content or ""
         parts = [part for part in self.content if isinstance(part, TextPart)]
@@ -130,7 +130,7 @@ Tools = Annotated[list[Tool], Quick]
 
 
 def check_conversation(messages: list[Message], tools: list[Tool], limits: LimitSettings) -> None:
-    """Refuse what no model here takes, and more than the limits."""
+    """Refuse what no served model takes, and what exceeds the limits."""
     if len(messages) > limits.max_messages:
         raise InvalidRequest(
             f"messages holds at most {limits.max_messages} messages.", param="messages"

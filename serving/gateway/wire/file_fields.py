@@ -1,4 +1,4 @@
-"""What is said of a file when it is uploaded: the fields of its form, and how it is named back."""
+"""Fields of an upload's form, and the file object that is returned."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _UNSAFE = re.compile(r'[^ -~]|["\\%]')
 
 @dataclass(frozen=True, slots=True)
 class FileFields:
-    """The fields of an upload. `access` of None: the narrowest list that the uploader is on."""
+    """The fields of an upload. Without `access`, the narrowest list with the uploader on it."""
 
     purpose: Purpose
     privacy: PrivacyClass

@@ -1,4 +1,4 @@
-"""Files, vector stores and what is in them, as the API shows them: OpenAI's fields and ours."""
+"""Objects of the API for files and vector stores: OpenAI's fields and ours."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def list_object(page: Page[T], show: Callable[[T], Shown]) -> Shown:
 
 
 def deleted(kind: str, gone: str) -> Shown:
-    """What is said of something that is gone."""
+    """Return the object that confirms a deletion."""
     return {"id": gone, "object": kind, "deleted": True}
 
 

@@ -1,4 +1,4 @@
-"""What a client says of a request beside its content: how urgent, how private, until when.
+"""Options of a request beside its content: priority, privacy class, deadline, failure policy.
 
 And what becomes of an answer that breaks off.
 """
@@ -55,7 +55,7 @@ def header_privacy(request: Request) -> PrivacyClass | None:
 
 
 def on_failure(request: Request, asked: OnFailure | None) -> OnFailure:
-    """What becomes of an answer that breaks off: as its body says (`asked`), else its headers.
+    """Return the failure policy of a request: from its body (`asked`), or else its headers.
 
     Raises:
         InvalidRequest: a header cannot be meant.

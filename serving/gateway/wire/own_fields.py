@@ -92,7 +92,7 @@ def refuse_names(names: Iterable[str], fields: AbstractSet[str], *, within: str 
 
 @lru_cache(maxsize=1024)
 def resembled(name: str) -> str | None:
-    """Our field that a name looks like, whatever its case, marks and letters; None if none."""
+    """Return our field that a name resembles, in any case and spelling; None if there is none."""
     plain = "".join(filter(str.isalnum, folded(unicodedata.normalize("NFKD", name)).casefold()))
     if PRIVACY_FIELD in plain:
         return PRIVACY_FIELD
@@ -107,7 +107,7 @@ def _hint(name: str, meant: str, fields: AbstractSet[str]) -> str:
 
 
 def _may_repeat(raw: bytes, names: Sequence[str]) -> bool:
-    """Whether a name may stand twice. An escaped letter, which nobody needs, may hide one."""
+    """Whether a name may occur twice. An escaped letter, which nobody needs, may hide one."""
     if any(raw.count(f'"{name}"'.encode()) > 1 for name in names):
         return True
     return any(b"\\u00" + digit in raw for digit in (b"4", b"5", b"6", b"7"))
@@ -120,7 +120,7 @@ def _of_several(name: str, values: Sequence[Any]) -> Any:
 
 
 def _strictest_class(values: Sequence[Any]) -> Any:
-    """The strictest; or one that is no class, which validation refuses by the field's name."""
+    """Return the strictest class, or an invalid value, which validation refuses by its name."""
     said = [value for value in values if value is not None]
     wrong = [value for value in said if value not in CLASSES]
     return wrong[0] if wrong else strictest(*said) if said else None

@@ -1,4 +1,4 @@
-"""What a search in vector stores takes, by itself or for a conversation. Types are strict."""
+"""Bodies of searches in vector stores, alone or for a conversation. Types are strict."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Included = Literal["file_search_call.results"]
 
 
 class HybridSearch(Wire):
-    """How much meaning and words count."""
+    """The weights of meaning and of words."""
 
     embedding_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     text_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -38,14 +38,14 @@ class HybridSearch(Wire):
 
 
 class RankingOptions(Wire):
-    """How passages are put in order."""
+    """The ranking of passages."""
 
     ranker: Ranker = "auto"
     score_threshold: Annotated[float, Field(ge=0, le=1)] = 0.0
     hybrid_search: HybridSearch | None = None
 
     def ranking(self) -> Ranking:
-        """As the pipeline takes it."""
+        """The ranking as the pipeline takes it."""
         ranking = Ranking(threshold=self.score_threshold, ranker=self.ranker)
         if (weights := self.hybrid_search) is None:
             return ranking
@@ -57,7 +57,7 @@ class RankingOptions(Wire):
 
 
 class SearchOptions(Wire):
-    """What every search takes."""
+    """Options of every search."""
 
     max_num_results: Annotated[int, Field(ge=1, le=MAX_RESULTS)] = Field(
         10, description="The most passages that are returned."
@@ -70,11 +70,11 @@ class SearchOptions(Wire):
     )
 
     def ranking(self) -> Ranking:
-        """How passages are put in order."""
+        """The ranking of passages."""
         return Ranking() if self.ranking_options is None else self.ranking_options.ranking()
 
     def filter(self, *, within: str = "") -> Filter | None:
-        """Which files are searched; None: all.
+        """The filter of files; None for all.
 
         Args:
             within: the field that holds these, with a dot at its end.
@@ -108,7 +108,7 @@ class Groundable(Wire):
     )
 
     def grounding(self) -> FileSearch | None:
-        """What it is to be grounded in; None: in nothing.
+        """The search that grounds it; None if there is none.
 
         Raises:
             InvalidRequest: nobody asks anything, or its filters are none.

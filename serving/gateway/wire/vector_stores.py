@@ -1,4 +1,4 @@
-"""What the vector store API takes, as OpenAI has it, with our extensions. Types are strict."""
+"""Bodies of the vector store API: OpenAI's, with our extensions. Types are strict."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _entry(entry: str) -> str:
 
 
 def _size(low: int, high: int) -> StringConstraints:
-    """Of a text without NUL, which a database does not take."""
+    """Check the length of a text, and that it has no NUL, which no database takes."""
     return StringConstraints(strict=True, min_length=low, max_length=high, pattern=r"^[^\x00]*$")
 
 
@@ -47,7 +47,7 @@ Query = Annotated[str, _size(1, MAX_QUERY)]
 
 
 class FileChange(Wire):
-    """`POST /v1/files/{id}`: who may read a file, and how far it may go. What is not sent stays."""
+    """`POST /v1/files/{id}`: who may read a file, and its class. Omitted fields stay."""
 
     access: Access | None = Field(None, description="Who may read the file from now on.")
     privacy: PrivacyClass | None = Field(
@@ -62,7 +62,7 @@ class AutoChunking(Wire):
 
 
 class ChunkSize(Wire):
-    """How long chunks are, and how much each shares with the one before."""
+    """The size of chunks, and their overlap."""
 
     max_chunk_size_tokens: Annotated[int, Field(ge=100, le=4096)]
     chunk_overlap_tokens: Annotated[int, Field(ge=0)]
@@ -85,14 +85,14 @@ Chunking = Annotated[AutoChunking | StaticChunking, Field(discriminator="type")]
 
 
 def sizes(chunking: AutoChunking | StaticChunking | None) -> tuple[int, int] | None:
-    """Tokens of a chunk, and of its overlap; None: as it is done where nothing is said."""
+    """Tokens of a chunk and of its overlap; None for the defaults."""
     if not isinstance(chunking, StaticChunking):
         return None
     return chunking.static.max_chunk_size_tokens, chunking.static.chunk_overlap_tokens
 
 
 class StoreExpiry(Wire):
-    """When a store that nobody uses goes."""
+    """When an unused store expires."""
 
     anchor: Literal["last_active_at"]
     days: Annotated[int, Field(ge=1, le=365)]
@@ -128,7 +128,7 @@ class StoreCreation(Wire):
 
 
 class StoreChange(Wire):
-    """`POST /v1/vector_stores/{id}`. What is not sent stays; null clears what can be empty."""
+    """`POST /v1/vector_stores/{id}`. Omitted fields stay; null clears optional ones."""
 
     name: Name | None = None
     metadata: Metadata | None = None
@@ -136,7 +136,7 @@ class StoreChange(Wire):
     access: Access | None = Field(None, description="Who may read the store from now on.")
 
     def changes(self) -> dict[str, Any]:
-        """What was sent, as it is kept."""
+        """The fields that were sent, as they are kept."""
         sent: dict[str, Any] = {}
         if self.name is not None:
             sent["name"] = self.name
@@ -180,7 +180,7 @@ class BatchCreation(Wire):
         return self
 
     def attachments(self) -> list[FileAttachment]:
-        """Each file with what is meant for it; what is said of all is not for `files`."""
+        """The files, each with its own options; options for all do not apply to `files`."""
         if self.files is not None:
             return self.files
         return [
