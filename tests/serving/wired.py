@@ -25,12 +25,14 @@ from serving.pipeline import Pipeline
 from serving.privacy.spans import Detector
 from serving.ray_cluster.engine_watch import EngineWatch
 from serving.storage.database import Database
+from serving.storage.valkey import Valkey
 from serving.telemetry.meter import Meter
 from serving.wiring.admission import AdmissionParts
 from serving.wiring.egress import EgressParts
 
 SECRET = SecretStr("server-secret-of-the-tests-0123456789")
 FIXED_KEY = "fixed-key-of-the-tests"
+PATIENCE_S = 10.0
 
 Wire = Callable[..., tuple[Pipeline, AdmissionParts, Meter]]
 
@@ -104,6 +106,7 @@ async def wire(database: Database, embedded_valkey_url: str, tmp_path: Path) -> 
             is_ready=is_ready,
             prefix=prefix,
         )
+        be_patient(admission_parts.valkey)
         explanations = Explanations(admission_parts.valkey, admission_parts.ledger, prefix=prefix)
         egress_parts = EgressParts.open(
             read,
@@ -131,6 +134,12 @@ async def wire(database: Database, embedded_valkey_url: str, tmp_path: Path) -> 
     for admission_parts, egress_parts in opened:
         await egress_parts.close()
         await admission_parts.close()
+
+
+def be_patient(valkey: Valkey) -> None:
+    """Give calls more than a gateway's half second: a machine that runs tests may be busy."""
+    valkey._timeout_s = PATIENCE_S
+    valkey._client.connection_pool.connection_kwargs["socket_connect_timeout"] = PATIENCE_S
 
 
 def _pipeline(

@@ -21,6 +21,7 @@ from models.engine import (
     Failure,
     Usage,
 )
+from tests.serving.live import eventually
 
 USAGE = Usage(1, 2)
 
@@ -33,7 +34,7 @@ async def sender(receiver: Receiver) -> AsyncIterator[Sender]:  # noqa: ARG001  
     await asyncio.sleep(0.01)
 
 
-def opened(receiver: Receiver, *, first_s: float = 5, stall_s: float = 5) -> Incoming:
+def opened(receiver: Receiver, *, first_s: float = 60, stall_s: float = 60) -> Incoming:
     return receiver.open(first_timeout_s=first_s, stall_timeout_s=stall_s)
 
 
@@ -101,7 +102,7 @@ async def test_first_delta_does_not_wait_for_the_second(receiver: Receiver, send
 async def test_backlog_is_taken_at_once(receiver: Receiver, sender: Sender) -> None:
     incoming = opened(receiver)
     await sender.deliver(items(b"a", 0.01, b"b", 0.01, b"c"), incoming.address, failure=told)
-    await asyncio.sleep(0.02)
+    assert await eventually(lambda: b"".join(incoming._deltas) == b"abc")
     assert await incoming.take() == b"abc"
 
 
@@ -186,7 +187,7 @@ async def test_sender_connects_again_after_a_lost_connection(
     assert await taken(first) == (b"a", USAGE)
     for link in list(receiver._links):
         link.abort()
-    await asyncio.sleep(0.02)
+    assert await eventually(lambda: not receiver._links)
     second = opened(receiver)
     await sender.deliver(items(b"b", USAGE), second.address, failure=told)
     assert await taken(second) == (b"b", USAGE)
@@ -207,9 +208,9 @@ async def test_answer_that_is_begun_again_elsewhere_is_not_mixed_with_the_first(
     """Ray sends a call to another replica when the first dies early enough."""
     incoming = opened(receiver)
     first = asyncio.create_task(sender.deliver(items(b"a", 60.0), incoming.address, failure=told))
-    await asyncio.sleep(0.05)
+    assert await eventually(lambda: incoming._deltas == [b"a"])
     sender.close()
-    await asyncio.sleep(0.05)
+    assert await eventually(lambda: not receiver._links)
     again = Sender()
     await again.deliver(items(b"a", b"b", USAGE), incoming.address, failure=told)
     await asyncio.sleep(0.05)

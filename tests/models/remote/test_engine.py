@@ -35,6 +35,7 @@ from models.engine import (
     Usage,
 )
 from models.remote.engine import RemoteEngine
+from tests.serving.live import eventually
 
 REQUEST = GenerationRequest("r1", "chat", {})
 USAGE = Usage(3, 2)
@@ -210,12 +211,12 @@ async def test_later_deltas_have_another_deadline(receiver: Receiver) -> None:
 
 
 async def test_slow_reader_is_not_a_stalled_engine(receiver: Receiver) -> None:
-    remote = engine(FakeHandle(b"a", b"b", USAGE), receiver, stall_timeout_s=0.02)
+    remote = engine(FakeHandle(b"a", b"b", USAGE), receiver, stall_timeout_s=0.5)
     read = []
     async with aclosing(remote.generate(REQUEST)) as items:
         async for item in items:
             read.append(item)
-            await asyncio.sleep(0.03)
+            await asyncio.sleep(0.6)
     assert read in ([b"a", b"b", USAGE], [b"ab", USAGE])
 
 
@@ -230,7 +231,7 @@ async def test_closing_the_generator_cancels_the_request(receiver: Receiver) -> 
 async def test_cancelling_the_reader_cancels_the_request(receiver: Receiver) -> None:
     handle = FakeHandle(NEVER)
     task = asyncio.create_task(generated(engine(handle, receiver)))
-    await asyncio.sleep(0.01)
+    assert await eventually(lambda: len(handle.asked) == 1)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -269,7 +270,7 @@ async def test_single_call_has_a_deadline(receiver: Receiver) -> None:
 async def test_single_call_that_is_cancelled_cancels_its_request(receiver: Receiver) -> None:
     handle = FakeHandle(value=NEVER)
     task = asyncio.create_task(engine(handle, receiver).detokenize([1]))
-    await asyncio.sleep(0.01)
+    assert await eventually(lambda: len(handle.asked) == 1)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

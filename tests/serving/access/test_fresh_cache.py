@@ -97,7 +97,7 @@ async def test_answer_is_as_old_as_its_question(
 ) -> None:
     fake.open.clear()
     reading = asyncio.create_task(cache.read("a"))
-    await asyncio.sleep(0.01)
+    assert await eventually(lambda: fake.asked == ["a"])
     clock.seconds = TTL_S - 0.5
     fake.open.set()
     await reading
@@ -110,7 +110,7 @@ async def test_answer_that_came_too_late_is_not_believed(
 ) -> None:
     fake.open.clear()
     reading = asyncio.create_task(cache.read("a"))
-    await asyncio.sleep(0.01)
+    assert await eventually(lambda: fake.asked == ["a"])
     clock.seconds = MAX_AGE_S
     fake.open.set()
     with pytest.raises(StoreUnavailable):

@@ -433,9 +433,9 @@ async def test_revoked_key_ends_its_running_requests_alone(make: Make) -> None:
         work(gate, asked=other, body=lambda: asyncio.sleep(1.5))  # Past the next look at keys.
     )
     ends = asyncio.create_task(
-        work(gate, closing=closing, body=lambda: asyncio.sleep(4))  # Unless it is revoked.
+        work(gate, closing=closing, body=lambda: asyncio.sleep(60))  # Unless it is revoked.
     )
-    await asyncio.sleep(0.05)
+    assert await eventually(lambda: gate.queue.running == 2)
     gate.revoked.add("k1")
     with pytest.raises(InvalidKey):
         await ends

@@ -451,7 +451,7 @@ class Pair:
 @pytest.fixture
 def pair(make_replica: MakeReplica, make_store: MakeStore, valkey: Valkey) -> Pair:
     stuck, work, severed = Work(asyncio.Event()), Work(), Severed(valkey)
-    killed = make_replica(stuck, store=make_store(over=severed, lease_s=0.8))
+    killed = make_replica(stuck, store=make_store(over=severed, lease_s=1.5))
     return Pair(stuck, work, killed, make_replica(work), severed)
 
 

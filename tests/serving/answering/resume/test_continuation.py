@@ -55,6 +55,7 @@ from tests.serving.fakes import (
     text_frame,
     usage_frame,
 )
+from tests.serving.live import eventually
 from tests.serving.wired import Wire
 
 CUT = EngineFailed("Cut.")
@@ -290,7 +291,7 @@ async def test_failure_after_the_end_of_an_answer_is_not_seen(wire: Wire) -> Non
 async def test_client_that_goes_away_ends_it(wire: Wire) -> None:
     gateway = Gateway(wire, Replicas((ROLE, says("a"), asyncio.Event()), REST))
     asking = asyncio.create_task(gateway.ask())
-    await asyncio.sleep(0.1)
+    assert await eventually(lambda: gateway.engine.engines[0].open == 1)
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking
@@ -301,7 +302,7 @@ async def test_client_that_goes_away_ends_it(wire: Wire) -> None:
 async def test_client_that_goes_away_in_a_continuation_ends_that(wire: Wire) -> None:
     gateway = Gateway(wire, Replicas(BROKEN, (ROLE, says("ld"), asyncio.Event())))
     asking = asyncio.create_task(gateway.ask())
-    await asyncio.sleep(0.2)
+    assert await eventually(lambda: gateway.engine.engines[1].open == 1)
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking
