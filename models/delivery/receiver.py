@@ -64,7 +64,9 @@ class Incoming:
         if self._end is not None:
             return
         self._heard = self._loop.time()
-        self._limit_s = self._stall_timeout_s
+        if self._limit_s != self._stall_timeout_s:
+            self._limit_s = self._stall_timeout_s
+            self._set_alarm(self._limit_s)
         if kind == Kind.DELTA:
             self._deltas.append(payload)
             self._wake()
@@ -83,10 +85,9 @@ class Incoming:
         """The sender has sent everything: what is still under way has to come soon."""
         if self._end is not None:
             return
-        self._alarm.cancel()
         self._heard = self._loop.time()
         self._limit_s = self._stall_timeout_s = ARRIVAL_DEADLINE_S
-        self._alarm = self._loop.call_later(ARRIVAL_DEADLINE_S, self._check_silence)
+        self._set_alarm(ARRIVAL_DEADLINE_S)
 
     async def take(self) -> Delta | Usage:
         """Everything that has arrived, as one delta; the usage record once nothing is left.
@@ -113,6 +114,10 @@ class Incoming:
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+    def _set_alarm(self, seconds: float) -> None:
+        self._alarm.cancel()
+        self._alarm = self._loop.call_later(seconds, self._check_silence)
 
     def _check_silence(self) -> None:
         # One timer that is set again when it rings, in place of one for each item.
