@@ -14,6 +14,7 @@ from serving.domain.errors import (
     OUTCOMES,
     AccessError,
     AdmissionError,
+    DeadlineExceeded,
     InvalidRequest,
     RingfenceError,
     ServerStopping,
@@ -88,7 +89,7 @@ def test_long_model_name_is_cut_in_its_error() -> None:
 
 @pytest.mark.parametrize("kind", OUTCOMES, ids=lambda kind: kind.__name__)
 def test_response_tells_when_to_come_back_and_how_to_authenticate(kind: type[Exception]) -> None:
-    error = kind() if kind in (ServerStopping, Unexpected) else kind("m")
+    error = kind() if kind in (DeadlineExceeded, ServerStopping, Unexpected) else kind("m")
     response = error_response(error)  # type: ignore[arg-type]
     row = OUTCOMES[kind]
     assert response.status_code == row.status
