@@ -29,9 +29,7 @@ from models.engine import (
     EngineUnavailable,
     Failure,
     GenerationRequest,
-    RequestRejected,
     TokenizeRequest,
-    Tokens,
     Usage,
 )
 from models.remote.engine import RemoteEngine
@@ -218,46 +216,6 @@ async def test_slow_reader_is_not_a_stalled_engine(receiver: Receiver) -> None:
             read.append(item)
             await asyncio.sleep(0.6)
     assert read in ([b"a", b"b", USAGE], [b"ab", USAGE])
-
-
-async def test_closing_the_generator_cancels_the_request(receiver: Receiver) -> None:
-    handle = FakeHandle(b"a", NEVER)
-    async with aclosing(engine(handle, receiver).generate(REQUEST)) as items:
-        await anext(items)
-        assert handle.cancelled == 0
-    assert handle.cancelled == 1
-
-
-async def test_cancelling_the_reader_cancels_the_request(receiver: Receiver) -> None:
-    handle = FakeHandle(NEVER)
-    task = asyncio.create_task(generated(engine(handle, receiver)))
-    assert await eventually(lambda: len(handle.asked) == 1)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert handle.cancelled == 1
-
-
-async def test_generator_that_is_never_started_asks_for_nothing(receiver: Receiver) -> None:
-    handle = FakeHandle(b"a")
-    async with aclosing(engine(handle, receiver).generate(REQUEST)):
-        pass
-    assert handle.asked == []
-
-
-async def test_answers_of_single_calls_come_through(receiver: Receiver) -> None:
-    tokens = Tokens([1, 2], 64)
-    assert (
-        await engine(FakeHandle(value=tokens), receiver).tokenize(TokenizeRequest(prompt="a"))
-        == tokens
-    )
-    assert await engine(FakeHandle(value="text"), receiver).detokenize([1, 2]) == "text"
-
-
-async def test_failure_as_the_answer_of_a_single_call_is_raised(receiver: Receiver) -> None:
-    handle = FakeHandle(value=Failure(RequestRejected, "No.", "tokens"))
-    with pytest.raises(RequestRejected, match=r"No\."):
-        await engine(handle, receiver).detokenize([1])
 
 
 async def test_single_call_has_a_deadline(receiver: Receiver) -> None:

@@ -17,7 +17,6 @@ from models.engine import (
     ContextLengthExceeded,
     Delta,
     EngineFailed,
-    EngineOverloaded,
     GenerationRequest,
     Kind,
     RequestRejected,
@@ -114,23 +113,6 @@ async def test_completion_deltas_are_the_bytes_vllm_renders() -> None:
     ]
 
 
-async def test_usage_event_is_rendered_only_when_asked_and_usage_is_always_last() -> None:
-    plain, usage = await collect(engine().generate(chat(max_tokens=3)))
-    asked, same = await collect(
-        engine().generate(chat(max_tokens=3, stream_options={"include_usage": True}))
-    )
-    assert usage == same
-    assert all(event["choices"] for event in plain)
-    assert asked[:-1] == plain
-    assert asked[-1]["choices"] == []
-    assert asked[-1]["usage"] == {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": 3,
-        "total_tokens": usage.prompt_tokens + 3,
-        "prompt_tokens_details": {"cached_tokens": 0},
-    }
-
-
 async def test_answer_is_marked_as_simulated_and_ends_by_itself() -> None:
     events, usage = await collect(engine().generate(chat()))
     assert texts(events)[0].startswith("[simulated] ")
@@ -154,25 +136,9 @@ async def test_fewer_tokens_give_a_prefix_of_the_same_answer() -> None:
     assert texts(long)[0].startswith(texts(short)[0])
 
 
-@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
-async def test_length_ends_at_the_limit(field: str) -> None:
-    events, usage = await collect(engine().generate(chat(ignore_eos=True, **{field: 40})))
-    assert usage.completion_tokens == 40
-    assert events[-1]["choices"][0]["finish_reason"] == "length"
-    assert len(encode(texts(events)[0])) == 40
-
-
 async def test_completions_have_16_tokens_unless_asked_otherwise() -> None:
     _, usage = await collect(engine().generate(completion("Hello", ignore_eos=True)))
     assert usage.completion_tokens == 16
-
-
-async def test_stream_interval_groups_tokens_after_the_first() -> None:
-    events, _ = await collect(
-        engine().generate(chat(interval=4, max_tokens=10, ignore_eos=True, stop=None))
-    )
-    counts = [len(encode(event["choices"][0]["delta"]["content"])) for event in events]
-    assert counts == [0, 1, 4, 4, 1]
 
 
 async def test_no_token_is_sent_before_its_step() -> None:
@@ -180,30 +146,6 @@ async def test_no_token_is_sent_before_its_step() -> None:
     stream = engine(clock=clock).generate(chat(interval=4, max_tokens=10, ignore_eos=True))
     steps = [clock.steps async for item in stream if isinstance(item, bytes)]
     assert steps == [1, 1, 5, 9, 10]
-
-
-async def test_stop_ends_before_the_text_even_across_tokens() -> None:
-    whole, _ = await collect(engine().generate(chat(max_tokens=20, ignore_eos=True)))
-    text = texts(whole)[0]
-    words = text.split(" ")
-    across = f"{words[3][-1]} {words[4][:2]}"
-    events, usage = await collect(
-        engine().generate(chat(max_tokens=20, ignore_eos=True, stop=["not there", across]))
-    )
-    assert texts(events)[0] == text[: text.index(across)]
-    assert events[-1]["choices"][0]["finish_reason"] == "stop"
-    assert usage.completion_tokens < 20
-
-
-async def test_choices_have_their_own_role_text_and_finish() -> None:
-    events, usage = await collect(engine().generate(chat(n=3, max_tokens=5, ignore_eos=True)))
-    assert [event["choices"][0]["delta"].get("role") for event in events[:3]] == ["assistant"] * 3
-    said = texts(events)
-    assert sorted(said) == [0, 1, 2]
-    assert len(set(said.values())) == 3
-    assert usage.completion_tokens == 15
-    finishes = [event["choices"][0]["finish_reason"] for event in events]
-    assert finishes.count("length") == 3
 
 
 @pytest.mark.parametrize(
@@ -221,20 +163,6 @@ async def test_completion_prompts_are_numbered_as_openai_does(
     events, usage = await collect(engine().generate(completion(prompt, n=2, max_tokens=2)))
     assert sorted(texts(events, "completion")) == indices
     assert usage == Usage(prompt_tokens, 2 * len(indices))
-
-
-@pytest.mark.parametrize(
-    ("body", "param"),
-    [
-        ({"n": 1_000_000}, "n"),
-        ({"max_tokens": 0}, "max_tokens"),
-        ({"max_completion_tokens": -1}, "max_completion_tokens"),
-    ],
-)
-async def test_chat_out_of_bounds_is_rejected(body: dict[str, Any], param: str) -> None:
-    with pytest.raises(RequestRejected) as caught:
-        await collect(engine().generate(chat(**body)))
-    assert caught.value.param == param
 
 
 @pytest.mark.parametrize("prompt", [[], [VOCABULARY_SIZE], [[-1]]])
@@ -310,42 +238,6 @@ async def test_sequences_beyond_the_batch_wait_their_turn() -> None:
     assert clock.waits_s == [0.002, 0.002, 0.002, 0.002, 0.001, 0.001]
 
 
-async def test_more_than_the_queue_holds_is_refused() -> None:
-    subject = engine(simulation={"max_batch": 1}, max_ongoing_requests=1, max_queued_requests=1)
-    async with aclosing(subject.generate(chat(n=4))) as stream:
-        await anext(stream)
-        assert (subject.running, subject.waiting) == (1, 3)
-        with pytest.raises(EngineOverloaded):
-            await anext(subject.generate(chat()))
-    assert (subject.running, subject.waiting) == (0, 0)
-
-
-async def test_closed_generator_frees_its_slot_for_one_that_waits() -> None:
-    subject = engine(simulation={"max_batch": 1})
-    first = subject.generate(chat(max_tokens=900, ignore_eos=True))
-    await anext(first)
-    second = asyncio.create_task(collect(subject.generate(chat(max_tokens=2))))
-    await asyncio.sleep(0)
-    assert (subject.running, subject.waiting) == (1, 1)
-    await first.aclose()
-    assert (subject.running, subject.waiting) == (0, 1)
-    _, usage = await second
-    assert usage.completion_tokens == 2
-    assert (subject.running, subject.waiting) == (0, 0)
-
-
-async def test_request_cancelled_while_it_waits_leaves_the_queue() -> None:
-    subject = engine(simulation={"max_batch": 1})
-    async with aclosing(subject.generate(chat(max_tokens=900, ignore_eos=True))) as running:
-        await anext(running)
-        waiting = asyncio.create_task(collect(subject.generate(chat())))
-        await asyncio.sleep(0)
-        waiting.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await waiting
-        assert (subject.running, subject.waiting) == (1, 0)
-
-
 async def test_idle_engine_takes_no_steps() -> None:
     clock = Clock()
     subject = engine(clock=clock)
@@ -418,20 +310,6 @@ async def test_tokenize_and_detokenize_are_inverse() -> None:
     assert tokens.strings == ["n", "\ufffd", "\ufffd", " above"]
     assert tokens.context_tokens == 1000
     assert await subject.detokenize(tokens.ids) == "né above"
-
-
-async def test_tokenize_counts_messages_as_generate_does() -> None:
-    subject = engine()
-    messages = [{"role": "user", "content": [{"type": "text", "text": "Hello"}]}]
-    tokens = await subject.tokenize(TokenizeRequest(messages=messages))
-    _, usage = await collect(subject.generate(chat(max_tokens=1)))
-    assert len(tokens.ids) == usage.prompt_tokens
-
-
-async def test_detokenize_rejects_unknown_ids() -> None:
-    with pytest.raises(RequestRejected) as caught:
-        await engine().detokenize([VOCABULARY_SIZE])
-    assert caught.value.param == "tokens"
 
 
 def test_import_stays_light() -> None:
