@@ -71,6 +71,12 @@ class Anything:
     def __call__(self, *_: Any, **__: Any) -> Self:
         return self
 
+    def __bool__(self) -> bool:
+        return True
+
+    def __len__(self) -> int:
+        return 0
+
     def __iter__(self) -> Iterator[Any]:
         return iter(())
 

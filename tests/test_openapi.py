@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -18,9 +19,11 @@ from openai.types.vector_stores.file_create_params import FileCreateParams
 from openai.types.vector_stores.file_update_params import FileUpdateParams
 from pydantic import BaseModel
 
-from serving.gateway.openai import model_list
+from serving.accounting.usage import AttemptRecord
+from serving.answering.explanations import Considered, Decision, Explanation
+from serving.gateway.openai import model_list, tokens
 from serving.gateway.openai import request_explanations as requests
-from serving.gateway.wire import objects as library_objects
+from serving.gateway.wire.chat import objects
 from serving.gateway.wire.file_fields import FIELDS
 from tests.api_reference import ANSWERS, FORM
 from tests.openapi import BODIES, WITHOUT_BODY, Anything, application, document, routes
@@ -100,15 +103,16 @@ def test_every_field_that_openai_does_not_have_is_described(path: str) -> None:
 @pytest.mark.parametrize(
     ("path", "show", "openai"),
     [
-        ("/v1/files", library_objects.file_object, FileObject),
-        ("/v1/vector_stores", library_objects.store_object, VectorStore),
+        ("/v1/files", objects.file_object, FileObject),
+        ("/v1/vector_stores", objects.store_object, VectorStore),
         ("/v1/models", lambda spec: model_list._card(spec, 1), Model),
         (
             "/v1/vector_stores/{store_id}/search",
-            lambda passage: {f"data[].{name}": 0 for name in library_objects._result(passage)},
+            lambda passage: {f"data[].{name}": 0 for name in objects._result(passage)},
             VectorStoreSearchResponse,
         ),
-        ("/v1/requests/{request_id}", lambda found: requests._told("r", found, "USD"), BaseModel),
+        ("/v1/requests/{request_id}", lambda _: explained(), BaseModel),
+        ("/tokenize", tokens._told, BaseModel),
     ],
 )
 def test_every_field_of_ours_in_an_answer_is_described(
@@ -116,6 +120,16 @@ def test_every_field_of_ours_in_an_answer_is_described(
 ) -> None:
     known = {f"data[].{name}" for name in openai.model_fields} | set(openai.model_fields)
     assert set(show(Anything())) - known == set(ANSWERS[path])
+
+
+def explained() -> set[str]:
+    """Names in the explanation of a request, those of its lists with their list."""
+    attempt = AttemptRecord("", "", "", "", datetime.now(UTC), None, 0.0, 0, 0, 0, 0, None)
+    decision = Decision("open", None, [Considered("", None)])
+    told = requests._told("r", Explanation(decision, [attempt]), "USD")
+    lists = {name for name, value in told.items() if isinstance(value, list)}
+    inner = {f"{name}[].{field}" for name in lists for field in told[name][0]}
+    return set(told) - lists | inner
 
 
 def test_every_field_of_the_form_is_described() -> None:
