@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import traceback
 
 from jinja2 import TemplateError
@@ -32,6 +33,9 @@ _SAFE_PARAMETERS = frozenset(
 )  # fmt: skip
 
 
+# vLLM names no parameter here. The sentences hold numbers only; what follows them names a variable.
+_CHOICES = re.compile(r"n must be (?:1 when using greedy sampling|at most \d+), got \d+\.")
+
 _GRAMMAR_WORDS = ("grammar", "schema", "regex", "structured output", "pattern")
 
 
@@ -55,6 +59,8 @@ def rejection(  # noqa: PLR0911  One return for each kind.
     if status >= 500:
         logger.error("the engine answered %d", status)
         return EngineFailed("The model's engine failed.")
+    if sentence := _CHOICES.match(text):
+        return RequestRejected(sentence[0], param="n")
     if param in _SAFE_PARAMETERS:
         return RequestRejected(text, param=param)
     if param == "structured_outputs" or any(word in message for word in _GRAMMAR_WORDS):
