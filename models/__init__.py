@@ -1,1 +1,1 @@
-"""What is served and what serves it: catalogue, engines, embedder. No HTTP, keys or tenants."""
+"""Models and what runs them: catalogue, engines, embedders. No HTTP, keys or tenants."""

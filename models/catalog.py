@@ -1,6 +1,6 @@
-"""The catalogue: which models exist, where they come from and how they are run.
+"""The catalogue: the models that exist, their sources and their settings.
 
-Knows nothing of loading or serving them.
+Does not load or serve models.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _NAMED_ARGUMENTS = {
     "enable_lora": "max_loras",
     "max_loras": "max_loras",
 }
-"""Arguments of vLLM's that have a field of their own: one thing is said in one place."""
+"""Arguments of vLLM that have a field here, so that each is set in one place only."""
 
 _REFUSED_ARGUMENTS = {
     "trust_remote_code": "code that comes with a model is never run",
@@ -53,17 +53,18 @@ _REFUSED_ARGUMENTS = {
     "fingerprint_mode": "what runs inside is not shown",
     "enable_prompt_tokens_details": "usage is always counted",
 }
-"""Arguments of vLLM's that would break a promise, and which."""
+"""Arguments of vLLM that would break a promise, with the reason."""
 
 CPU_BATCHED_TOKENS = 256
-"""Tokens of one step on CPU. A step cannot be interrupted: more would hold up other streams, and a
-slot whose client is gone, for longer than half a second on two cores."""
+"""Tokens of one step on a CPU. A step cannot be interrupted: with more tokens, it would delay other
+streams and occupy the slot of a disconnected client for over half a second on two cores."""
 
 VLLM_NAMES = Path(__file__).with_name("vllm_names.json")
-"""What vLLM has, by our field: written by `models.vllm.names`, as importing vLLM takes long."""
+"""Names that vLLM accepts, by field. `models.vllm.names` writes the file, as importing vLLM is
+slow."""
 
 _FEW = 10
-"""So many names are told in full where none is near."""
+"""Up to this number of names, an error lists all of them if none is similar."""
 
 _PLUGINS = {
     "tool_call_parser": "tool_parser_plugin",
@@ -75,19 +76,19 @@ _BUCKETS = ("s3://", "gs://", "abfss://", "azure://")
 
 
 NO_ACCESS_LOG: Mapping[str, Any] = {"enable_access_log": False}
-"""Of a Serve deployment: Ray's line for each call says nothing that the request log does not."""
+"""Serve's access log is disabled: it adds nothing to the request log."""
 
 HEALTH_CHECK_PERIOD_S = 2.0
-"""Ray replaces a replica after three failed checks: at its default of 10 s, half a minute late."""
+"""Ray replaces a replica after three failed checks: after 6 s, or 30 s with its default period."""
 
 PREFIX_ROUTER = "models.vllm.prefix_router:PrefixRouter"
-"""Import path, as Ray takes it, of what chooses among several replicas of an engine."""
+"""Import path, in Ray's form, of the router that chooses between replicas of an engine."""
 
 
 class PackagedSource(BaseModel):
-    """Weights that come inside an installed Python package, so nothing is downloaded.
+    """Weights inside an installed Python package, so that nothing is downloaded.
 
-    `file` is relative to the package: a GGUF file (converted once to bfloat16 safetensors) or a
+    `file` is relative to the package: a GGUF file (converted once to bfloat16 safetensors), or a
     directory in Hugging Face's layout.
     """
 
@@ -98,20 +99,22 @@ class PackagedSource(BaseModel):
 
 
 class Price(BaseModel):
-    """What a model costs, in the currency of the configuration. Exact to a millionth of it.
+    """The price of a model in the configured currency, to a millionth of it.
 
-    GPU-seconds of a request are its share of its engine: the GPUs of a replica, over the requests
-    that run in it at once at most, for as long as the request ran. One CPU engine counts as a GPU.
+    A request's GPU-seconds are its duration times its share of the engine: the GPUs of a replica
+    divided by its maximum number of concurrent requests. A CPU engine counts as one GPU.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    input_per_million: Amount = Field(Decimal(0), description="Per million prompt tokens.")
+    input_per_million: Amount = Field(Decimal(0), description="Price per million prompt tokens.")
     cached_input_per_million: Amount | None = Field(
-        None, description="Of prompt tokens found in the prefix cache; default: as the others."
+        None, description="Per million prompt tokens found in the prefix cache; default: as others."
     )
-    output_per_million: Amount = Field(Decimal(0), description="Per million generated tokens.")
-    per_gpu_second: Amount = Field(Decimal(0), description="Per GPU and second.")
+    output_per_million: Amount = Field(
+        Decimal(0), description="Price per million generated tokens."
+    )
+    per_gpu_second: Amount = Field(Decimal(0), description="Price per GPU-second.")
 
 
 class Simulation(BaseModel):
@@ -124,16 +127,21 @@ class Simulation(BaseModel):
     prefill_ms_per_token: float = Field(0.05, ge=0)
     max_batch: int = Field(64, ge=1)
     seed: int = 0
-    fail_every: int = Field(0, ge=0, description="Every n-th request fails mid-answer; 0: none.")
+    fail_every: int = Field(
+        0, ge=0, description="Every n-th request fails during its answer; 0 disables this."
+    )
 
 
 class ModelSpec(BaseModel):
-    """One model: identity, source and the engine settings that its weights ask for.
+    """One model: identity, source and engine settings.
 
-    `source` is a packaged file, a local path, or a Hugging Face id (with `revision`). Everything
-    under `engine_kwargs` goes to vLLM as it is, but for what has a field here or would break a
-    promise; the named fields exist because several parts read them. Quantities: `context_tokens`
-    in tokens, `kv_cache_gib` in GiB.
+    `source` is a packaged file, a local path, or a Hugging Face id (with `revision`).
+    `engine_kwargs`
+    go to vLLM unchanged, except arguments that have a field here or would break a promise. The
+    named
+    fields exist because several parts read them. Units: `context_tokens` in tokens, `kv_cache_gib`
+    in
+    GiB.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -146,37 +154,47 @@ class ModelSpec(BaseModel):
     licence: str = "unknown"
     description: str = ""
     context_tokens: int | None = Field(None, ge=16)
-    dimension: int | None = Field(None, ge=1, description="Of an embedding model's vectors.")
+    dimension: int | None = Field(
+        None, ge=1, description="Dimension of an embedding model's vectors."
+    )
 
     device: Literal["cpu", "gpu"] = "cpu"
-    accelerator_type: str | None = Field(None, description="Ray's name, such as H100 or L4.")
+    accelerator_type: str | None = Field(
+        None, description="Ray's name of the GPU, such as H100 or L4."
+    )
     dtype: str = Field(
-        "auto", description="As vLLM names it; auto on CPU: bfloat16 where the CPU computes in it."
+        "auto", description="vLLM's name. On a CPU, auto is bfloat16 if the CPU supports it."
     )
     quantization: str | None = None
     tensor_parallel_size: int = Field(1, ge=1)
     pipeline_parallel_size: int = Field(1, ge=1)
     kv_cache_gib: float | None = Field(
-        None, gt=0, description="CPU only, GPUs size their own; default: worked out at the start."
+        None,
+        gt=0,
+        description="For CPUs only, as GPU engines size theirs; default: computed at start.",
     )
     tool_call_parser: str | None = None
     reasoning_parser: str | None = None
-    max_loras: int = Field(0, ge=0, description="LoRA adapters held at once; 0: LoRA off.")
-    lora_path: str | None = Field(None, description="Where adapters are found (s3://, gs://, ...).")
+    max_loras: int = Field(0, ge=0, description="LoRA adapters in memory at once; 0 disables LoRA.")
+    lora_path: str | None = Field(None, description="Location of the adapters (s3://, gs://, ...).")
     engine_kwargs: Mapping[str, Any] = Field(default_factory=dict)
     simulation: Simulation = Simulation()
     price: Price = Price()
 
     replicas: int = Field(1, ge=1)
-    max_replicas: int | None = Field(None, ge=1, description="Above `replicas`: autoscaling.")
+    max_replicas: int | None = Field(
+        None, ge=1, description="Enables autoscaling if above `replicas`."
+    )
     stream_interval: int = Field(
         1,
         ge=1,
-        description="Tokens in a streamed delta after the first; more spares CPU on GPUs. "
-        "Where a parser reads the answer it is 1.",
+        description="Tokens per streamed delta after the first; more saves CPU time on GPUs. "
+        "With a parser it is always 1.",
     )
-    max_ongoing_requests: int = Field(32, ge=1, description="Running in one replica at once.")
-    max_queued_requests: int = Field(64, ge=1, description="Waiting; more are refused.")
+    max_ongoing_requests: int = Field(32, ge=1, description="Concurrent requests of one replica.")
+    max_queued_requests: int = Field(
+        64, ge=1, description="Waiting requests; further ones are refused."
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelSpec:
@@ -222,11 +240,11 @@ class ModelSpec(BaseModel):
 
     @property
     def simulated(self) -> bool:
-        """Whether answers are made up. Shown wherever the model is."""
+        """Whether answers are simulated. This is shown wherever the model is."""
         return self.engine == "simulated"
 
     def parses(self, chat: Mapping[str, Any]) -> bool:
-        """Whether a parser of reasoning or of tool calls reads the answer to that chat's body."""
+        """Whether a parser of reasoning or of tool calls reads the answer to this chat body."""
         if self.reasoning_parser is not None:
             return True
         wants_calls = bool(chat.get("tools")) and chat.get("tool_choice") != "none"
@@ -234,7 +252,7 @@ class ModelSpec(BaseModel):
 
     @property
     def gpu_share(self) -> float:
-        """GPUs that one request occupies: those of a replica over its places."""
+        """GPUs that one request occupies: a replica's GPUs over its concurrent requests."""
         gpus = self.tensor_parallel_size * self.pipeline_parallel_size
         return gpus / self.max_ongoing_requests
 
@@ -245,7 +263,7 @@ class ModelSpec(BaseModel):
         return f"{part}:{self.id.replace('/', '--').replace('.', '_')}"
 
     def scaling(self, *, drain_s: float) -> dict[str, Any]:
-        """Options of a Serve deployment: replicas, finite queues, time to drain, routing."""
+        """Return a Serve deployment's options: replicas, finite queues, drain time, routing."""
         options: dict[str, Any] = {
             "max_ongoing_requests": self.max_ongoing_requests,
             "max_queued_requests": self.max_queued_requests,
@@ -267,7 +285,7 @@ class ModelSpec(BaseModel):
 
 
 def _check_name(field: str, name: str) -> None:
-    """Refuse what vLLM does not have, with the nearest that it has."""
+    """Raise if vLLM does not have the name, and suggest the nearest one."""
     known = _vllm_names()[field]
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
@@ -285,6 +303,6 @@ def _vllm_names() -> Mapping[str, list[str]]:
 
 @cache
 def builtin() -> Mapping[str, ModelSpec]:
-    """The models of `catalog.yaml`, by id."""
+    """Return the models of `catalog.yaml` by id."""
     rows = yaml.safe_load((Path(__file__).parent / "catalog.yaml").read_text("utf-8"))
     return {row["id"]: ModelSpec.model_validate(row) for row in rows["models"]}

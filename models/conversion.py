@@ -1,9 +1,8 @@
-"""GGUF to safetensors, once: weights that come quantised in a package become a directory to load.
+"""Converts GGUF to safetensors once, so that quantised weights of a package can be loaded.
 
-A directory is current when its manifest names this source and these tools and its files have the
-sizes written there. Conversion runs in a process of its own, which ends with its gigabyte of
-imports; `python -m models.conversion SOURCE TARGET` is that process. Knows nothing of the
-catalogue.
+A directory is current if its manifest names this source and these tools, and its files have the
+recorded sizes. Conversion runs in its own process, so that a gigabyte of imports is freed;
+`python -m models.conversion SOURCE TARGET` is that process. Knows nothing of the catalogue.
 """
 
 from __future__ import annotations
@@ -32,12 +31,12 @@ Progress = Callable[[str], None]
 
 
 class PreparationFailed(Exception):
-    """A model's files cannot be had as asked. The message says why and what to do."""
+    """A model's files cannot be prepared. The message says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Identity of a source file; `sha256` is compared only when the cheap fields differ."""
+    """Identity of a source file. `sha256` is compared only if the other fields differ."""
 
     name: str
     bytes: int
@@ -47,9 +46,9 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a converted directory was made from, with what, and what it holds.
+    """Source, tools and files of a converted directory.
 
-    `files` maps a name to its size in bytes and SHA-256.
+    `files` maps each name to its size in bytes and its SHA-256.
     """
 
     format: int
@@ -59,7 +58,7 @@ class Manifest:
 
     @classmethod
     def read(cls, directory: Path) -> Manifest | None:
-        """The directory's manifest; None if there is none that can be read."""
+        """Read the directory's manifest; None if there is no readable one."""
         try:
             raw = json.loads((directory / MANIFEST).read_bytes())
             files = {name: (size, sha256) for name, (size, sha256) in raw.pop("files").items()}
@@ -68,7 +67,7 @@ class Manifest:
             return None
 
     def write(self, directory: Path) -> None:
-        """Write to the directory; a reader sees the old manifest or the new one."""
+        """Write the manifest atomically."""
         partial = directory / f"{MANIFEST}.partial"
         partial.write_text(json.dumps(asdict(self), indent=2), "utf-8")
         partial.rename(directory / MANIFEST)
@@ -78,7 +77,7 @@ def convert_in_subprocess(source: Path, target: Path, *, deadline_s: float) -> N
     """Convert a GGUF file into a directory in Hugging Face's layout.
 
     Raises:
-        PreparationFailed: the converter failed, or took longer than `deadline_s`.
+        PreparationFailed: the converter failed, or exceeded `deadline_s`.
     """
     command = [sys.executable, "-m", "models.conversion", str(source), str(target)]
     try:
@@ -103,17 +102,17 @@ def converted(
     convert: Callable[..., None] = convert_in_subprocess,
     deadline_s: float = 600,
 ) -> Path:
-    """The directory that holds `source` converted, made now unless it is current.
+    """Return the directory with `source` converted; convert it unless it is current.
 
     Args:
         source: a GGUF file.
-        target: the directory; replaced as a whole, never half-written.
-        on_progress: told what begins and what ended.
-        convert: called with source, an empty directory and `deadline_s`.
-        deadline_s: for the wait for another process that prepares the same, and for `convert`.
+        target: the directory, which is replaced as a whole.
+        on_progress: receives a phrase at the start and at the end of the conversion.
+        convert: called with the source, an empty directory and `deadline_s`.
+        deadline_s: seconds to wait for another process that prepares it, and for `convert`.
 
     Raises:
-        PreparationFailed: with the reason.
+        PreparationFailed: the conversion failed; the message has the reason.
     """
     if is_current(source, target):
         return target
@@ -134,7 +133,7 @@ def converted(
 
 
 def is_current(source: Path, target: Path) -> bool:
-    """Whether `target` needs no work. Reads names, sizes and times, no contents."""
+    """Whether `target` needs no work. Compares sizes and times, not contents."""
     manifest = _whole(target)
     if manifest is None:
         return False
@@ -143,19 +142,19 @@ def is_current(source: Path, target: Path) -> bool:
 
 
 def _whole(target: Path) -> Manifest | None:
-    """The manifest of a directory that these tools wrote and that lacks nothing, else None."""
+    """Return the manifest of a complete directory that these tools wrote; else None."""
     manifest = Manifest.read(target)
     if manifest is None or (manifest.format, manifest.tools) != (_FORMAT, _tools()):
         return None
     try:
         sizes = {name: (target / name).stat().st_size for name in manifest.files}
-    except OSError:  # A file is absent, or another process replaces the directory now.
+    except OSError:  # A file is absent, or another process is replacing the directory.
         return None
     return manifest if sizes == {name: file[0] for name, file in manifest.files.items()} else None
 
 
 def _refreshed(source: Path, target: Path) -> bool:
-    """Whether `target` is current after all: made meanwhile, or of the same bytes reinstalled."""
+    """Whether `target` is current now: another process made it, or only times have changed."""
     manifest = _whole(target)
     if manifest is None:
         return False
@@ -167,9 +166,9 @@ def _refreshed(source: Path, target: Path) -> bool:
 
 
 def _build(source: Path, target: Path, *, convert: Callable[..., None], deadline_s: float) -> None:
-    """Convert beside `target`, then put it in place. Called under the lock."""
+    """Convert next to `target`, then move into place. The caller holds the lock."""
     prefix = f".{target.name}.partial-"
-    for leftover in target.parent.glob(f"{prefix}*"):  # Of a process that was killed.
+    for leftover in target.parent.glob(f"{prefix}*"):  # Left by a process that was killed.
         shutil.rmtree(leftover)
     partial = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
     try:

@@ -1,6 +1,6 @@
-"""The engine protocol: a request goes in, rendered deltas and one usage record come out.
+"""The engine protocol: a request in, rendered deltas and one usage record out.
 
-Knows nothing of HTTP, keys or where an engine runs.
+Knows nothing of HTTP, keys or the place where an engine runs.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from typing import Any, Literal, Protocol
 Kind = Literal["chat", "completion"]
 
 Delta = bytes
-"""One or more whole server-sent events (`data: {...}\\n\\n`), rendered, without `[DONE]`."""
+"""One or more whole, rendered server-sent events (`data: {...}\\n\\n`), without `[DONE]`."""
 
 
 class EngineError(Exception):
-    """What an engine may raise. The message is shown to the client, so it names no internals.
+    """An error of an engine. The message is shown to the client, so it names no internals.
 
     EngineError
-    ├── RequestRejected          the request cannot be run as asked
+    ├── RequestRejected          the request cannot be run as it is
     │   └── ContextLengthExceeded
-    ├── EngineOverloaded         the queue is full: try again later, or elsewhere
-    ├── EngineUnavailable        loading, stopped or failed
-    ├── EngineTimeout            no delta in time
-    └── EngineFailed             unexpected; the cause is in the engine's log
+    ├── EngineOverloaded         the queue is full; try again later or elsewhere
+    ├── EngineUnavailable        the engine is loading, stopped or failed
+    ├── EngineTimeout            no delta came in time
+    └── EngineFailed             an unexpected error; its cause is in the engine's log
     """
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
@@ -38,11 +38,11 @@ class RequestRejected(EngineError):
 
 
 class ContextLengthExceeded(RequestRejected):
-    """Prompt and answer do not fit in the model's context."""
+    """Prompt and answer exceed the model's context."""
 
 
 class EngineOverloaded(EngineError):
-    """More requests wait than the engine's queue holds."""
+    """The engine's queue is full."""
 
 
 class EngineUnavailable(EngineError):
@@ -50,22 +50,22 @@ class EngineUnavailable(EngineError):
 
 
 class EngineTimeout(EngineError):
-    """The engine sent nothing for longer than the caller may wait."""
+    """The engine sent nothing for longer than allowed."""
 
 
 class EngineFailed(EngineError):
-    """The engine broke while it answered."""
+    """The engine failed during an answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One generation, already validated and reduced to the fields an engine may see.
+    """A validated generation request with only the fields that an engine may see.
 
-    `body` follows OpenAI's request of the same kind, with three fields of vLLM's:
-    `return_token_ids` asks for `token_ids` beside each text and `prompt_token_ids` in the first
-    event; `continue_final_message`, with `add_generation_prompt` false, has a chat go on with its
-    last message. Deltas are rendered as a stream whatever
-    `stream_interval` is; it only says how many tokens one delta may carry after the first.
+    `body` has the fields of OpenAI's request of the same kind, and three of vLLM's:
+    `return_token_ids` adds `token_ids` to each text and `prompt_token_ids` to the first event;
+    `continue_final_message`, with `add_generation_prompt` false, makes a chat continue its last
+    message. Deltas are always rendered as a stream; `stream_interval` only limits the tokens of a
+    delta after the first.
     """
 
     request_id: str
@@ -76,7 +76,7 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one request, over all of its choices."""
+    """Token counts of one request, over all of its choices."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -84,13 +84,13 @@ class Usage:
 
     @property
     def total_tokens(self) -> int:
-        """Prompt and completion together."""
+        """Sum of prompt and completion tokens."""
         return self.prompt_tokens + self.completion_tokens
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """A tokenised text. `strings` is filled on request only."""
+    """A tokenised text. `strings` is filled only on request."""
 
     ids: list[int]
     context_tokens: int
@@ -99,7 +99,7 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class TokenizeRequest:
-    """What to tokenise: either a prompt, or messages (with tools) put through the chat template."""
+    """A prompt, or messages (with tools) for the chat template, to tokenise."""
 
     prompt: str | None = None
     messages: list[dict[str, Any]] | None = None
@@ -111,19 +111,19 @@ class TokenizeRequest:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An `EngineError` as a value, for a process boundary that would log a raised one."""
+    """An `EngineError` as a value, for process boundaries that would log a raised error."""
 
     error: type[EngineError]
     message: str
     param: str | None = None
 
     def exception(self) -> EngineError:
-        """The error this stands for."""
+        """Convert back to an error."""
         return self.error(self.message, param=self.param)
 
     @classmethod
     def of(cls, error: EngineError) -> Failure:
-        """The value that stands for `error`."""
+        """Convert an error to a value."""
         return cls(type(error), error.message, error.param)
 
 
@@ -136,22 +136,22 @@ class Engine(Protocol):
         Closing the generator stops the generation and frees its slot.
 
         Raises:
-            EngineError: any of the tree; after the first item too.
+            EngineError: any subclass; also after the first item.
         """
         ...
 
     async def tokenize(self, request: TokenizeRequest) -> Tokens:
-        """Tokenise as this model's own tokenizer does.
+        """Tokenise with the model's own tokenizer.
 
         Raises:
-            EngineError: `RequestRejected` for a prompt the model cannot take.
+            EngineError: `RequestRejected` if the model cannot take the prompt.
         """
         ...
 
     async def detokenize(self, token_ids: list[int]) -> str:
-        """Text of token ids.
+        """Return the text of token ids.
 
         Raises:
-            EngineError: `RequestRejected` for an id outside the vocabulary.
+            EngineError: `RequestRejected` if an id is outside the vocabulary.
         """
         ...

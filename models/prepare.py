@@ -1,7 +1,7 @@
-"""From a catalogue entry to a directory that an engine can load.
+"""Prepares a model of the catalogue: returns a directory that an engine can load.
 
-Weights come from a Python package, a local directory or the local Hugging Face cache; nothing is
-downloaded unless asked. Only safetensors, and no code that comes with a model. Cheap to import.
+Weights come from a Python package, a local directory or the local Hugging Face cache. Nothing is
+downloaded unless requested. Only safetensors are loaded, and no code of a model. Cheap to import.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ def prepare(
     on_progress: Progress = _silent,
     allow_download: bool = False,
 ) -> Path:
-    """Do a model's one-time work; returns the directory to load it from.
+    """Prepare a model, and return the directory to load it from.
 
-    A second call only checks. Safe to call from several processes at once.
+    A repeated call only checks. Several processes may call this at once.
 
     Args:
         spec: the model.
-        home: where converted weights are kept, under `models/`.
-        on_progress: told what begins and what ended, as a phrase.
-        allow_download: fetch from the Hugging Face hub what its local cache lacks.
+        home: state directory; converted weights are kept under its `models/`.
+        on_progress: receives a phrase at the start and at the end of each step.
+        allow_download: whether to fetch missing files from the Hugging Face hub.
 
     Raises:
-        PreparationFailed: with the reason and what to do.
+        PreparationFailed: preparation failed; the message says why and what to do.
     """
     source = spec.source
     if source is None:
-        raise PreparationFailed(f"{spec.id!r} is made up and has no files.")
+        raise PreparationFailed(f"{spec.id!r} is simulated and has no files.")
     if isinstance(source, PackagedSource):
         packaged = _packaged(source)
         if packaged.is_dir():
@@ -65,7 +65,7 @@ def prepare(
 
 
 def status(spec: ModelSpec, home: Path) -> Status:
-    """How far a model's files are: loadable, convertible, or not (wholly or acceptably) here."""
+    """Return whether a model's files are loadable, need conversion, or cannot be used."""
     try:
         return "to prepare" if spec.source and located(spec, home) is None else "ready"
     except PreparationFailed:
@@ -73,14 +73,14 @@ def status(spec: ModelSpec, home: Path) -> Status:
 
 
 def located(spec: ModelSpec, home: Path) -> Path | None:
-    """The directory to load a model from; returns None if it has to be converted first.
+    """Return the directory to load a model from; None if it must be converted first.
 
     Raises:
-        PreparationFailed: with the reason and what to do.
+        PreparationFailed: the files are missing or unusable; the message says why and what to do.
     """
     source = spec.source
     if source is None:
-        raise PreparationFailed(f"{spec.id!r} is made up and has no files.")
+        raise PreparationFailed(f"{spec.id!r} is simulated and has no files.")
     if isinstance(source, PackagedSource):
         packaged = _packaged(source)
         if packaged.is_file():
@@ -91,7 +91,7 @@ def located(spec: ModelSpec, home: Path) -> Path | None:
 
 
 def revision_of(spec: ModelSpec) -> str:
-    """What pins a model's weights beside its name: a revision, or a package with its version."""
+    """Return what identifies a model's weights besides its name: revision or package version."""
     if spec.revision is not None:
         return spec.revision
     if isinstance(spec.source, PackagedSource):
@@ -100,7 +100,7 @@ def revision_of(spec: ModelSpec) -> str:
 
 
 def _version(package: str) -> str:
-    """The version of an installed package; its distribution may have another name."""
+    """Return the version of an installed package, whose distribution may have another name."""
     names = packages_distributions().get(package, [package])
     try:
         return version(names[0])
@@ -109,12 +109,12 @@ def _version(package: str) -> str:
 
 
 def _converted_directory(spec: ModelSpec, home: Path) -> Path:
-    """Ids may hold slashes and dots; quoted, each is one name inside `home`."""
+    """Return the directory of converted weights. Slashes and dots of the id are quoted."""
     return home.resolve() / "models" / quote(spec.id, safe="")
 
 
 def _packaged(source: PackagedSource) -> Path:
-    """Where the packaged file or directory is, without running the package's code."""
+    """Locate the packaged file or directory without running the package's code."""
     top = None if "." in source.package else _spec_of(source.package)
     folders = top.submodule_search_locations if top else None
     if not folders:
@@ -137,7 +137,7 @@ def _packaged(source: PackagedSource) -> Path:
 def _spec_of(package: str) -> ModuleSpec | None:
     try:
         return find_spec(package)
-    except ValueError:  # A module that was put into sys.modules without a specification.
+    except ValueError:  # The module was put into sys.modules without a specification.
         return None
 
 
@@ -153,7 +153,7 @@ def _local(source: str) -> Path:
 
 
 def _from_hub(spec: ModelSpec, source: str, *, allow_download: bool = False) -> Path:
-    """The snapshot in the local Hugging Face cache, fetched first only if allowed."""
+    """Return the snapshot in the local Hugging Face cache; fetch it first only if allowed."""
     import httpx2  # noqa: PLC0415  The hub's client. 0.2 s, for this kind of source only.
     from huggingface_hub import snapshot_download  # noqa: PLC0415
     from huggingface_hub.errors import HFValidationError  # noqa: PLC0415
@@ -179,23 +179,23 @@ def _from_hub(spec: ModelSpec, source: str, *, allow_download: bool = False) -> 
             ) from None
         raise PreparationFailed(
             f"{source!r}{at} is not in the local Hugging Face cache, and nothing is downloaded"
-            f" unasked. Fetch it with: ringfence models pull {spec.id}"
+            f" automatically. Fetch it with: ringfence models pull {spec.id}"
         ) from None
 
 
 def _checked(directory: Path) -> Path:
-    """The directory, if everything to load is here and none of it can run code.
+    """Return the directory if it is complete and loading it runs no code.
 
     Raises:
-        PreparationFailed: says which rule is broken.
+        PreparationFailed: the message says which rule is broken.
     """
     if not (directory / "config.json").is_file():
         raise PreparationFailed(f"{directory} has no config.json.")
     for name in ("config.json", "tokenizer_config.json"):
         if _json(directory / name, default={}).get("auto_map"):
             raise PreparationFailed(
-                f"{directory / name} asks for code that comes with the model (auto_map);"
-                " only models that transformers knows are run."
+                f"{directory / name} requires code that comes with the model (auto_map);"
+                " only models that transformers supports are run."
             )
     _check_weights(directory)
     modules = _json(directory / "modules.json", default=[])
@@ -230,7 +230,7 @@ def _pickled(directory: Path) -> str:
 
 
 def _json(path: Path, *, default: Any) -> Any:
-    """A JSON file's content; `default` if there is no such file."""
+    """Read a JSON file; returns `default` if it does not exist."""
     if not path.is_file():
         return default
     try:
@@ -238,5 +238,6 @@ def _json(path: Path, *, default: Any) -> Any:
     except ValueError:
         raise PreparationFailed(f"{path} is not valid JSON.") from None
     if not isinstance(content, type(default)):
-        raise PreparationFailed(f"{path} is not what it should be: {type(default).__name__}.")
+        kind = "list" if isinstance(default, list) else "object"
+        raise PreparationFailed(f"{path} does not contain a JSON {kind}.")
     return content

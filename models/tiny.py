@@ -1,6 +1,6 @@
-"""A random Llama of two layers with a byte-level tokenizer: small, offline, and different by seed.
+"""Creates a random two-layer Llama with a byte-level tokenizer: small, offline, seeded.
 
-What it says means nothing. It exists so that tests can run a real engine in seconds.
+Its text is meaningless. Tests use it to run a real engine within seconds.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ CHAT_TEMPLATE = (
 )
 
 _CONTEXT_TOKENS = 2048
-_HEAD_SIZE = 64  # The least that all of vLLM's attention backends take.
+_HEAD_SIZE = 64  # The minimum of vLLM's attention backends.
 
 
 def make_tiny(directory: Path, *, seed: int = 0) -> Path:
-    """Write the model and its tokenizer; returns `directory`, made if absent.
+    """Write the model and its tokenizer; returns `directory`, which is created if absent.
 
-    About 2 MB of bfloat16 safetensors, 259 tokens (the bytes and ChatML's three), 2,048 tokens of
-    context. The same seed gives the same bytes.
+    The model has about 2 MB of bfloat16 safetensors, 259 tokens (the bytes and three of ChatML) and
+    a context of 2,048 tokens. The same seed gives the same bytes.
     """
     import torch  # noqa: PLC0415  Seconds and hundreds of MB, for this call only.
     from transformers import LlamaForCausalLM  # noqa: PLC0415
@@ -54,7 +54,7 @@ def _config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=_CONTEXT_TOKENS,
-        # The usual 0.02 makes all logits so alike that greedy text is one token over and over.
+        # With the usual 0.02, logits differ so little that greedy text repeats one token.
         initializer_range=0.2,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -63,7 +63,7 @@ def _config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE without merges, so every byte is a token."""
+    """Build a byte-level BPE without merges, so that every byte is a token."""
     from tokenizers import AddedToken, Tokenizer  # noqa: PLC0415
     from tokenizers.decoders import ByteLevel as ByteLevelDecoder  # noqa: PLC0415
     from tokenizers.models import BPE  # noqa: PLC0415

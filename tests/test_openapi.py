@@ -23,7 +23,7 @@ from serving.accounting.usage import AttemptRecord
 from serving.answering.explanations import Considered, Decision, Explanation
 from serving.gateway.openai import model_list, tokens
 from serving.gateway.openai import request_explanations as requests
-from serving.gateway.wire.chat import objects
+from serving.gateway.wire import objects
 from serving.gateway.wire.file_fields import FIELDS
 from tests.api_reference import ANSWERS, FORM
 from tests.openapi import BODIES, WITHOUT_BODY, Anything, application, document, routes

@@ -1,6 +1,6 @@
-"""Items of an engine on their way to the process that asked. Knows nothing of Ray.
+"""Delivery of an engine's items to the calling process. Knows nothing of Ray.
 
-A call through a Serve handle costs about 75 us of CPU a message at each end. Here everything that
-the streams of one engine produce in one turn of its event loop, which is one step, is one write
-and one read. Calls, admission, cancellation and death stay Ray's.
+A message through a Serve handle costs about 75 us of CPU at each end. Here, everything that an
+engine's streams produce in one turn of its event loop, which is one step, is one write and one
+read. Calls, admission, cancellation and failures remain Ray's.
 """

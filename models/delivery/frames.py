@@ -1,6 +1,6 @@
-"""What goes over the connection: a token, then frames of many streams.
+"""The wire format of a delivery connection: a token, then frames of many streams.
 
-A frame is the payload's length (4 bytes), the stream's number (8) and its kind (1), all
+A frame consists of the payload's length (4 bytes), the stream's number (8) and its kind (1), all
 little-endian, and the payload.
 """
 
@@ -22,8 +22,8 @@ LOST = "The connection to the model's engine was lost."
 _HEADER = struct.Struct("<IQB")
 
 
-class Kind(IntEnum):
-    """What a payload is."""
+class FrameKind(IntEnum):
+    """The type of a payload."""
 
     DELTA = 0
     USAGE = 1
@@ -32,7 +32,7 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where the items of one stream go. Whoever knows the token may deliver there."""
+    """Destination of a stream's items. The token authorises deliveries, so it is not shown."""
 
     host: str
     port: int
@@ -41,23 +41,23 @@ class Address:
 
 
 class MalformedFrame(ValueError):
-    """The bytes are no frames."""
+    """The bytes are not valid frames."""
 
 
 def encode(stream: int, item: Delta | Usage | Failure) -> tuple[bytes, bytes]:
-    """Header and payload of one item."""
+    """Encode an item; returns header and payload."""
     if isinstance(item, bytes):
-        return _HEADER.pack(len(item), stream, Kind.DELTA), item
+        return _HEADER.pack(len(item), stream, FrameKind.DELTA), item
     if isinstance(item, Usage):
-        payload, kind = orjson.dumps(asdict(item)), Kind.USAGE
+        payload, kind = orjson.dumps(asdict(item)), FrameKind.USAGE
     else:
         told = {"error": item.error.__name__, "message": item.message, "param": item.param}
-        payload, kind = orjson.dumps(told), Kind.FAILURE
+        payload, kind = orjson.dumps(told), FrameKind.FAILURE
     return _HEADER.pack(len(payload), stream, kind), payload
 
 
 class FrameParser:
-    """Frames from any split of the byte stream."""
+    """Parses frames from any split of the byte stream."""
 
     __slots__ = ("_left",)
 
@@ -65,17 +65,17 @@ class FrameParser:
         self._left = b""
 
     def feed(self, data: bytes) -> Iterator[tuple[int, int, bytes]]:
-        """Take the next bytes; stream, kind and payload of each frame they complete.
+        """Process the next bytes; yields stream, kind and payload of each frame that they complete.
 
         Raises:
-            MalformedFrame: a payload that is too long, or of no known kind.
+            MalformedFrame: a payload is too long or of an unknown kind.
         """
         if self._left:
             data = self._left + data
         at, end = 0, len(data)
         while end - at >= _HEADER.size:
             length, stream, kind = _HEADER.unpack_from(data, at)
-            if length > MAX_PAYLOAD_BYTES or kind > Kind.FAILURE:
+            if length > MAX_PAYLOAD_BYTES or kind > FrameKind.FAILURE:
                 raise MalformedFrame
             start = at + _HEADER.size
             if end - start < length:
@@ -86,12 +86,12 @@ class FrameParser:
 
 
 def usage(payload: bytes) -> Usage:
-    """The record in a payload of kind `USAGE`."""
+    """Decode a payload of kind `USAGE`."""
     return Usage(**orjson.loads(payload))
 
 
 def failure(payload: bytes) -> Failure:
-    """The failure in a payload of kind `FAILURE`."""
+    """Decode a payload of kind `FAILURE`."""
     told = orjson.loads(payload)
     return Failure(_ERRORS[told["error"]], told["message"], told["param"])
 

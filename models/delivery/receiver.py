@@ -1,4 +1,4 @@
-"""The receiving end: one listening port of a process, for all of its streams."""
+"""The receiving end of deliveries: one listening port of a process, for all of its streams."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from itertools import count
 from typing import cast
 
 from models.delivery import frames
-from models.delivery.frames import LOST, TOKEN_BYTES, Address, FrameParser, Kind, MalformedFrame
+from models.delivery.frames import (
+    LOST,
+    TOKEN_BYTES,
+    Address,
+    FrameKind,
+    FrameParser,
+    MalformedFrame,
+)
 from models.engine import (
     Delta,
     EngineError,
@@ -26,13 +33,13 @@ ARRIVAL_DEADLINE_S = 5.0
 
 
 class Incoming:
-    """The receiving end of one stream: what has arrived and was not yet taken.
+    """The receiving end of one stream: items that have arrived and were not taken yet.
 
     Args:
-        address: what the sender has to be told.
-        first_timeout_s: for the first item.
-        stall_timeout_s: for each one after it.
-        forget: called when the stream is closed.
+        address: the address to give to the sender.
+        first_timeout_s: seconds to wait for the first item.
+        stall_timeout_s: seconds to wait for each further item.
+        forget: called with the stream's number when the stream is closed.
     """
 
     def __init__(
@@ -56,10 +63,10 @@ class Incoming:
         self._alarm = self._loop.call_later(first_timeout_s, self._check_silence)
 
     def put(self, kind: int, payload: bytes) -> None:
-        """Take the next item from the connection.
+        """Add the next item from the connection.
 
-        One that comes after the end is dropped: where a replica dies Ray may send the call to
-        another, whose answer would follow what the first has said.
+        Items after the end are dropped: if a replica dies, Ray may repeat the call on another one,
+        whose answer would follow that of the first.
         """
         if self._end is not None:
             return
@@ -67,22 +74,22 @@ class Incoming:
         if self._limit_s != self._stall_timeout_s:
             self._limit_s = self._stall_timeout_s
             self._set_alarm(self._limit_s)
-        if kind == Kind.DELTA:
+        if kind == FrameKind.DELTA:
             self._deltas.append(payload)
             self._wake()
-        elif kind == Kind.USAGE:
+        elif kind == FrameKind.USAGE:
             self.end(frames.usage(payload))
         else:
             self.end(frames.failure(payload).exception())
 
     def end(self, end: Usage | EngineError) -> None:
-        """Have `end` follow what has arrived so far; only the first one counts."""
+        """End the stream after the items that have arrived; later calls have no effect."""
         if self._end is None:
             self._end = end
             self._wake()
 
     def last_call(self) -> None:
-        """The sender has sent everything: what is still under way has to come soon."""
+        """Limit the wait for the remaining items, because the sender has sent everything."""
         if self._end is not None:
             return
         self._heard = self._loop.time()
@@ -90,7 +97,7 @@ class Incoming:
         self._set_alarm(ARRIVAL_DEADLINE_S)
 
     async def take(self) -> Delta | Usage:
-        """Everything that has arrived, as one delta; the usage record once nothing is left.
+        """Return everything that has arrived as one delta; return the usage record at the end.
 
         Raises:
             EngineError: the failure that ended the stream.
@@ -107,7 +114,7 @@ class Incoming:
         raise self._end or EngineFailed("The answer ended without a usage record.")
 
     def close(self) -> None:
-        """Take no more; what still comes is dropped."""
+        """Close the stream; items that still arrive are dropped."""
         self._alarm.cancel()
         self._forget(self.address.stream)
 
@@ -120,7 +127,7 @@ class Incoming:
         self._alarm = self._loop.call_later(seconds, self._check_silence)
 
     def _check_silence(self) -> None:
-        # One timer that is set again when it rings, in place of one for each item.
+        # One timer that is rescheduled when it fires, instead of one per item.
         left_s = self._heard + self._limit_s - self._loop.time()
         if left_s > 0:
             self._alarm = self._loop.call_later(left_s, self._check_silence)
@@ -129,7 +136,7 @@ class Incoming:
 
 
 class Receiver:
-    """Where engines deliver to: one listening port of this process for all of its streams."""
+    """The destination of deliveries: one listening port of this process for all of its streams."""
 
     def __init__(self) -> None:
         self._streams: dict[int, Incoming] = {}
@@ -147,14 +154,14 @@ class Receiver:
         self._host, self._port = self._server.sockets[0].getsockname()[:2]
 
     def close(self) -> None:
-        """Listen no more, and drop every connection."""
+        """Stop listening, and drop every connection."""
         if self._server is not None:
             self._server.close()
         for link in list(self._links):
             link.abort()
 
     def open(self, *, first_timeout_s: float, stall_timeout_s: float) -> Incoming:
-        """A new stream; close it when it is not wanted any more."""
+        """Open a stream; the caller must close it."""
         number = next(self._numbers)
         self._streams[number] = stream = Incoming(
             Address(self._host, self._port, self._token, number),
@@ -169,18 +176,18 @@ class Receiver:
         return hmac.compare_digest(token, self._token)
 
     def take(self, link: object, number: int, kind: int, payload: bytes) -> None:
-        """Give a frame to its stream; one for a stream that is closed is dropped."""
+        """Pass a frame to its stream; frames of closed streams are dropped."""
         stream = self._streams.get(number)
         if stream is not None:
             stream.link = link
             stream.put(kind, payload)
 
     def opened(self, link: _Link) -> None:
-        """Take note of a connection."""
+        """Register a connection."""
         self._links.add(link)
 
     def lost(self, link: _Link) -> None:
-        """Fail every stream that came over `link`."""
+        """Fail every stream that used `link`."""
         self._links.discard(link)
         for stream in list(self._streams.values()):
             if stream.link is link:
@@ -188,7 +195,7 @@ class Receiver:
 
 
 class _Link(asyncio.Protocol):
-    """One engine's connection."""
+    """The connection of one engine."""
 
     def __init__(self, receiver: Receiver) -> None:
         self._receiver = receiver
@@ -196,7 +203,7 @@ class _Link(asyncio.Protocol):
         self._greeting: bytes | None = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass.
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's transport is no subclass.
         self._receiver.opened(self)
         loop = asyncio.get_running_loop()
         self._doubt = loop.call_later(GREETING_DEADLINE_S, self._transport.abort)
@@ -218,7 +225,7 @@ class _Link(asyncio.Protocol):
             self._transport.abort()
 
     def _greet(self, data: bytes) -> bytes:
-        """Check the token; the bytes after it, none while it is not complete or not ours."""
+        """Check the token; returns the bytes after it, none if it is incomplete or wrong."""
         if len(data) < TOKEN_BYTES:
             self._greeting = data
             return b""

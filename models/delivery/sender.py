@@ -1,4 +1,4 @@
-"""The sending end: one connection from an engine's process to each receiver."""
+"""The sending end of deliveries: one connection from an engine's process to each receiver."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ logger = logging.getLogger(__name__)
 CONNECT_DEADLINE_S = 5.0
 FLUSH_BYTES = 65_536
 DRAIN_DEADLINE_S = 60.0
-"""For a receiver that takes nothing, before its streams are given up."""
+"""Seconds that a receiver may read nothing before its streams are abandoned."""
 
 
 class ReceiverGone(ConnectionError):
-    """The receiver closed the connection, or takes nothing any more."""
+    """The receiver closed the connection, or no longer reads from it."""
 
 
 class Sender:
-    """Delivers the items of an engine, over one connection to each receiver.
+    """Delivers the items of an engine over one connection per receiver.
 
     Args:
-        tls: for connections to other nodes; None sends in the clear.
+        tls: TLS for connections to other nodes; None sends unencrypted.
     """
 
     def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
@@ -49,21 +49,22 @@ class Sender:
         *,
         failure: Callable[[Exception], Failure],
     ) -> Failure | None:
-        """Send every item, and a failure of theirs as the last one.
+        """Send every item; an error of the items is sent as the last one.
 
         Args:
-            items: deltas, then one usage record. Closed on every outcome.
-            address: of the stream.
-            failure: the value that stands for an error of `items`.
+            items: deltas, then one usage record. Always closed.
+            address: the destination.
+            failure: converts an error of `items` into a value.
 
         Returns:
-            What to tell the receiver another way, if it could not be told this way.
+            A failure that could not be delivered and must reach the receiver in another way, or
+            None.
         """
         async with aclosing(items):
             try:
                 link = await self._link(address)
                 await _send(items, link, address.stream, failure)
-            except OSError as error:  # TimeoutError is one.
+            except OSError as error:  # This includes TimeoutError.
                 logger.warning("deltas cannot be delivered: %s", type(error).__name__)
                 return Failure(EngineUnavailable, LOST)
         return None
@@ -73,7 +74,7 @@ class Sender:
         task = self._links.get(key)
         if task is None or _unusable(task):
             self._links[key] = task = asyncio.create_task(self._connect(address))
-        # Shielded: others wait for the same connection.
+        # Shielded, because other streams wait for the same connection.
         return await asyncio.shield(task)
 
     async def _connect(self, address: Address) -> _Link:
@@ -108,7 +109,7 @@ def _unusable(task: asyncio.Task[_Link]) -> bool:
 
 
 class _Link(asyncio.Protocol):
-    """One connection to a receiver. Frames of one turn of the loop go out in one write."""
+    """A connection to a receiver. Frames of one turn of the event loop are one write."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -119,7 +120,7 @@ class _Link(asyncio.Protocol):
         self.closed = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass.
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's transport is no subclass.
         connection = transport.get_extra_info("socket")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
@@ -134,11 +135,11 @@ class _Link(asyncio.Protocol):
         header, payload = encode(stream, item)
         self._frames += header, payload
         self._bytes += len(payload)
-        if self._bytes > FLUSH_BYTES:  # Items that never wait would not let the loop come to it.
+        if self._bytes > FLUSH_BYTES:  # Items that never wait would keep the loop from flushing.
             self._flush()
 
     async def drained(self) -> None:
-        """Wait until the receiver takes more."""
+        """Wait until the receiver reads more."""
         try:
             async with asyncio.timeout(DRAIN_DEADLINE_S):
                 await self.writable.wait()

@@ -1,1 +1,1 @@
-"""Embedders and rerankers, and the deployments that run them."""
+"""Embedders and rerankers, and the Serve deployments that run them."""

@@ -1,7 +1,7 @@
-"""Embedding: texts or token ids in, vectors of unit length out, in the order of the inputs.
+"""Embedders: turn texts or token ids into L2-normalised vectors, in the order of the inputs.
 
-Knows nothing of Ray or HTTP. Cheap to import: torch and sentence-transformers only load with a
-`SentenceEmbedder`.
+Knows nothing of Ray or HTTP. Cheap to import: only `SentenceEmbedder` imports torch and
+sentence-transformers.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from models.resources.precision import resolved_dtype
 T = TypeVar("T")
 
 TOKEN_BUDGET = {"cpu": 1024, "gpu": 4096}
-"""Padded tokens of a batch. More is slower on a CPU, by the padding; a GPU has to be filled."""
+"""Maximum padded tokens of a batch. More padding slows a CPU down; a GPU needs large batches."""
 
 Inputs = Sequence[str] | Sequence[Sequence[int]]
 
 
 @dataclass(frozen=True, slots=True)
 class Embeddings:
-    """Vectors `(n, dimension)` float32, L2-normalised, and the tokens of each input."""
+    """Vectors `(n, dimension)` float32, L2-normalised, and the token count of each input."""
 
     vectors: NDArray[np.float32]
     token_counts: list[int]
@@ -41,27 +41,28 @@ class Embedder(Protocol):
     """Runs one embedding model."""
 
     async def embed(self, inputs: Inputs) -> Embeddings:
-        """Embed texts, or token ids as the model's tokenizer gives them (special ones included).
+        """Embed texts, or token ids of the model's tokenizer, special tokens included.
 
-        Order is kept. Nothing is truncated.
+        Vectors are in the order of the inputs. Nothing is truncated.
 
         Raises:
-            EngineError: `ContextLengthExceeded` for an input longer than the model takes,
-                `RequestRejected` for ids that are not of its tokenizer; both with `param="input"`.
+            EngineError: `ContextLengthExceeded` if an input is too long for the model,
+                `RequestRejected` if ids are not from its tokenizer; both with `param="input"`.
         """
         ...
 
 
 def token_budget_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Group inputs of like length, so that little of a padded batch is padding.
+    """Group inputs of similar length, to keep padding small.
 
     Args:
-        lengths: tokens of each input.
-        budget: most padded tokens of a batch, which is its longest input times its size. An input
-            that is longer makes a batch of its own.
+        lengths: token count of each input.
+        budget: maximum padded tokens of a batch, which is its longest input times its size. A
+            longer
+            input gets a batch of its own.
 
     Returns:
-        Indices into `lengths`: each exactly once, by falling length within and across batches.
+        Indices into `lengths`, each exactly once, by descending length within and across batches.
     """
     batches: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
@@ -73,17 +74,17 @@ def token_budget_batches(lengths: Sequence[int], budget: int) -> list[list[int]]
 
 
 class SentenceEmbedder:
-    """A sentence-transformers model in this process; `Embedder`, and its two halves.
+    """Runs a sentence-transformers model in this process; an `Embedder` in two steps.
 
-    Tokenising and the model run in a thread each, never on the event loop. The model's thread
-    takes the batches of all callers in turn, so a large request does not hold up a small one, and
-    a caller that goes away takes its remaining batches with it.
+    Tokenising and the model each have a thread, so the event loop is never blocked. The model's
+    thread alternates between the batches of all callers, so a large request does not delay a small
+    one. If a caller is cancelled, its remaining batches are dropped.
 
     Args:
-        spec: says where it runs, its type of number, and a lower limit than its own for an input.
-        directory: what `prepare` returned.
-        threads: of the CPU, for one operation.
-        token_budget: padded tokens of one batch; None: `TOKEN_BUDGET` of the device.
+        spec: the device, the floating-point type, and optionally a lower input limit.
+        directory: the directory that `prepare` returned.
+        threads: CPU threads of one operation.
+        token_budget: padded tokens of a batch; None selects `TOKEN_BUDGET` of the device.
     """
 
     def __init__(
@@ -115,7 +116,7 @@ class SentenceEmbedder:
         self._own_ids = OwnTokenIds(self._model.tokenizer)
         self._pad_id = self._model.tokenizer.pad_token_id or 0
         self._tokenizing = ThreadPoolExecutor(1, "tokenize")
-        # The number of threads is a property of the thread that starts an operation.
+        # torch's number of threads belongs to the thread that starts an operation.
         self._forward = ThreadPoolExecutor(1, "embed", torch.set_num_threads, (threads,))
 
     async def embed(self, inputs: Inputs) -> Embeddings:
@@ -123,7 +124,7 @@ class SentenceEmbedder:
         return await self.embed_ids(await self.encode(inputs))
 
     async def encode(self, inputs: Inputs) -> list[list[int]]:
-        """Token ids of each input, checked.
+        """Tokenise and check the inputs; returns token ids.
 
         Raises:
             RequestRejected: see `Embedder.embed`.
@@ -131,7 +132,7 @@ class SentenceEmbedder:
         return await _in(self._tokenizing, self._encode, inputs)
 
     async def embed_ids(self, ids: Sequence[Sequence[int]]) -> Embeddings:
-        """Embed what `encode` returned."""
+        """Embed token ids from `encode`."""
         lengths = [len(one) for one in ids]
         vectors = np.empty((len(ids), self.dimension), dtype=np.float32)
         for batch in token_budget_batches(lengths, self.token_budget):
@@ -167,7 +168,7 @@ class SentenceEmbedder:
             )
 
     def _embed(self, ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-        """Vectors `(len(ids), dimension)` of one batch, padded on the right."""
+        """Embed one batch, padded on the right; returns `(len(ids), dimension)`."""
         torch = self._torch
         rows = [torch.tensor(one) for one in ids]
         lengths = torch.tensor([len(one) for one in ids])

@@ -1,7 +1,7 @@
-"""The embedding model as a Ray Serve deployment: requests that arrive together run together.
+"""The Serve deployment of an embedding model; batches requests dynamically.
 
-Errors are returned as `Failure` values: Ray logs raised ones with their text, and that may hold a
-prompt.
+Errors are returned as `Failure` values: Ray would log raised ones with their text, which may
+contain a prompt.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ Ids = list[list[int]]
 
 @dataclass(frozen=True, slots=True)
 class EmbedderOptions:
-    """How an embedding model is run.
+    """Settings of an embedding model's deployment.
 
-    Args:
-        threads: of the CPU, for one operation.
-        cpus: that Ray reserves for a replica; scheduling only.
-        token_budget: padded tokens of one batch of the model; None: `TOKEN_BUDGET` of the device.
-        max_batch_size: requests that are merged.
-        batch_wait_timeout_s: how long the first of them waits for others.
+    Attributes:
+        threads: CPU threads of one operation.
+        cpus: CPUs that Ray reserves for a replica; used for scheduling only.
+        token_budget: padded tokens of a batch; None selects `TOKEN_BUDGET` of the device.
+        max_batch_size: maximum number of merged requests.
+        batch_wait_timeout_s: seconds that the first request waits for others.
     """
 
     threads: int = 1
@@ -47,15 +47,16 @@ class EmbedderOptions:
 
 
 class EmbedderServer:
-    """One embedding model behind our protocol, with dynamic batching over requests.
+    """Serves one embedding model, and merges concurrent requests into batches.
 
-    A request that fills the token budget by itself gains nothing from company and goes to the
-    model directly.
+    A request that fills the token budget alone would gain nothing from merging and goes to the
+    model
+    directly.
 
     Args:
         spec: the model.
-        source: its directory, or the Hugging Face id in this node's cache.
-        options: how to run it.
+        source: its directory, or a Hugging Face id in this node's cache.
+        options: the deployment's settings.
     """
 
     def __init__(self, spec: ModelSpec, source: str | Path, options: EmbedderOptions) -> None:
@@ -76,7 +77,7 @@ class EmbedderServer:
         )(self._embed_together)
 
     async def embed(self, inputs: Inputs) -> Embeddings | Failure:
-        """`Embedder.embed` for a Serve handle."""
+        """Run `Embedder.embed` for a Serve handle."""
         try:
             ids = await self._embedder.encode(inputs)
             if sum(map(len, ids)) >= self._embedder.token_budget:
@@ -84,13 +85,13 @@ class EmbedderServer:
             merged: Embeddings = await self._batched(ids)
         except EngineError as error:
             return Failure.of(error)
-        except RuntimeError as error:  # torch's, out of memory among them.
+        except RuntimeError as error:  # torch raises it, for example if memory runs out.
             logger.error("embedding failed: %s", type(error).__name__)  # noqa: TRY400  No text.
             return Failure(EngineFailed, "The embedding model failed.")
         return merged
 
     async def _embed_together(self, requests: Sequence[Ids]) -> list[Embeddings]:
-        """Embed the inputs of several requests as one, and give each its own."""
+        """Embed the inputs of several requests as one, and split the result."""
         together = await self._embedder.embed_ids([ids for request in requests for ids in request])
         ends = np.cumsum([len(request) for request in requests])
         return [
@@ -108,13 +109,13 @@ def build_embedder(
     drain_s: float,
     options: EmbedderOptions | None = None,
 ) -> Application:
-    """The Serve application of one embedding model, named `Embedder:<model>`.
+    """Build the Serve application of one embedding model, named `Embedder:<model>`.
 
     Args:
-        spec: the model; its replica and queue limits are applied.
-        source: what `prepare` returned, or a Hugging Face id that the replica's node has cached.
-        drain_s: for requests in progress when a replica is stopped.
-        options: how to run it.
+        spec: the model, with its replica and queue limits.
+        source: the result of `prepare`, or a Hugging Face id in the cache of the replica's node.
+        drain_s: seconds for running requests when a replica stops.
+        options: the deployment's settings.
     """
     from ray import serve  # noqa: PLC0415  Importing this module stays cheap.
 

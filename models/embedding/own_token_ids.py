@@ -1,7 +1,6 @@
-"""Whether token ids that came from outside are those of a model's own tokenizer.
+"""Checks that token ids from clients belong to the model's own tokenizer.
 
-Ids of another one are numbers like any others: a model makes vectors of other texts from them, and
-nobody notices.
+From ids of another tokenizer, a model would make vectors of other texts, and no one would notice.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 SAMPLE = "Where is the station? It's 2 km away."
-"""For what a tokenizer puts around a text, and whether its ids can be read back."""
+"""Sample for detecting special tokens, and whether ids can be decoded and encoded again."""
 
 HINT = (
     "Send texts, or ids of this model's tokenizer with its special tokens. LangChain's"
@@ -20,10 +19,10 @@ HINT = (
 
 
 class OwnTokenIds:
-    """Knows the ids of one tokenizer.
+    """Recognises the ids of one tokenizer.
 
     Args:
-        tokenizer: of transformers.
+        tokenizer: a tokenizer of transformers.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -35,7 +34,7 @@ class OwnTokenIds:
         self._reads_back = self._read_back(whole) == whole
 
     def why_not(self, ids: Sequence[int]) -> str | None:
-        """Why ids, one at least, are not those of a text; None: they are. No text is in it."""
+        """Return why ids (at least one) are not those of a text, or None; quotes no text."""
         if not all(0 <= token < self._size for token in ids):
             return f"token ids of this model are 0 to {self._size - 1}, and one is not. {HINT}"
         whole, prefix, suffix = list(ids), self._prefix, self._suffix
@@ -61,6 +60,6 @@ class OwnTokenIds:
         return ids
 
     def _read_back(self, ids: Sequence[int]) -> list[int]:
-        """Ids of the text that these ids are. Special tokens are read as what they are."""
+        """Decode ids and encode the text again. Special tokens are recognised."""
         text = self._tokenizer.decode(ids, clean_up_tokenization_spaces=False)
         return self._ids(text, special=False)

@@ -1,7 +1,7 @@
-"""Reranking: a question and texts in, how well each text answers it out, in the order of the texts.
+"""Rerankers: score how well texts answer a question, in the order of the texts.
 
-Knows nothing of Ray or HTTP. Cheap to import: torch and sentence-transformers only load with a
-`CrossEncoderReranker`.
+Knows nothing of Ray or HTTP. Cheap to import: only `CrossEncoderReranker` imports torch and
+sentence-transformers.
 """
 
 from __future__ import annotations
@@ -16,33 +16,33 @@ from models.catalog import ModelSpec
 from models.resources.precision import resolved_dtype
 
 BATCH = {"cpu": 8, "gpu": 64}
-"""Pairs that are read together."""
+"""Pairs in one batch."""
 
 
 class Reranker(Protocol):
     """Runs one model that reads a question and a text together."""
 
     async def rerank(self, question: str, texts: Sequence[str]) -> list[float]:
-        """Scores of the texts, 0 to 1, in their order.
+        """Score the texts from 0 to 1, in their order.
 
-        Of a question and a text that are too long together, the end of the longer is not read.
+        If question and text are too long together, the longer one is truncated.
 
         Raises:
-            EngineError: the model failed, or does not answer.
+            EngineError: the model failed or does not answer.
         """
         ...
 
 
 class CrossEncoderReranker:
-    """A cross-encoder of sentence-transformers in this process; `Reranker`.
+    """Runs a cross-encoder of sentence-transformers in this process; a `Reranker`.
 
-    One thread does the work batch by batch, so callers take turns; a caller that goes away takes
-    its remaining batches with it.
+    One thread works batch by batch, so callers alternate. If a caller is cancelled, its remaining
+    batches are dropped.
 
     Args:
-        spec: says where it runs, its type of number, and a lower limit than its own for a pair.
-        directory: what `prepare` returned.
-        threads: of the CPU, for one operation.
+        spec: the device, the floating-point type, and optionally a lower limit of a pair's length.
+        directory: the directory that `prepare` returned.
+        threads: CPU threads of one operation.
     """
 
     def __init__(self, spec: ModelSpec, directory: Path, *, threads: int = 1) -> None:
@@ -62,7 +62,7 @@ class CrossEncoderReranker:
         ).eval()
         self._sigmoid = torch.nn.Sigmoid()
         self._batch = BATCH[spec.device]
-        # The number of threads is a property of the thread that starts an operation.
+        # torch's number of threads belongs to the thread that starts an operation.
         self._forward = ThreadPoolExecutor(1, "rerank", torch.set_num_threads, (threads,))
 
     async def rerank(self, question: str, texts: Sequence[str]) -> list[float]:

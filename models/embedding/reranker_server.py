@@ -1,7 +1,7 @@
-"""The reranker as a Ray Serve deployment.
+"""The Serve deployment of a reranker.
 
-Errors are returned as `Failure` values: Ray logs raised ones with their text, and that may hold a
-prompt.
+Errors are returned as `Failure` values: Ray would log raised ones with their text, which may
+contain a prompt.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CPUS = 0.1
-"""What Ray reserves for a replica; scheduling only."""
+"""CPUs that Ray reserves for a replica; used for scheduling only."""
 
 
 class RerankerServer:
-    """One reranker behind our protocol.
+    """Serves one reranker.
 
     Args:
         spec: the model.
-        source: its directory, or the Hugging Face id in this node's cache.
-        threads: of the CPU, for one operation.
+        source: its directory, or a Hugging Face id in this node's cache.
+        threads: CPU threads of one operation.
     """
 
     def __init__(self, spec: ModelSpec, source: str | Path, threads: int) -> None:
@@ -42,10 +42,10 @@ class RerankerServer:
         self._reranker = CrossEncoderReranker(spec, directory, threads=threads)
 
     async def rerank(self, question: str, texts: Sequence[str]) -> list[float] | Failure:
-        """`Reranker.rerank` for a Serve handle."""
+        """Run `Reranker.rerank` for a Serve handle."""
         try:
             return await self._reranker.rerank(question, texts)
-        except RuntimeError as error:  # torch's, out of memory among them.
+        except RuntimeError as error:  # torch raises it, for example if memory runs out.
             logger.error("reranking failed: %s", type(error).__name__)  # noqa: TRY400  No text.
             return Failure(EngineFailed, "The reranking model failed.")
 
@@ -53,13 +53,13 @@ class RerankerServer:
 def build_reranker(
     spec: ModelSpec, source: str | Path, *, drain_s: float, threads: int = 1
 ) -> Application:
-    """The Serve application of one reranker, named `Reranker:<model>`.
+    """Build the Serve application of one reranker, named `Reranker:<model>`.
 
     Args:
-        spec: the model; its replica and queue limits are applied.
-        source: what `prepare` returned, or a Hugging Face id that the replica's node has cached.
-        drain_s: for requests in progress when a replica is stopped.
-        threads: of the CPU, for one operation.
+        spec: the model, with its replica and queue limits.
+        source: the result of `prepare`, or a Hugging Face id in the cache of the replica's node.
+        drain_s: seconds for running requests when a replica stops.
+        threads: CPU threads of one operation.
     """
     from ray import serve  # noqa: PLC0415  Importing this module stays cheap.
 

@@ -1,6 +1,6 @@
-"""An embedding model in another process, reached through a Ray Serve handle.
+"""An embedder in another process, reached through a Ray Serve handle.
 
-Turns values back into errors, Ray's failures into ours, and a cancelled call into a cancelled
+Converts failure values and Ray's errors into our errors, and a cancelled call into a cancelled
 request. Imports neither torch nor sentence-transformers.
 """
 
@@ -13,11 +13,11 @@ from models.remote.engine import answer_of
 
 
 class RemoteEmbedder:
-    """`Embedder` over a Serve handle.
+    """An `Embedder` over a Serve handle.
 
     Args:
-        handle: of an `EmbedderServer`.
-        timeout_s: for a whole request, queueing included.
+        handle: handle of an `EmbedderServer`.
+        timeout_s: deadline of a request in seconds, including its wait in the queue.
     """
 
     def __init__(self, handle: DeploymentHandle, *, timeout_s: float) -> None:
@@ -25,7 +25,7 @@ class RemoteEmbedder:
         self._timeout_s = timeout_s
 
     async def embed(self, inputs: Inputs) -> Embeddings:
-        """See `Embedder.embed`; what the deployment cannot do is told as in `RemoteEngine`."""
+        """See `Embedder.embed`. Failures of the deployment raise the errors of `RemoteEngine`."""
         answer: Embeddings = await answer_of(
             self._handle.embed.remote(inputs), timeout_s=self._timeout_s
         )

@@ -1,6 +1,6 @@
 """An engine in another process, reached through a Ray Serve handle.
 
-Turns values back into errors, Ray's failures into ours, and a closed generator into a cancelled
+Converts failure values and Ray's errors into our errors, and a closed generator into a cancelled
 request. Imports neither vllm nor torch.
 """
 
@@ -36,20 +36,20 @@ logger = logging.getLogger("ringfence.engines")
 T = TypeVar("T")
 
 UNREACHABLE = (RayError, RayServeException, grpc.RpcError)
-"""What a handle raises that the deployment did not: death, absence, a full queue."""
+"""Errors of a handle itself, such as a dead or missing replica or a full queue."""
 
 CALL_END_DEADLINE_S = 5.0
-"""For a call to end after its answer has; past it the answer ends all the same."""
+"""Seconds that a call may take to end after its answer; then the answer ends without it."""
 
 
 class RemoteEngine:
-    """`Engine` over a Serve handle; what it generates comes in over a delta channel.
+    """An `Engine` over a Serve handle. Items of an answer arrive by delivery.
 
     Args:
-        handle: of a deployment whose methods return `Failure` values in place of errors.
-        receiver: where the deployment's replicas deliver to.
-        first_delta_timeout_s: for queueing and prefill.
-        stall_timeout_s: between two items after the first.
+        handle: handle of a deployment whose methods return `Failure` values instead of raising.
+        receiver: destination of deliveries.
+        first_delta_timeout_s: seconds for the wait in the queue and the prefill.
+        stall_timeout_s: seconds between two further items.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class RemoteEngine:
         stall_timeout_s: float,
     ) -> None:
         self._unary = handle
-        # The method's own handle, once: an attribute of a handle is a new handle each time.
+        # Kept, because each access to a handle's attribute creates a new handle.
         self._generate = handle.options(method_name="generate", request_serialization="pickle")
         self._receiver = receiver
         self._first_delta_timeout_s = first_delta_timeout_s
@@ -69,9 +69,9 @@ class RemoteEngine:
         self._calls: set[asyncio.Task[None]] = set()
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta | Usage, None]:
-        """See `Engine.generate`. The call lasts as long as the answer, so Ray counts it.
+        """See `Engine.generate`. The call lasts as long as the answer, so that Ray counts it.
 
-        It is not a stream of Ray's, of which the loop would get five events in place of one.
+        Ray's own streams are not used: they cost the event loop five events instead of one.
         """
         incoming = self._receiver.open(
             first_timeout_s=self._first_delta_timeout_s, stall_timeout_s=self._stall_timeout_s
@@ -86,8 +86,9 @@ class RemoteEngine:
                 item = await incoming.take()
                 complete = isinstance(item, Usage)
                 yield item
-            # grpc.aio takes one event of its calls a turn of the loop: calls whose answers are all
-            # there would pile up under load, by the thousand.
+            # grpc.aio handles one event per turn of the loop, so finished calls would pile up by
+            # the
+            # thousand under load.
             await asyncio.wait({call}, timeout=CALL_END_DEADLINE_S)
         finally:
             incoming.close()
@@ -108,10 +109,10 @@ class RemoteEngine:
 
 
 async def answer_of(response: DeploymentResponse[T | Failure], *, timeout_s: float) -> T:
-    """The one answer of a deployment; a call that is given up is cancelled there too.
+    """Return the answer of a unary call, and cancel the call if the caller is cancelled.
 
     Raises:
-        EngineError: the failure that came back, no answer in time, or nobody there.
+        EngineError: the failure that was returned, no answer in time, or no replica.
     """
     try:
         async with asyncio.timeout(timeout_s):
@@ -130,25 +131,25 @@ async def answer_of(response: DeploymentResponse[T | Failure], *, timeout_s: flo
 
 
 async def _watch(response: DeploymentResponse[Failure | None], incoming: Incoming) -> None:
-    """See the call to its end: what it returns says how the delivery went."""
+    """Wait for the end of the call; its result says whether the delivery succeeded."""
     try:
         failure = await response
         if failure is not None:
             incoming.end(failure.exception())
         incoming.last_call()
-    except TimeoutError:  # Ray's, which is one of UNREACHABLE as well.
+    except TimeoutError:  # Ray's time-out is also one of UNREACHABLE.
         incoming.end(EngineTimeout("The model did not answer in time."))
     except UNREACHABLE as error:
         incoming.end(engine_error(error))
-    except Exception as error:  # noqa: BLE001  Its text may hold a prompt.
+    except Exception as error:  # noqa: BLE001  Its text may contain a prompt.
         logger.error("unexpected %s from a model's replica", type(error).__name__)  # noqa: TRY400
         incoming.end(EngineFailed("The model's engine failed."))
-    except asyncio.CancelledError:  # Cancelling the response ends its iteration with this.
+    except asyncio.CancelledError:  # Cancelling the response raises this here.
         incoming.end(EngineUnavailable("The call was cancelled."))
 
 
 def engine_error(error: Exception) -> EngineError:
-    """Our error for a failure of Ray's: the queue is full, or the replica cannot be reached."""
+    """Convert an error of Ray: the queue is full, or the replica cannot be reached."""
     if isinstance(error, BackPressureError):
         return EngineOverloaded("Too many requests wait for this model; try again later.")
     return EngineUnavailable("The model is not available now; try again later.")

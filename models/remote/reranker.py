@@ -1,6 +1,6 @@
 """A reranker in another process, reached through a Ray Serve handle.
 
-Turns values back into errors, Ray's failures into ours, and a cancelled call into a cancelled
+Converts failure values and Ray's errors into our errors, and a cancelled call into a cancelled
 request. Imports neither torch nor sentence-transformers.
 """
 
@@ -14,11 +14,11 @@ from models.remote.engine import answer_of
 
 
 class RemoteReranker:
-    """`Reranker` over a Serve handle.
+    """A `Reranker` over a Serve handle.
 
     Args:
-        handle: of a `RerankerServer`.
-        timeout_s: for a whole request, queueing included.
+        handle: handle of a `RerankerServer`.
+        timeout_s: deadline of a request in seconds, including its wait in the queue.
     """
 
     def __init__(self, handle: DeploymentHandle, *, timeout_s: float) -> None:
@@ -26,7 +26,7 @@ class RemoteReranker:
         self._timeout_s = timeout_s
 
     async def rerank(self, question: str, texts: Sequence[str]) -> list[float]:
-        """See `Reranker.rerank`; what the deployment cannot do is told as in `RemoteEngine`."""
+        """See `Reranker.rerank`. Failures of the deployment raise the errors of `RemoteEngine`."""
         scores: list[float] = await answer_of(
             self._handle.rerank.remote(question, list(texts)), timeout_s=self._timeout_s
         )

@@ -1,1 +1,1 @@
-"""What a model takes and a machine has: memory, types of numbers, weights."""
+"""Resources of machines and models: memory, floating-point types, weights."""

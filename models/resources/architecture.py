@@ -1,6 +1,6 @@
-"""What a model's `config.json` says of its context and of the memory that its KV cache takes.
+"""Derives a model's context and the size of its KV cache from `config.json`.
 
-Reads it with transformers, which knows what each kind of model leaves out. Loads no weights.
+Uses transformers, which knows the defaults of each architecture. Loads no weights.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from typing import Any
 from models.conversion import PreparationFailed
 
 BLOCK_TOKENS = 128
-"""Tokens in a block of vLLM's KV cache on CPU."""
+"""Tokens in a block of vLLM's KV cache on a CPU."""
 
 _SCALED_ALREADY = frozenset({"su", "longrope", "llama3"})
-"""Kinds of RoPE scaling after which `max_position_embeddings` is the scaled length."""
+"""Types of RoPE scaling for which `max_position_embeddings` is already the scaled length."""
 
 
 _NO_CONTEXT = 0
-"""Window of a layer with a state in place of a context; vLLM keeps it in a few blocks."""
+"""Window of a layer that has a state instead of a context; vLLM keeps it in a few blocks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """A model's shape, as far as its memory is concerned.
+    """The parts of a model's architecture that determine its memory.
 
     Attributes:
-        context_tokens: The longest context; None where the model does not say.
-        values_per_token: Numbers that a token leaves in the KV cache of each layer.
-        windows: For each layer its sliding window in tokens; None: it sees the whole context.
+        context_tokens: Maximum context; None if the model does not say.
+        values_per_token: Numbers that a token adds to the KV cache of each layer.
+        windows: Sliding window of each layer in tokens; None if it sees the whole context.
     """
 
     context_tokens: int | None
@@ -40,12 +40,12 @@ class Architecture:
     windows: tuple[int | None, ...]
 
     def cache_bytes(self, context_tokens: int, *, step_tokens: int, value_bytes: int) -> int:
-        """KV cache of one sequence that fills its context, in whole blocks.
+        """Return the KV cache of one sequence with a full context, in whole blocks.
 
         Args:
-            context_tokens: the longest that a sequence may be.
-            step_tokens: most tokens of one step; a window holds those besides.
-            value_bytes: of one number in the cache.
+            context_tokens: maximum length of a sequence.
+            step_tokens: maximum tokens of one step, which a window holds in addition.
+            value_bytes: size of a number in the cache.
         """
         kinds = Counter(self.windows)
         layers = _group_size(kinds.values())
@@ -57,23 +57,23 @@ class Architecture:
 
 
 def _group_size(counts: Collection[int]) -> int:
-    """Layers that share a block: vLLM groups those of a kind, and pads the last group."""
+    """Return how many layers share a block; vLLM groups layers of a kind and pads groups."""
     fewest, most = min(counts), max(counts)
     return most if most < fewest * 1.5 else fewest
 
 
 def _blocks(context_tokens: int, window: int | None, step_tokens: int) -> int:
-    """Blocks that one sequence takes at most in a layer."""
+    """Return the maximum number of blocks of one sequence in a layer."""
     if window is None:
         return math.ceil(context_tokens / BLOCK_TOKENS)
     return math.ceil(min(context_tokens, window + step_tokens) / BLOCK_TOKENS) + 1
 
 
 def architecture(directory: Path) -> Architecture:
-    """The architecture of the model in a directory of Hugging Face's layout.
+    """Read the architecture of the model in a directory of Hugging Face's layout.
 
     Raises:
-        PreparationFailed: transformers cannot read its `config.json`, and why.
+        PreparationFailed: transformers cannot read its `config.json`; the message says why.
     """
     from transformers import AutoConfig  # noqa: PLC0415  Three seconds: it imports torch.
 
@@ -83,13 +83,13 @@ def architecture(directory: Path) -> Architecture:
         )
         text: Any = whole.get_text_config()
         return Architecture(_context_tokens(text), _values_per_token(text), _windows(text))
-    except Exception as error:  # noqa: BLE001  Each kind of model fails in ways of its own.
+    except Exception as error:  # noqa: BLE001  Each architecture fails in its own way.
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise PreparationFailed(f"{directory / 'config.json'}: {reason[0]}") from None
 
 
 def _context_tokens(text: Any) -> int | None:
-    """As vLLM derives it, without the tokenizer's own bound."""
+    """Return the context as vLLM derives it, without the tokenizer's limit."""
     length: float | None = getattr(text, "max_position_embeddings", None)
     if length is None:
         return None
@@ -106,7 +106,7 @@ def _context_tokens(text: Any) -> int | None:
 
 
 def _ropes(text: Any) -> list[Mapping[str, Any]]:
-    """The RoPE parameters; of each kind of layer where those differ."""
+    """Return the RoPE parameters, one entry for each kind of layer if they differ."""
     parameters = getattr(text, "rope_parameters", None) or {}
     nested = [value for value in parameters.values() if isinstance(value, Mapping)]
     return nested or [parameters]

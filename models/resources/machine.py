@@ -1,7 +1,7 @@
-"""What this machine gives models: memory, GPUs, and the types that its CPU computes in.
+"""Resources of this machine: memory, GPUs, and the CPU's floating-point types.
 
-Memory is counted as vLLM counts before it allocates: on one memory node, and with the files that a
-control group has cached as used.
+Memory is counted as vLLM does before it allocates: on one memory node, and with the file cache of
+a control group counted as used.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ GIB = 1024**3
 _ROOT = Path("/")
 
 _BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
-"""Linux's names on x86 (AVX512-BF16, AMX-BF16) and on Arm."""
+"""Linux's names of the CPU features on x86 (AVX512-BF16, AMX-BF16) and on Arm."""
 
 
 @dataclass(frozen=True, slots=True)
 class FreeMemory:
-    """Bytes that are free, and what bounds them, as a phrase."""
+    """Free memory in bytes, and a phrase that names the limit."""
 
     size: int
     bound: str
@@ -31,12 +31,12 @@ class FreeMemory:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What models can have.
+    """The resources for models.
 
     Attributes:
-        memory: What is free now.
+        memory: Memory that is free now.
         bfloat16: Whether the CPU computes in bfloat16; otherwise it emulates it.
-        gpus: How many there are.
+        gpus: Number of GPUs.
     """
 
     memory: FreeMemory
@@ -45,10 +45,10 @@ class Machine:
 
 
 def this_machine(root: Path = _ROOT) -> Machine:
-    """Look at this machine.
+    """Inspect this machine.
 
     Args:
-        root: where `dev`, `proc` and `sys` are; another directory in tests.
+        root: directory of `dev`, `proc` and `sys`, which tests replace.
     """
     return Machine(_free_memory(root), _has_bfloat16(root / "proc/cpuinfo"), _gpus(root))
 
@@ -59,7 +59,7 @@ def _has_bfloat16(cpuinfo: Path) -> bool:
 
 
 def _gpus(root: Path) -> int:
-    """GPUs of NVIDIA and AMD; one where Windows shows all of them to Linux as one device."""
+    """Count GPUs of NVIDIA and AMD; 1 if WSL shows all of them as one device."""
     nvidia = [path for path in (root / "dev").glob("nvidia*") if path.name[6:].isdigit()]
     nodes = (root / "sys/class/kfd/kfd/topology/nodes").glob("*/properties")
     amd = [node for node in nodes if re.search(r"(?m)^simd_count [1-9]", _text(node))]
@@ -67,13 +67,13 @@ def _gpus(root: Path) -> int:
 
 
 def _free_memory(root: Path) -> FreeMemory:
-    """The least of what the machine, our memory node and each control group leave."""
+    """Return the smallest of the limits of the machine, our memory node and each control group."""
     machine = FreeMemory(psutil.virtual_memory().available, "on this machine")
     return min([machine, *_node(root), *_control_groups(root)], key=lambda free: free.size)
 
 
 def _node(root: Path) -> list[FreeMemory]:
-    """The memory node of our first core, where there are several: vLLM binds an engine to it."""
+    """Return the free memory of our first core's node, which vLLM binds to; empty with one node."""
     nodes = list((root / "sys/devices/system/node").glob("node[0-9]*"))
     core = f"cpu{min(os.sched_getaffinity(0))}"
     found = [node for node in nodes if (node / core).exists()]
@@ -86,7 +86,7 @@ def _node(root: Path) -> list[FreeMemory]:
 
 
 def _control_groups(root: Path) -> list[FreeMemory]:
-    """What the limits of our control group, and of those above it, leave."""
+    """Return the free memory within the limits of our control group and its ancestors."""
     found = []
     for row in _text(root / "proc/self/cgroup").splitlines():
         _, controllers, path = row.split(":", 2)
@@ -108,7 +108,7 @@ def _control_groups(root: Path) -> list[FreeMemory]:
 
 
 def _text(file: Path) -> str:
-    """A file's content; empty if it cannot be read, as outside Linux."""
+    """Read a file; empty if it cannot be read, for example outside Linux."""
     try:
         return file.read_text("utf-8", "replace")
     except OSError:

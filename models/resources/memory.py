@@ -1,7 +1,7 @@
-"""How much KV cache each engine on a machine's CPU gets, where the configuration does not say.
+"""Divides free CPU memory into KV caches for the engines without a configured size.
 
-What is free, less what the server, the weights and the other models need, and at most what the
-contexts of all requests that may run at once can use.
+The caches share what the server, the weights and other models leave. Each is at most as large as
+the contexts of all concurrent requests.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from models.resources.weights import weight_bytes
 MIB = 1024**2
 
 ENGINE_BYTES = int(1.5 * GIB)
-"""Of an engine's processes without weights and cache: with the server's, an estimate that leaves
-room, as both together were measured at 2.4 GiB."""
+"""Memory of an engine's processes without weights and cache. Together with the server's, this
+estimate exceeds the measured 2.4 GiB."""
 
 _GIVEN = 0.9
-"""Of what is left, given to caches: the other needs are estimates."""
+"""Share of the remaining memory that caches get, because the other needs are estimates."""
 
 _DEFAULT_CONTEXT_TOKENS = 2048
-"""vLLM's, for a model that says nothing of its context."""
+"""vLLM's default for a model that does not declare its context."""
 
 
 class MemoryTooSmall(Exception):
-    """The models do not fit into what is free; the message has the figures."""
+    """The models do not fit into the free memory; the message has the figures."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineMemory:
-    """What one model's engines need, in bytes for each replica.
+    """Memory that one model's engines need, in bytes per replica.
 
     Attributes:
-        least: Cache of one full context; without that vLLM does not start.
-        most: Cache that all requests can use; equal to `least` where the configuration says it.
+        least: Cache of one full context, without which vLLM does not start.
+        most: Cache that all requests can use; equal to `least` if the size is configured.
     """
 
     spec: ModelSpec
@@ -52,37 +52,37 @@ class EngineMemory:
 
     @property
     def replicas(self) -> int:
-        """The most that may run."""
+        """Maximum number of replicas."""
         return self.spec.max_replicas or self.spec.replicas
 
     @property
     def least_bytes(self) -> int:
-        """What all replicas need before any answers."""
+        """Bytes that all replicas need to start."""
         return (ENGINE_BYTES + self.weights + self.least) * self.replicas
 
 
 def configured_cache(spec: ModelSpec) -> int | None:
-    """Bytes of KV cache that the configuration gives a CPU engine, which vLLM gives each worker."""
+    """Return the configured KV cache of a CPU engine in bytes per worker, or None."""
     if isinstance(given := spec.engine_kwargs.get("kv_cache_memory_bytes"), int):
         return given
     return None if spec.kv_cache_gib is None else int(spec.kv_cache_gib * GIB)
 
 
 def is_sized(spec: ModelSpec) -> bool:
-    """Whether the configuration says how large the cache of a CPU engine is, in whichever way."""
+    """Whether the cache of a CPU engine is configured in any way."""
     return configured_cache(spec) is not None or "gpu_memory_utilization" in spec.engine_kwargs
 
 
 def engine_memory(spec: ModelSpec, directory: Path, *, bfloat16: bool) -> EngineMemory:
-    """What a CPU engine of this model needs.
+    """Compute the memory of a CPU engine for this model.
 
     Args:
         spec: the model.
         directory: its files.
-        bfloat16: whether the CPU computes in it.
+        bfloat16: whether the CPU computes in bfloat16.
 
     Raises:
-        PreparationFailed: its `config.json` cannot be read, or its weights are damaged.
+        PreparationFailed: `config.json` cannot be read, or the weights are damaged.
     """
     dtype = resolved_dtype(spec, directory, bfloat16=bfloat16)
     float_bytes = 4 if dtype in ("float32", "float") else 2
@@ -97,7 +97,7 @@ def engine_memory(spec: ModelSpec, directory: Path, *, bfloat16: bool) -> Engine
         step_tokens=_step_tokens(spec),
         value_bytes=_value_bytes(spec, float_bytes),
     )
-    # One more than can run: prefixes of requests that have ended stay of use.
+    # One more than can run concurrently, because prefixes of finished requests remain useful.
     return EngineMemory(spec, dtype, context, weights, one, one * (spec.max_ongoing_requests + 1))
 
 
@@ -118,17 +118,17 @@ def _workers(spec: ModelSpec) -> int:
 
 
 def shares(engines: Sequence[EngineMemory], free: FreeMemory, *, reserved: int) -> dict[str, int]:
-    """Bytes of KV cache for a worker of each engine that the configuration gives none, by model id.
+    """Return the KV cache per worker in bytes, by model id, for engines without a configured size.
 
-    Each gets what one context needs, and of the rest in proportion to what it can use.
+    Each gets the cache of one context, and a part of the rest in proportion to what it can use.
 
     Args:
-        engines: all of this machine.
-        free: memory.
-        reserved: bytes that everything else needs.
+        engines: all engines of this machine.
+        free: the free memory.
+        reserved: bytes for everything else.
 
     Raises:
-        MemoryTooSmall: not even one context of each fits.
+        MemoryTooSmall: not even one context of each engine fits.
     """
     least = reserved + sum(one.least_bytes for one in engines)
     if least > free.size:
@@ -143,7 +143,7 @@ def shares(engines: Sequence[EngineMemory], free: FreeMemory, *, reserved: int) 
 
 
 def _mebibytes(size: float) -> int:
-    """Rounded up to a whole one, so that what just fits still does."""
+    """Round up to whole MiB, so that a cache that just fits still fits."""
     return math.ceil(size / MIB) * MIB
 
 

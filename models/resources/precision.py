@@ -1,7 +1,7 @@
-"""The floating-point type that a model computes in where its `dtype` is `auto`.
+"""Selects the floating-point type of a model whose `dtype` is `auto`.
 
-A CPU without instructions for bfloat16 emulates it, and float32 is faster there: decision 0051.
-vLLM's own `auto` takes bfloat16 on every CPU.
+A CPU without bfloat16 instructions emulates them, and float32 is faster there: decision 0051.
+vLLM's own `auto` selects bfloat16 on every CPU.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ _QUANTISED = ("quantization_config", "compression_config")
 
 
 def resolved_dtype(spec: ModelSpec, directory: Path | None, *, bfloat16: bool) -> str:
-    """The type that a model computes in; `auto` where vLLM or the weights decide.
+    """Return the type that a model computes in; `auto` if vLLM or the weights decide.
 
-    Vectors and scores are float32 on any CPU: those of one store must not depend on which machine
-    made them. Quantised weights have kernels for some types only, and vLLM knows which.
+    Vectors and scores are float32 on every CPU, because those of a store must not depend on the
+    machine. Quantised weights have kernels for some types only, which vLLM knows.
 
     Args:
         spec: the model.
-        directory: its files, where they are known.
-        bfloat16: whether the CPU computes in it.
+        directory: its files, or None if they are not known.
+        bfloat16: whether the CPU computes in bfloat16.
     """
     if spec.dtype != "auto" or spec.device == "gpu":
         return spec.dtype

@@ -1,4 +1,4 @@
-"""What safetensors files hold, read from their headers alone. Knows nothing of models."""
+"""Reads the headers of safetensors files: sizes and damage. Knows nothing of models."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from models.conversion import PreparationFailed
 
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 _MAX_HEADER_BYTES = 100_000_000
-"""The format's own limit."""
+"""Maximum of the format."""
 
 
 def weight_bytes(directory: Path, *, float_bytes: int) -> int:
-    """Memory of a model's tensors once they are loaded.
+    """Return the memory of a model's tensors after loading, in bytes.
 
     Args:
-        directory: in Hugging Face's layout.
-        float_bytes: what a plain floating-point number is converted to; quantised values and
-            8-bit floats stay as they are.
+        directory: a directory in Hugging Face's layout.
+        float_bytes: bytes per number that floating-point tensors are converted to; quantised
+            tensors
+            and 8-bit floats are not converted.
 
     Raises:
-        PreparationFailed: a file is damaged, or not all of it is there.
+        PreparationFailed: a file is damaged or incomplete.
     """
     return sum(
         _in_memory(tensor, float_bytes) for file in _files(directory) for tensor in _tensors(file)
@@ -32,7 +33,7 @@ def weight_bytes(directory: Path, *, float_bytes: int) -> int:
 
 
 def check_weights(directory: Path) -> None:
-    """Refuse weights that are visibly damaged.
+    """Raise if weights are visibly damaged.
 
     Raises:
         PreparationFailed: see `weight_bytes`.
@@ -43,7 +44,7 @@ def check_weights(directory: Path) -> None:
 
 
 def _files(directory: Path) -> list[Path]:
-    """The safetensors files that are loaded: those of the index, or all."""
+    """Return the safetensors files to load: those of the index, or all."""
     index = directory / "model.safetensors.index.json"
     if not index.is_file():
         return sorted(directory.glob("*.safetensors"))
@@ -59,12 +60,12 @@ def _in_memory(tensor: dict[str, Any], float_bytes: int) -> int:
 
 
 def _tensors(file: Path) -> Iterator[dict[str, Any]]:
-    """Each tensor's entry. Format: https://github.com/huggingface/safetensors#format."""
+    """Yield each tensor's entry. Format: https://github.com/huggingface/safetensors#format."""
     size = file.stat().st_size
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
         if not 2 <= length <= min(size - 8, _MAX_HEADER_BYTES):
-            raise PreparationFailed(f"{file} is not a whole safetensors file.")
+            raise PreparationFailed(f"{file} is not a complete safetensors file.")
         try:
             header = json.loads(opened.read(length))
             tensors = [header[name] for name in header if name != "__metadata__"]

@@ -1,6 +1,6 @@
-"""An engine without a model: answers are made up, and take as long as a step-time model says.
+"""The simulated engine: generated filler text at the speed of a step-time model.
 
-For tests and load studies. What it says is seeded and marked as simulated. Knows nothing of Ray.
+For tests and load studies. Answers are seeded and marked as simulated. Knows nothing of Ray.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from models.simulated.scheduler import ScheduledSequence, Scheduler, Sleep
 from models.simulated.text import (
     MARK,
     VOCABULARY_SIZE,
-    Answer,
+    SimulatedAnswer,
     chat_prompt,
     decode,
     encode,
@@ -40,22 +40,22 @@ from models.simulated.text import (
 )
 
 _DEFAULT_CONTEXT_TOKENS = 8192
-_DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's, for /v1/completions.
-_MOST_CHOICES = 128  # OpenAI's.
+_DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's default for /v1/completions.
+_MOST_CHOICES = 128  # OpenAI's maximum.
 _DELTAS_BEFORE_FAILURE = 3
 _TURN_END = "<|im_end|>\n"
-_MARK = encode(MARK)[0]  # The first of the tokens that answers are made of; bytes come before.
+_MARK = encode(MARK)[0]  # The first word token; byte tokens have lower ids.
 
 
 @dataclass(slots=True)
 class _Choice:
-    """One answer on its way: what it will say, how far it is, how much of it was sent.
+    """An answer in progress: its text, its progress, and how much was sent.
 
-    `prompt` is kept where the events are to tell token ids.
+    `prompt` is set if events must contain token ids.
     """
 
     index: int
-    answer: Answer
+    answer: SimulatedAnswer
     sequence: ScheduledSequence
     prompt: list[int] | None = None
     sent: int = 0
@@ -66,18 +66,19 @@ class _Choice:
 
 
 class SimulatedEngine:
-    """`Engine` that follows the `simulation` of a catalogue entry.
+    """An `Engine` that follows the `simulation` of a catalogue entry.
 
-    Greedy whatever the temperature: an answer depends on the model, its seed, the prompt, the
-    request's `seed` and the choice, and on nothing else. A prompt that ends with the beginning of
-    an answer is continued, as a greedy model would. `response_format`, `tools` (beyond the prompt)
+    Always greedy: an answer depends only on the model, its seed, the prompt, the request's `seed`
+    and
+    the choice. A prompt that ends with the beginning of an answer is continued, as a greedy model
+    would do. `response_format`, `tools` (except in the prompt) and `logprobs` have no effect.
     and `logprobs` have no effect.
 
     Args:
-        spec: the entry; more sequences than its `max_ongoing_requests + max_queued_requests`
-            do not wait but are refused.
+        spec: the entry. If `max_ongoing_requests + max_queued_requests` sequences wait, further
+            requests are refused.
         sleep: waits for a number of seconds.
-        clock: Unix time, s.
+        clock: returns Unix seconds.
     """
 
     def __init__(
@@ -96,12 +97,12 @@ class SimulatedEngine:
 
     @property
     def running(self) -> int:
-        """Sequences (choices, not requests) in the batch."""
+        """Number of sequences (choices, not requests) in the batch."""
         return self._scheduler.running
 
     @property
     def waiting(self) -> int:
-        """Sequences that wait for a place in the batch."""
+        """Number of sequences that wait for a place in the batch."""
         return self._scheduler.waiting
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta | Usage, None]:
@@ -154,13 +155,13 @@ class SimulatedEngine:
         return decode(token_ids)
 
     def _counted(self) -> bool:
-        """Count a request; whether it is one of those that fail."""
+        """Count a request; returns whether it must fail."""
         self._requests += 1
         period = self._spec.simulation.fail_every
         return period > 0 and self._requests % period == 0
 
     def _prompts(self, request: GenerationRequest) -> list[list[int]]:
-        """Token ids of each prompt: one of a chat, as many as were sent for a completion."""
+        """Return the token ids of each prompt: one for a chat, any number for a completion."""
         body = request.body
         if request.kind == "chat":
             goes_on = bool(body.get("continue_final_message"))
@@ -194,8 +195,10 @@ class SimulatedEngine:
                 told = ids if body.get("return_token_ids") else None
                 yield _Choice(number * n + i, answer, sequence, told)
 
-    def _answer(self, body: dict[str, Any], ids: Sequence[int], limit: int, i: int) -> Answer:
-        """What choice `i` says to a prompt."""
+    def _answer(
+        self, body: dict[str, Any], ids: Sequence[int], limit: int, i: int
+    ) -> SimulatedAnswer:
+        """Return the answer of choice `i` to a prompt."""
         stop = body.get("stop") or ()
         key = f"{self._spec.id}|{self._spec.simulation.seed}|{body.get('seed')}|".encode()
         return make_answer(
@@ -205,8 +208,10 @@ class SimulatedEngine:
             ignore_eos=bool(body.get("ignore_eos")),
         )
 
-    def _rest(self, body: dict[str, Any], ids: Sequence[int], limit: int, i: int) -> Answer | None:
-        """What choice `i` says after the beginning of it that a prompt ends with, if it does."""
+    def _rest(
+        self, body: dict[str, Any], ids: Sequence[int], limit: int, i: int
+    ) -> SimulatedAnswer | None:
+        """Return the rest of choice `i` if the prompt ends with its beginning, else None."""
         if _MARK not in ids:
             return None
         said = ids[::-1].index(_MARK) + 1
@@ -217,10 +222,10 @@ class SimulatedEngine:
         return replace(whole, codes=whole.codes[said:], cut=whole.cut - said)
 
     def _limit(self, body: dict[str, Any], prompt_tokens: int, *, chat: bool) -> int:
-        """Most tokens one choice may have.
+        """Return the maximum tokens of a choice.
 
         Raises:
-            ContextLengthExceeded: prompt and answer do not fit, in OpenAI's words.
+            ContextLengthExceeded: prompt and answer do not fit; the message is OpenAI's.
         """
         context, noun = self._context_tokens, "messages" if chat else "prompt"
         start = f"This model's maximum context length is {context} tokens. However,"
@@ -244,7 +249,7 @@ class SimulatedEngine:
 
 
 async def _next_step(ready: asyncio.Event, choices: Sequence[_Choice]) -> None:
-    """Wait for the scheduler. It is in this process and wakes its sequences whatever happens."""
+    """Wait for the scheduler, which runs in this process and always wakes its sequences."""
     await ready.wait()
     ready.clear()
     if any(choice.sequence.lost for choice in choices):
@@ -252,7 +257,7 @@ async def _next_step(ready: asyncio.Event, choices: Sequence[_Choice]) -> None:
 
 
 def _due(choices: Sequence[_Choice], frames: Frames, stream_interval: int) -> Iterator[Delta]:
-    """Deltas of whatever was produced and not sent: one token first, then `stream_interval`."""
+    """Yield deltas of unsent tokens: one token first, then `stream_interval` at a time."""
     for choice in choices:
         produced, length = choice.sequence.produced, len(choice.answer)
         while choice.sent < produced:
@@ -268,7 +273,7 @@ def _due(choices: Sequence[_Choice], frames: Frames, stream_interval: int) -> It
 
 
 def _role(choice: _Choice, frames: Frames) -> Delta:
-    """The event that opens a chat choice, where asked with the prompt's tokens, as vLLM has it."""
+    """Return the first event of a chat choice; with the prompt's tokens if requested."""
     delta = frames.role(choice.index)
     if choice.prompt is None:
         return delta
@@ -277,15 +282,15 @@ def _role(choice: _Choice, frames: Frames) -> Delta:
 
 
 def _with_ids(delta: Delta, choice: _Choice, begin: int, end: int) -> Delta:
-    """An event with its tokens; the first of a choice has those of the prompt too."""
+    """Add token ids to an event; the first event of a choice also gets those of the prompt."""
     told = b',"token_ids":' + orjson.dumps(_ids(choice.answer, begin, end))
     if begin == 0:
         told += b',"prompt_token_ids":' + orjson.dumps(choice.prompt)
     return delta.removesuffix(b"}]}\n\n") + told + b"}]}\n\n"
 
 
-def _ids(answer: Answer, begin: int, end: int) -> list[int]:
-    """The tokens of a part of an answer."""
+def _ids(answer: SimulatedAnswer, begin: int, end: int) -> list[int]:
+    """Return the tokens of a part of an answer."""
     return [_MARK + code for code in answer.codes[begin:end]]
 
 
@@ -297,4 +302,4 @@ def _check_ids(ids: Sequence[int], *, param: str) -> None:
 
 
 def _injected_failure() -> EngineFailed:
-    return EngineFailed("The simulated engine failed, as its configuration asks it to.")
+    return EngineFailed("The simulated engine failed, because its configuration requests it.")

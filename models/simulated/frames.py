@@ -1,4 +1,4 @@
-"""Server-sent events as vLLM renders them, for answers that no vLLM made."""
+"""Renders server-sent events in vLLM's format for simulated answers."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _END = b"}]}\n\n"
 
 
 class Frames:
-    """Renders the events of one request from a prefix that is serialised once.
+    """Renders the events of one request; their common prefix is serialised once.
 
     Args:
-        request: names the answer's id and kind.
-        model: id to show.
-        created: Unix time, s.
+        request: provides id and kind of the answer.
+        model: model id in the events.
+        created: Unix seconds.
     """
 
     def __init__(self, request: GenerationRequest, *, model: str, created: float) -> None:
@@ -30,16 +30,16 @@ class Frames:
         self._close = b"}" + _FINISH if chat else _FINISH
 
     def role(self, index: int) -> Delta:
-        """The event that opens a chat choice."""
+        """Render the first event of a chat choice."""
         delta = b',"delta":{"role":"assistant","content":""}' + _FINISH + b"null" + _END
         return b'%b,"choices":[{"index":%d%b' % (self._head, index, delta)
 
     def content(self, index: int, text: str, finish: Finish | None) -> Delta:
-        """The event that carries a choice's next text, and how it finished if this is its last."""
+        """Render a choice's next text, and its finish reason if it is the last."""
         reason = b'"%b"' % finish.encode() if finish else b"null"
         body = (self._head, index, self._open, orjson.dumps(text), self._close, reason, _END)
         return b'%b,"choices":[{"index":%d%b%b%b%b%b' % body
 
     def usage(self, usage: Usage) -> Delta:
-        """The event without choices that a client may ask for as the last one."""
+        """Render the usage event, which has no choices."""
         return openai_stream.event(openai_stream.usage_chunk(self._fields, usage))

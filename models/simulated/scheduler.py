@@ -1,8 +1,8 @@
-"""Continuous batching in simulated time: which sequences run, and how long each step takes.
+"""Continuous batching in simulated time: which sequences run, and how long a step takes.
 
-Every step advances each running sequence by one token and takes `step_base_ms +
-step_per_sequence_ms * batch`, and prefill of whoever joined (Orca, Yu et al., OSDI 2022, for the
-iteration-level scheduling). Knows nothing of text.
+Every step advances each running sequence by one token. It takes `step_base_ms +
+step_per_sequence_ms * batch`, plus the prefill of new sequences (iteration-level scheduling: Orca,
+Yu et al., OSDI 2022). Knows nothing of text.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Sleep = Callable[[float], Awaitable[object]]
 
 @dataclass(slots=True, eq=False)
 class ScheduledSequence:
-    """One choice of a request, to the scheduler: a prompt to prefill and tokens to produce.
+    """A choice as the scheduler sees it: a prompt to prefill and tokens to produce.
 
     `ready` is set after each step; the sequences of one request share it.
     """
@@ -33,9 +33,9 @@ class ScheduledSequence:
 
 
 class Scheduler:
-    """Runs at most `max_batch` sequences, first come first served; the others wait.
+    """Runs at most `max_batch` sequences in order of arrival; the others wait.
 
-    Its one task lives while there is work, so an idle scheduler costs nothing.
+    Its task exists only while there is work, so an idle scheduler costs nothing.
 
     Args:
         simulation: the step-time model.
@@ -51,17 +51,17 @@ class Scheduler:
 
     @property
     def running(self) -> int:
-        """Sequences in the batch."""
+        """Number of sequences in the batch."""
         return len(self._running)
 
     @property
     def waiting(self) -> int:
-        """Sequences that wait for a place in the batch."""
+        """Number of sequences that wait for a place in the batch."""
         return len(self._waiting)
 
     @contextmanager
     def scheduled(self, sequences: Sequence[ScheduledSequence]) -> Iterator[None]:
-        """Have the sequences run; leaving frees their places at once."""
+        """Run the sequences during the block; their places are freed at its end."""
         self._waiting.update(dict.fromkeys(sequences))
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run(), name="simulated-scheduler")
@@ -82,7 +82,7 @@ class Scheduler:
             self._lose()
 
     def _admit(self) -> int:
-        """Fill the batch from the queue; returns how many tokens are to be prefilled."""
+        """Fill the batch from the queue; returns the number of tokens to prefill."""
         free = self._simulation.max_batch - len(self._running)
         admitted = list(islice(self._waiting, free))
         for sequence in admitted:
@@ -103,7 +103,7 @@ class Scheduler:
             sequence.ready.set()
 
     def _lose(self) -> None:
-        """Wake whoever would otherwise wait for a scheduler that was stopped."""
+        """Wake the sequences that would wait for a stopped scheduler."""
         for sequence in (*self._running, *self._waiting):
             sequence.lost = True
             sequence.ready.set()

@@ -1,4 +1,4 @@
-"""The simulated engine as a Ray Serve deployment, where a study wants the whole path."""
+"""The Serve deployment of a simulated engine, for studies of the whole path."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 class SimulatedServer:
-    """One simulated engine. Errors are returned as `Failure` values, as by every deployment."""
+    """Serves one simulated engine. Errors are returned as `Failure` values."""
 
     def __init__(self, spec: ModelSpec) -> None:
         bind_to_node()
@@ -33,19 +33,19 @@ class SimulatedServer:
         self._sender = Sender(tls=between_nodes().client)
 
     async def generate(self, request: GenerationRequest, address: Address) -> Failure | None:
-        """`Engine.generate` for a Serve handle: the items go to `address`."""
+        """Run `Engine.generate` for a Serve handle: the items go to `address`."""
         items = self._engine.generate(request)
         return await self._sender.deliver(items, address, failure=_failure)
 
     async def tokenize(self, request: TokenizeRequest) -> Tokens | Failure:
-        """`Engine.tokenize` for a Serve handle."""
+        """Run `Engine.tokenize` for a Serve handle."""
         try:
             return await self._engine.tokenize(request)
         except EngineError as error:
             return Failure.of(error)
 
     async def detokenize(self, token_ids: list[int]) -> str | Failure:
-        """`Engine.detokenize` for a Serve handle."""
+        """Run `Engine.detokenize` for a Serve handle."""
         try:
             return await self._engine.detokenize(token_ids)
         except EngineError as error:
@@ -60,7 +60,7 @@ def _failure(error: Exception) -> Failure:
 
 
 def build(spec: ModelSpec, *, drain_s: float) -> Application:
-    """The deployment of one simulated model."""
+    """Build the Serve application of one simulated model."""
     deployment = serve.deployment(SimulatedServer).options(
         name=spec.deployment_name,
         ray_actor_options={"num_cpus": 0},

@@ -1,8 +1,8 @@
-"""Tokens and made-up answers of a simulated model.
+"""The tokens and answers of a simulated model.
 
-The vocabulary is the 256 bytes and, above them, the words that answers are made of, so that
-tokenising is reversible for any text and an answer counts as many tokens as were generated. Knows
-nothing of time or of how an answer is sent.
+The vocabulary consists of the 256 bytes and the words of answers. So tokenising is reversible for
+any text, and an answer has as many tokens as were generated. Knows nothing of time or of
+transport.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import orjson
 Finish = Literal["stop", "length"]
 
 MARK = "[simulated]"
-"""How every answer begins, so that none is ever taken for a model's."""
+"""The beginning of every answer, so that none is mistaken for a real model's."""
 
-# With the full stop 64 pieces, which the low six bits of a byte choose from. No word is another's
-# prefix, or the longer one would not be found again in an answer.
+# With the full stop there are 64 pieces, selected by the low six bits of a byte. No word is a
+# prefix of another, so that tokenising an answer finds the same words.
 _WORDS = """
 above across after again along among answer apart around before below beside between bright
 calm clear cloud cold copper corner dark day deep distant dry early east evening field fire
@@ -44,11 +44,11 @@ _LENGTHS = 112
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What one choice will say: a piece of text for each token, known before the first is sent.
+class SimulatedAnswer:
+    """The answer of one choice: a piece of text per token, computed before the first is sent.
 
-    `codes` holds one byte per token. Tokens from `cut` on belong to a stop sequence: of the first
-    of them `tail` is left, of the others nothing.
+    `codes` holds one byte per token. Tokens from `cut` on belong to a stop sequence: `tail` is the
+    text that remains of the first of them.
     """
 
     codes: bytes
@@ -60,31 +60,33 @@ class Answer:
         return len(self.codes)
 
     def text(self, start: int, end: int) -> str:
-        """Text of the tokens `start` to `end` (exclusive)."""
+        """Return the text of the tokens from `start` to `end` (exclusive)."""
         text = "".join([_PIECES[code] for code in self.codes[start : min(end, self.cut)]])
         return text + self.tail if start <= self.cut < end else text
 
 
-def make_answer(key: bytes, *, limit: int, stop: Sequence[str], ignore_eos: bool) -> Answer:
-    """Make up the answer that belongs to `key`.
+def make_answer(
+    key: bytes, *, limit: int, stop: Sequence[str], ignore_eos: bool
+) -> SimulatedAnswer:
+    """Generate the answer for `key`.
 
     Args:
-        key: whatever the answer is to depend on.
-        limit: most tokens; a smaller limit gives a prefix of the same answer.
-        stop: texts to end before.
-        ignore_eos: go on to the limit instead of ending when the answer is said.
+        key: everything that the answer depends on.
+        limit: maximum tokens; a smaller limit gives a prefix of the same answer.
+        stop: texts that end the answer and are not part of it.
+        ignore_eos: whether to continue to the limit instead of ending naturally.
     """
     natural = _SHORTEST + hashlib.sha256(key).digest()[0] % _LENGTHS
     ends = not ignore_eos and natural <= limit
     length = natural if ends else limit
     noise = hashlib.shake_256(key).digest(length)
     codes = b"\x00" + bytes(1 + (byte & 63) for byte in noise[1:])
-    answer = Answer(codes, "stop" if ends else "length", cut=length)
+    answer = SimulatedAnswer(codes, "stop" if ends else "length", cut=length)
     return _stopped(answer, stop) if stop else answer
 
 
-def _stopped(answer: Answer, stop: Sequence[str]) -> Answer:
-    """The answer up to the stop text that is complete first; its own tokens still count."""
+def _stopped(answer: SimulatedAnswer, stop: Sequence[str]) -> SimulatedAnswer:
+    """Cut the answer at the first complete stop text; the tokens of that text still count."""
     text = answer.text(0, len(answer))
     found = [(text.find(word) + len(word), text.find(word)) for word in stop if word in text]
     if not found:
@@ -94,11 +96,11 @@ def _stopped(answer: Answer, stop: Sequence[str]) -> Answer:
     cut = bisect_right(ends, start)
     begins = ends[cut - 1] if cut else 0
     codes = answer.codes[: bisect_left(ends, end) + 1]
-    return Answer(codes, "stop", cut=cut, tail=text[begins:start])
+    return SimulatedAnswer(codes, "stop", cut=cut, tail=text[begins:start])
 
 
 def encode(text: str) -> list[int]:
-    """Token ids of a text. A lone surrogate, which has no UTF-8, counts as a question mark."""
+    """Tokenise a text. A lone surrogate, which UTF-8 cannot represent, becomes a question mark."""
     raw = text.encode("utf-8", "replace")
     ids: list[int] = []
     end = 0
@@ -111,7 +113,7 @@ def encode(text: str) -> list[int]:
 
 
 def decode(ids: Sequence[int]) -> str:
-    """Text of token ids, all within the vocabulary; broken UTF-8 becomes U+FFFD."""
+    """Decode token ids of the vocabulary; invalid UTF-8 becomes U+FFFD."""
     return b"".join([_VOCABULARY[i] for i in ids]).decode("utf-8", "replace")
 
 
@@ -121,7 +123,7 @@ def chat_prompt(
     *,
     add_generation_prompt: bool,
 ) -> str:
-    """Messages in ChatML, as the models of the catalogue have them. Only text parts count."""
+    """Render messages in ChatML, like the models of the catalogue. Only text parts are used."""
     turns = [("system", orjson.dumps(tools).decode())] if tools else []
     turns += [(message["role"], _content(message.get("content"))) for message in messages]
     text = "".join(f"<|im_start|>{role}\n{content}<|im_end|>\n" for role, content in turns)

@@ -1,1 +1,1 @@
-"""Prompt tokens, counted before an engine is asked; chat templates without transformers."""
+"""Prompt tokens counted before an engine is called, and chat templates without transformers."""

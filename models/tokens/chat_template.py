@@ -1,7 +1,7 @@
-"""A model's chat template, rendered as transformers and vLLM render it, without either.
+"""Renders chat templates as transformers and vLLM do, without importing either.
 
-Jinja as `transformers.utils.chat_template_utils` sets it up, in a sandbox: a template is a program
-that came with a model. `tests/models/test_token_counter.py` compares the two.
+Jinja is set up as in `transformers.utils.chat_template_utils`, in a sandbox, because a template is
+a program that came with a model. `tests/models/tokens` compares the results.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from jinja2.utils import Namespace
 
 
 class ChatTemplate:
-    """A chat template, given what vLLM gives it.
+    """A chat template that gets the same variables as in vLLM.
 
     Args:
-        source: Jinja; compiled at the first use, as one that is wrong may never be used.
-        special: texts of the tokenizer's special tokens, which templates know by name.
+        source: Jinja source; compiled at the first use, because a broken one may never be used.
+        special: texts of the tokenizer's special tokens, which templates use by name.
     """
 
     def __init__(self, source: str, special: Mapping[str, str]) -> None:
@@ -33,10 +33,10 @@ class ChatTemplate:
         self._special = special
 
     def render(self, body: Mapping[str, Any]) -> str:
-        """The prompt of a chat.
+        """Render the prompt of a chat.
 
         Raises:
-            Exception: anything that the template raises.
+            Exception: the template may raise anything.
         """
         tools = body.get("tools")
         effort = body.get("reasoning_effort")
@@ -64,7 +64,7 @@ class ChatTemplate:
             return False
 
     def _message(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        """`_parse_chat_message_content` of vLLM's `chat_utils`, of text only."""
+        """Convert a message like vLLM's `_parse_chat_message_content`, for text only."""
         role = message["role"]
         given: dict[str, Any] = {"role": role, "content": self._content(message)}
         if role == "assistant":
@@ -88,7 +88,7 @@ class ChatTemplate:
 
 
 def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
-    """A tool with the fields, and in the order, of vLLM's `ChatCompletionToolsParam`."""
+    """Convert a tool, with the fields and their order of vLLM's `ChatCompletionToolsParam`."""
     function = tool["function"]
     given = {name: function.get(name) for name in ("name", "description", "parameters")}
     if function.get("strict") is not None:
@@ -97,7 +97,7 @@ def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tool_call(call: Mapping[str, Any]) -> dict[str, Any]:
-    """A tool call in the order of OpenAI's types, its arguments an object whatever they are."""
+    """Convert a tool call in the field order of OpenAI's types; its arguments become an object."""
     function = call["function"]
     try:
         arguments = json.loads(function["arguments"] or "{}")
@@ -111,7 +111,7 @@ def _tool_call(call: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _GenerationTag(Extension):
-    """`{% generation %}` marks what a model said, for training. Here it only is a scope."""
+    """The tag `{% generation %}`, which marks training targets. Here it only opens a scope."""
 
     tags = {"generation"}  # noqa: RUF012  As Jinja declares it.
 
@@ -123,7 +123,7 @@ class _GenerationTag(Extension):
 
 
 class _Dict:
-    """`dict` of a template: the type's other attributes are none of its business."""
+    """The `dict` of templates, without the type's other attributes."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
         return dict(*args, **kwargs)
@@ -134,7 +134,7 @@ class _Dict:
 
 
 class _Namespace(Namespace):
-    """`namespace` of a template, in which no name begins with an underscore."""
+    """The `namespace` of templates, in which no name begins with an underscore."""
 
     def __init__(*args: Any, **kwargs: Any) -> None:  # `self` may be one of the names.
         values = dict(*args[1:], **kwargs)
@@ -153,7 +153,7 @@ def _check_name(name: Any) -> None:
 
 
 def _environment() -> Environment:
-    """The sandbox of `transformers.utils.chat_template_utils`."""
+    """Set up the sandbox of `transformers.utils.chat_template_utils`."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True,
         lstrip_blocks=True,
@@ -176,7 +176,7 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """`tojson` without Jinja's escapes for HTML. Templates may pass options by position."""
+    """Serialise without Jinja's HTML escapes. Templates may pass options by position."""
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
@@ -191,10 +191,10 @@ def _strftime_now(pattern: str) -> str:
 
 
 def _loops_over_content(template: nodes.Template) -> bool:
-    """Whether vLLM gives a template parts rather than texts (`_detect_content_format`).
+    """Whether vLLM passes content parts to a template instead of texts (`_detect_content_format`).
 
     Raises:
-        ValueError: the template is not one of those that vLLM looks through.
+        ValueError: vLLM does not recognise the template's form.
     """
     loops = list(template.find_all(nodes.For))
     lists = list(_aliases(template, "messages"))
@@ -207,7 +207,7 @@ def _loops_over_content(template: nodes.Template) -> bool:
 
 
 def _aliases(template: nodes.Template, name: str) -> Iterator[str]:
-    """The name, and the names that it, or a part of it, is assigned to."""
+    """Yield the name and all names that it, or a part of it, is assigned to."""
     known = [name]
     for one in known:
         yield one
@@ -223,7 +223,7 @@ def _name(target: nodes.Node) -> str:
 
 
 def _is(node: nodes.Node | None, name: str, key: str | None = None) -> bool:
-    """Whether an expression is a variable, or its `key`, perhaps filtered, tested or sliced."""
+    """Whether an expression is a variable or its `key`, possibly filtered, tested or sliced."""
     if isinstance(node, nodes.Filter | nodes.Test):
         return _is(node.node, name, key)
     if isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Slice):

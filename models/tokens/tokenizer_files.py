@@ -1,4 +1,4 @@
-"""A model's tokenizer and chat templates, read from its directory in Hugging Face's layout."""
+"""Reads a model's tokenizer and chat templates from a directory in Hugging Face's layout."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SPECIAL_NAMES = (
 
 
 def tokenizer_config(directory: Path) -> dict[str, Any]:
-    """`tokenizer_config.json`, with what older models keep in `special_tokens_map.json`."""
+    """Read `tokenizer_config.json`, merged with `special_tokens_map.json` of older models."""
     config = read_json(directory / "tokenizer_config.json")
     if "added_tokens_decoder" in config:
         return config
@@ -30,7 +30,7 @@ def tokenizer_config(directory: Path) -> dict[str, Any]:
 
 
 def template_sources(directory: Path, config: Mapping[str, Any]) -> dict[str, str]:
-    """Chat templates by name; files come before what the configuration holds."""
+    """Return the chat templates by name; files take precedence over the configuration."""
     files = {path.stem: path for path in (directory / "additional_chat_templates").glob("*.jinja")}
     if (directory / "chat_template.jinja").is_file():
         files["default"] = directory / "chat_template.jinja"
@@ -45,7 +45,7 @@ def template_sources(directory: Path, config: Mapping[str, Any]) -> dict[str, st
 def load_tokenizer(
     directory: Path, config: Mapping[str, Any], special: Mapping[str, str]
 ) -> Tokenizer:
-    """The tokenizer as transformers' `TokenizersBackend` sets it up, for whole texts."""
+    """Load the tokenizer as transformers' `TokenizersBackend` does, for whole texts."""
     tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
     _give_back()
     tokenizer.no_truncation()
@@ -60,14 +60,14 @@ def load_tokenizer(
 
 
 def _give_back() -> None:
-    """Return to the system what reading took: of a vocabulary of 49,000, 15 MB that glibc keeps."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # Other C libraries have none.
+    """Return freed memory to the system. For a vocabulary of 49,000, glibc would keep 15 MB."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # Other C libraries lack it.
     if trim is not None:
         trim(0)
 
 
 def _extra_special(config: Mapping[str, Any]) -> list[str]:
-    """Special tokens beyond those of `SPECIAL_NAMES`: listed, or named by the model."""
+    """Return special tokens other than `SPECIAL_NAMES`: listed ones, or named by the model."""
     listed = config.get("extra_special_tokens") or config.get("additional_special_tokens") or ()
     listed = listed.values() if isinstance(listed, dict) else listed
     own = [value for name, value in config.items() if name.endswith("_token")]
@@ -75,11 +75,11 @@ def _extra_special(config: Mapping[str, Any]) -> list[str]:
 
 
 def text_of(token: Any) -> str | None:
-    """A special token, which is written as its text or as an object with more."""
+    """Return the text of a special token, which is a string or an object."""
     text = token.get("content") if isinstance(token, dict) else token
     return text if isinstance(text, str) and text else None
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; empty if there is no such file."""
+    """Read a JSON object; empty if the file does not exist."""
     return dict(json.loads(path.read_bytes())) if path.is_file() else {}

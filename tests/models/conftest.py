@@ -1,4 +1,4 @@
-"""What tests of engines in other processes share."""
+"""Fixtures for tests of engines in other processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Catalogue entries: what they must say, and what a deployment is given of them."""
+"""Catalogue entries: validation, and the options of deployments."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ MINILM = builtin()["all-minilm-l6-v2"]
 
 
 class Converter:
-    """Stands for the real one: writes two files and counts its calls."""
+    """A fake converter that writes two files and counts its calls."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -296,7 +296,7 @@ MODULES = json.dumps([{"path": ""}, {"path": "2_Dense"}])
         ("", {"config.json": '{"auto_map": {"AutoModel": "evil.Model"}}'}, "auto_map"),
         ("", {"tokenizer_config.json": '{"auto_map": {"AutoTokenizer": ["x"]}}'}, "auto_map"),
         ("", {"config.json": "{"}, "is not valid JSON"),
-        ("", {"config.json": "[]"}, "is not what it should be"),
+        ("", {"config.json": "[]"}, "does not contain a JSON object"),
         ("", {"model.safetensors.index.json": INDEX}, "lacks 2 of its weight files"),
     ],
 )
@@ -313,7 +313,7 @@ def test_local_directory_that_is_incomplete_or_unsafe_is_refused(
 
 @pytest.fixture
 def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty Hugging Face cache, on a machine that cannot connect to anything."""
+    """An empty Hugging Face cache, on a machine without a network."""
     from huggingface_hub import constants
 
     def refuse(*_: object) -> Never:

@@ -1,4 +1,4 @@
-"""TLS between nodes is Ray's own: the same variables, mutual, or none."""
+"""TLS between nodes follows Ray's variables: mutual, or none."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from models.ray_binding import between_nodes
 
 
 def certificate(directory: Path) -> dict[str, str]:
-    """A self-signed certificate that is its own authority."""
+    """Create a self-signed certificate that is its own authority."""
     key, cert = directory / "key.pem", directory / "cert.pem"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1",

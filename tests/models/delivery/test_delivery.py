@@ -55,7 +55,7 @@ def told(error: Exception) -> Failure:
 
 
 async def _end(reader: asyncio.StreamReader) -> bytes:
-    """What comes before the connection ends, by whatever way."""
+    """Return the items that arrive before the connection ends in any way."""
     try:
         return await reader.read()
     except ConnectionError:
@@ -207,7 +207,7 @@ async def test_closed_stream_takes_nothing_more(receiver: Receiver, sender: Send
 async def test_answer_that_is_begun_again_elsewhere_is_not_mixed_with_the_first(
     receiver: Receiver, sender: Sender
 ) -> None:
-    """Ray sends a call to another replica when the first dies early enough."""
+    """Ray repeats a call on another replica if the first one dies early enough."""
     incoming = opened(receiver)
     first = asyncio.create_task(sender.deliver(items(b"a", 60.0), incoming.address, failure=told))
     assert await eventually(lambda: incoming._deltas == [b"a"])

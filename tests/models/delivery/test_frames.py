@@ -1,4 +1,4 @@
-"""Frames: what is encoded comes out again, however the network cuts it."""
+"""Frames: decoding returns what was encoded, however the network splits it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.delivery import frames
-from models.delivery.frames import Address, FrameParser, Kind, MalformedFrame
+from models.delivery.frames import Address, FrameKind, FrameParser, MalformedFrame
 from models.engine import (
     ContextLengthExceeded,
     EngineError,
@@ -27,7 +27,7 @@ def test_frames_survive_any_split(items: list[tuple[int, bytes]], data: st.DataO
     parser = FrameParser()
     pieces = [stream[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
     parsed = [frame for piece in pieces for frame in parser.feed(piece)]
-    assert parsed == [(number, Kind.DELTA, item) for number, item in items]
+    assert parsed == [(number, FrameKind.DELTA, item) for number, item in items]
 
 
 def test_usage_survives() -> None:

@@ -1,8 +1,8 @@
-"""A Ray Serve application with the real embedder, asked from outside; writes what came of it.
+"""A Ray Serve application with the real embedder, called from outside; writes the results.
 
 Usage: embedder_scenario.py RESULT.json
 
-A process of its own, because one process can be part of one Ray cluster only.
+Runs in its own process, because a process can be part of only one Ray cluster.
 """
 
 from __future__ import annotations

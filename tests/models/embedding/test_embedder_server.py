@@ -33,7 +33,7 @@ ANSWER = Embeddings(np.ones((1, 1), np.float32), [1])
 
 
 class FakeHandle:
-    """A handle whose one answer comes after a while; it is its own method and response."""
+    """A handle with one delayed answer; it is also its own method and response."""
 
     def __init__(self, answer: Embeddings | Failure | Exception, *, after_s: float = 0) -> None:
         self.embed = self

@@ -1,4 +1,4 @@
-"""Token ids of the model's own tokenizer are told from those of another."""
+"""Token ids of the model's own tokenizer are distinguished from those of another."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def unigram() -> Any:
 
 
 def byte_pairs(*, end: bool) -> Any:
-    """As of decoders: nothing at the beginning, and a token at the end or none."""
+    """The special tokens of decoder models: none at the beginning, and one or none at the end."""
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()

@@ -26,7 +26,7 @@ WORDS = [
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cross-encoder of random weights, too small to know anything."""
+    """Create a cross-encoder with random weights."""
     import torch
     from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
 

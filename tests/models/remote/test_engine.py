@@ -1,4 +1,4 @@
-"""`RemoteEngine`: values become errors again, silence ends, and closing cancels."""
+"""`RemoteEngine`: values become errors again, silence times out, and closing cancels."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ used: list[Sender] = []
 class FakeHandle:
     """A handle, its methods and its one response: items that a real sender delivers, or one value.
 
-    Among the items a number is a wait, an error is what the call itself raises.
+    Among the items, a number is a wait, and an error is raised by the call itself.
     """
 
     def __init__(self, *items: Any, value: Any = None) -> None:
@@ -136,7 +136,7 @@ async def senders() -> AsyncIterator[None]:
 
 
 async def generated(remote: RemoteEngine) -> list[Any]:
-    """Items, deltas that follow each other as one: how they are cut depends on the network."""
+    """Join consecutive deltas, because the network decides how they are split."""
     joined: list[Any] = []
     async with aclosing(remote.generate(REQUEST)) as items:
         async for item in items:

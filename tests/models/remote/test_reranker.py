@@ -11,7 +11,7 @@ from models.remote.reranker import RemoteReranker
 
 
 class FakeHandle:
-    """A handle whose one answer comes after a while; it is its own method and response."""
+    """A handle with one delayed answer; it is also its own method and response."""
 
     def __init__(self, answer: list[float] | Failure, *, after_s: float = 0) -> None:
         self.rerank = self

@@ -1,4 +1,4 @@
-"""Context and KV cache of models, from their `config.json` as transformers completes it."""
+"""Context and KV cache of models, from `config.json` as transformers completes it."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_configuration_that_transformers_cannot_read_is_told_by_its_file(
 
 
 def cache(context: int, windows: list[int | None], step: int = 256) -> int:
-    """Blocks of one sequence, summed over layers."""
+    """Return the blocks of one sequence, summed over layers."""
     one = Architecture(context, 10, tuple(windows))
     size = one.cache_bytes(context, step_tokens=step, value_bytes=2)
     return size // (128 * 10 * 2)

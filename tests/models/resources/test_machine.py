@@ -1,4 +1,4 @@
-"""What this machine gives models, read from copies of Linux's files."""
+"""Resources of this machine, read from copies of Linux's files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How memory is shared out among engines."""
+"""Division of memory between engines."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ def engine(
 
 
 def shared(*engines: EngineMemory, free: int, reserved: int = 0) -> dict[str, int]:
-    """Cache in MiB of each model, with so many MiB free besides what the processes need."""
+    """Return the cache in MiB of each model, given the MiB that are free beyond the processes'
+    needs."""
     processes = sum(ENGINE_BYTES * one.replicas for one in engines)
     memory = FreeMemory(free * MIB + processes, "on this machine")
     found = shares(engines, memory, reserved=reserved * MIB)

@@ -1,4 +1,4 @@
-"""Which type `dtype: auto` is."""
+"""The type that `dtype: auto` selects."""
 
 from __future__ import annotations
 

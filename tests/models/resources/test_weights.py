@@ -1,4 +1,4 @@
-"""Safetensors files, judged by their headers."""
+"""Sizes and damage of safetensors files, from their headers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def tensor(dtype: str, shape: list[int], begin: int, end: int) -> dict[str, Any]
 
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
-    """One plain tensor of 6 numbers, one quantised of 10 bytes."""
+    """Write one plain tensor of 6 numbers, and one quantised tensor of 10 bytes."""
     raw = header(
         __metadata__={"format": "pt"},
         plain=tensor("BF16", [2, 3], 0, 12),

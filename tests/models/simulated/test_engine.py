@@ -30,7 +30,7 @@ CHAT: dict[str, Any] = {"model": "asked", "messages": [{"role": "user", "content
 
 
 class Clock:
-    """Simulated time: sleeping takes none, and every wait is kept."""
+    """Simulated time: sleeping takes no time, and every wait is recorded."""
 
     def __init__(self) -> None:
         self.waits_s: list[float] = []

@@ -181,7 +181,7 @@ texts = st.text(max_size=200)
 
 
 def chat_body(fields: dict[str, Any]) -> dict[str, Any]:
-    """What an engine gets of a client's request."""
+    """Return what an engine gets of a client's request."""
     return ChatRequest.model_validate({"model": "m"} | fields).to_engine()
 
 
@@ -195,14 +195,14 @@ def count(of: Any, kind: Kind, body: dict[str, Any]) -> int:
 
 
 def load(directory: Path) -> Any:
-    """The tokenizer as vLLM loads it."""
+    """Load the tokenizer as vLLM does."""
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(directory, local_files_only=True)
 
 
 def tokens_of_vllm(tokenizer: Any, body: dict[str, Any]) -> int:
-    """Length of the prompt that vLLM makes of a chat, by its own functions."""
+    """Return the length of the prompt that vLLM's own functions make of a chat."""
     from vllm.entrypoints.chat_utils import parse_chat_messages
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
     from vllm.renderers.hf import (
@@ -232,7 +232,7 @@ def tokens_of_vllm(tokenizer: Any, body: dict[str, Any]) -> int:
 
 
 def tokens_of(tokenizer: Any, prompt: Any) -> int:
-    """Tokens of a completion's prompts, special ones included."""
+    """Count the tokens of a completion's prompts, special ones included."""
     one = isinstance(prompt, str) or isinstance(prompt[0], int)
     several = [prompt] if one else prompt
     return sum(len(tokenizer.encode(p)) if isinstance(p, str) else len(p) for p in several)
@@ -240,7 +240,7 @@ def tokens_of(tokenizer: Any, prompt: Any) -> int:
 
 @pytest.fixture(scope="module")
 def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `prepare` writes for SmolLM2, without the weights, which take half a minute."""
+    """Write what `prepare` writes for SmolLM2, without the weights, which take half a minute."""
     from transformers import AutoTokenizer
 
     assert isinstance(SMOLLM2.source, PackagedSource)
@@ -259,7 +259,7 @@ def minilm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def changed(source: Path, target: Path, *, template: str | None = None, **config: Any) -> Path:
-    """A copy of a model's directory with another template and configuration."""
+    """Copy a model's directory with another template and configuration."""
     shutil.copytree(source, target)
     if template is not None:
         (target / "chat_template.jinja").write_text(template)
@@ -464,7 +464,7 @@ def test_simulated_tool_that_cannot_be_rendered_gives_no_count() -> None:
 
 
 class Asked(Engine):
-    """An engine that keeps what it is asked and gives each prompt ten tokens, or fails."""
+    """An engine that records requests and gives each prompt ten tokens, or fails."""
 
     def __init__(self, *, failing_from: int = 99) -> None:
         self.requests: list[TokenizeRequest] = []

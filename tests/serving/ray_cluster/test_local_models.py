@@ -1,4 +1,4 @@
-"""Whether models can run on a machine, and how."""
+"""Whether and how models can run on a machine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def served(tiny: Path, tmp_path: Path) -> Any:
-    """Settings of the tiny model with fields of its own, and more models beside it."""
+    """Settings of the tiny model with further fields, and more models beside it."""
 
     def settings(*others: Any, ray: dict[str, Any] | None = None, **fields: Any) -> Settings:
         own = {"id": "m", "source": str(tiny)} | fields
@@ -127,7 +127,7 @@ def test_every_model_whose_files_are_wrong_is_told(served: Any, tmp_path: Path) 
         )
     assert [problem.split(":")[0] for problem in caught.value.problems] == ["a", "b", "c"]
     assert "'/no/such/place' is not a directory" in caught.value.problems[0]
-    assert "model.safetensors is not a whole safetensors file" in caught.value.problems[1]
+    assert "model.safetensors is not a complete safetensors file" in caught.value.problems[1]
     assert "ringfence models pull c" in caught.value.problems[2]
 
 
