@@ -1,4 +1,4 @@
-"""For all tests."""
+"""Settings for all tests."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Spare the collector what was imported: it would look at it a thousand times."""
+    """Exclude imported objects from garbage collection, which would scan them a thousand times."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLD)

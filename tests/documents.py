@@ -24,7 +24,7 @@ def first_line(module: Path) -> str:
 
 
 def tree() -> str:
-    """The first line of each folder's docstring."""
+    """Return the first line of each folder's docstring."""
     lines = [
         f"{_name(path.parent)}/".ljust(38) + first_line(path)
         for name in PACKAGES
@@ -34,7 +34,7 @@ def tree() -> str:
 
 
 def modules() -> str:
-    """The first line of each module's docstring, below its folder."""
+    """Return the first line of each module's docstring, below its folder."""
     paths = (path for name in PACKAGES for path in sorted((ROOT / name).rglob("*.py")))
     return "\n".join(
         _name(path).ljust(54) + first_line(path)
@@ -48,13 +48,13 @@ def _name(path: Path) -> str:
 
 
 def written() -> str:
-    """The tree that ARCHITECTURE.md has now."""
+    """Return the tree that ARCHITECTURE.md has now."""
     text = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
     return text.split(BEGIN, 1)[1].split(END, 1)[0]
 
 
 def schema() -> str:
-    """The JSON Schema of ringfence.yaml, as an editor reads it."""
+    """Return the JSON Schema of ringfence.yaml for editors."""
     return json.dumps(json_schema(), indent=2) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""A database in which processes die: of each kind, PostgreSQL only where time is given."""
+"""A database in which processes crash: SQLite always, PostgreSQL only in the full run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A process that dies at a given step of its work, without a chance to clean up."""
+"""A process that crashes at a given step of its work, without a chance to clean up."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tests.rag.workshop import Workshop
 
 
 class Died(BaseException):
-    """The process ends here; nobody catches it."""
+    """The process crashes here; nothing catches this."""
 
 
 class Life:
-    """Counts steps: before and after each commit, each call of the vectors and of an embedder."""
+    """Counts steps: before and after each commit and each call of the vectors or an embedder."""
 
     def __init__(self) -> None:
         self.taken = 0
@@ -31,7 +31,7 @@ class Life:
 
 
 class MortalDatabase(Database):
-    """A database of a process that dies: what it has not committed is rolled back."""
+    """The database of a crashing process: what it has not committed is rolled back."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -46,7 +46,7 @@ class MortalDatabase(Database):
 
 
 def mortal(database: MortalDatabase, first: Workshop) -> tuple[Workshop, Life]:
-    """Another process over the same stores that can be made to die."""
+    """Another process on the same stores that can be made to crash."""
     shop = Workshop(database, first)
     database.step = life = Life()
     shop.vectors.before = life

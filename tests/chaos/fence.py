@@ -1,8 +1,8 @@
-"""The whole application in a network namespace of its own, and all that tried to get out of it.
+"""The whole application in its own network namespace, and every packet that tried to leave it.
 
-Run as root by `unshare --net --mount`. The only way out is a device with nobody at its end, which
+Run as root by `unshare --net --mount`. The only way out is a device with nothing at its end, which
 is recorded from before the first process until after the last; questions of DNS leave by it too.
-Prints one JSON object: what left in each phase, and what requests and commands said.
+Prints one JSON object: the packets of each phase, and the results of requests and commands.
 
     unshare --net --mount -- python -m tests.chaos.fence HOME inside|overflow [RERANKER]
 """
@@ -33,10 +33,10 @@ from tests.end_to_end.backend import (
 
 DEVICE = "outside"
 OUTSIDE, OUTSIDE_6 = "192.0.2.1", "2001:db8::1"
-"""Of RFC 5737 and RFC 3849: addresses that nobody has."""
+"""Reserved addresses of RFC 5737 and RFC 3849."""
 
 METADATA, METADATA_NAME = "169.254.169.254", "metadata.google.internal"
-"""Where a machine of a cloud learns which one it is of."""
+"""Address of the metadata service in a cloud."""
 
 MODELS = """
 models:
@@ -75,7 +75,7 @@ def configuration(kind: str) -> str:
 
 
 def build_fence(home: Path) -> None:
-    """A loopback, and a device to which everything else goes, questions of DNS too."""
+    """Create a loopback, and a device for all other traffic, DNS included."""
     lines = [
         "ip link set lo up",
         f"ip link add {DEVICE} type veth peer name beyond",
@@ -107,18 +107,18 @@ for address in ("{METADATA}", "{OUTSIDE_6}"):
 with contextlib.suppress(OSError):
     socket.getaddrinfo("{METADATA_NAME}", 80)
 """
-"""What has to be seen, so that nothing seen means that nothing was tried."""
+"""What the recorder must see, to prove that it would have seen other packets."""
 
 
 class Log:
-    """What left in each phase, and what was said in it."""
+    """The packets that left in each phase, and the answers."""
 
     def __init__(self, recorder: PacketRecorder) -> None:
         self._recorder = recorder
         self.phases: dict[str, dict[str, Any]] = {}
 
     def ends(self, phase: str, said: Any = None) -> None:
-        """Note a phase that is over."""
+        """Record the end of a phase."""
         self.phases[phase] = {"left": self._recorder.take(), "said": said}
 
 
@@ -140,7 +140,7 @@ class Inside:
         wait_until_ready(self.process, self.url, self.log)
 
     def commands(self, lines: Iterable[str]) -> dict[str, str]:
-        """Run some commands beside each other; what went wrong in each."""
+        """Run commands concurrently; return the errors of each."""
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
             ended = {line: pool.submit(self._command, line) for line in lines}
         return {line: one.result() for line, one in ended.items()}
@@ -183,7 +183,7 @@ class Inside:
         )
 
     def store(self, key: str) -> str:
-        """A vector store with a file that is indexed."""
+        """Create a vector store with an indexed file."""
         store = self.post("/v1/vector_stores", {"name": "people"}, key).json()["id"]
         path = f"/v1/vector_stores/{store}/files"
         file = self.upload(key).json()["id"]
@@ -195,7 +195,7 @@ class Inside:
         return str(store)
 
     def kill_engine(self) -> None:
-        """Every process of the chat model's engine, at once."""
+        """Kill all processes of the chat model's engine at once."""
         for process in processes_of(self.process, "Engine:simulated"):
             process.kill()
 
@@ -206,7 +206,7 @@ def chat(tokens: int = 4, **more: Any) -> dict[str, Any]:
 
 
 def corpus(inside: Inside, key: str, store: str, **privacy: Any) -> list[int]:
-    """One request for every endpoint; `privacy` is said in the body. The statuses."""
+    """Send one request to every endpoint, with `privacy` in the body; return the statuses."""
     grounded = chat(file_search={"vector_store_ids": [store]}, **privacy)
     searched = f"/v1/vector_stores/{store}"
     answers = [
@@ -229,7 +229,7 @@ def corpus(inside: Inside, key: str, store: str, **privacy: Any) -> list[int]:
 
 
 def full(inside: Inside, key: str, then: Callable[[], list[int]]) -> list[int]:
-    """Do something while the engine and its queue are full."""
+    """Run something while the engine and its queue are full."""
     slow = chat(tokens=1000, ignore_eos=True)
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         for _ in range(8):
@@ -239,7 +239,7 @@ def full(inside: Inside, key: str, then: Callable[[], list[int]]) -> list[int]:
 
 
 def dead(inside: Inside, then: Callable[[], list[int]]) -> list[int]:
-    """Do something while the engine is dead."""
+    """Run something while the engine is dead."""
     inside.kill_engine()
     return then()
 
@@ -253,7 +253,7 @@ ALONE = (
     "keys create --tenant acme --name one",
     "receipt public-key",
 )
-"""Commands that need no server."""
+"""Run commands that need no server."""
 
 BESIDE = (
     "keys create --tenant acme --name two",
@@ -275,11 +275,11 @@ BESIDE = (
     "bench --model simulated --streams 1 --rates none --duration-s 0.5 --warm-up 1 --out {home}/b",
     "doctor",
 )
-"""Commands that ask one that runs, or work on what it works on."""
+"""Run commands that query a running server or work on its data."""
 
 
 def within(inside: Inside, log: Log, kind: str) -> None:
-    """Everything but providers: nothing may leave."""
+    """Run everything without providers: nothing may leave."""
     key = inside.key("local_only")
     store = inside.store(key)
     log.ends("healthy", corpus(inside, key, store))
@@ -294,7 +294,7 @@ def within(inside: Inside, log: Log, kind: str) -> None:
 
 
 def at_the_border(inside: Inside, log: Log) -> None:
-    """With a provider: only a request that may leave does, and only to the provider."""
+    """Run with a provider: only a request that may leave does so, and only to the provider."""
     closed, loose = inside.key("local_only"), inside.key("open")
     store = inside.store(closed)
 

@@ -1,7 +1,7 @@
 """Records every packet that leaves a network namespace, from its first process to its last.
 
-It reads the device behind which there is nobody. The kernel says at the end whether a packet was
-missed, so that what is not recorded was not sent. Needs root, as `unshare --net` gives it.
+It reads a device with nothing at its end. At the end, the kernel reports missed packets, so what is
+not recorded was not sent. Needs root, which `unshare --net` gives.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ _ETH_P_ALL, _ETH_P_IP, _ETH_P_IPV6 = 0x0003, 0x0800, 0x86DD
 _SOL_PACKET, _PACKET_STATISTICS = 263, 6
 _TCP, _UDP, _ICMPV6 = 6, 17, 58
 _KERNEL_S_OWN = {*range(133, 138), 143}
-"""Types of ICMPv6 by which a kernel looks for neighbours; no process asked for them."""
+"""ICMPv6 types of the kernel's neighbour discovery, which no process requested."""
 
 
 class PacketRecorder:
     """The recorder of one device; a context manager.
 
-    The kernel queues each packet as it is sent, so that nothing has to run beside those who send.
+    The kernel queues each packet as it is sent, so that nothing has to run beside the senders.
 
     Attributes:
         missed: packets that the queue had no room for; known when the scope is left.
@@ -50,7 +50,8 @@ class PacketRecorder:
         self._socket.close()
 
     def take(self) -> list[str]:
-        """What has left since the last call, such as `tcp 192.0.2.1:80` or `dns example.com`."""
+        """Return what has left since the last call, such as `tcp 192.0.2.1:80` or `dns
+        example.com`."""
         taken = []
         with suppress(BlockingIOError):
             while True:
@@ -61,7 +62,7 @@ class PacketRecorder:
 
 
 def _told(frame: bytes) -> str | None:
-    """A packet in one line; None for what only the kernel wants."""
+    """Describe a packet in one line; None for packets of the kernel itself."""
     (kind,) = struct.unpack_from("!H", frame, 12)
     packet = frame[14:]
     if kind == _ETH_P_IP:
@@ -84,7 +85,7 @@ def _segment(protocol: int, address: str, segment: bytes) -> str:
 
 
 def _question(message: bytes) -> str:
-    """The name that a DNS message asks for (RFC 1035, 4.1.2)."""
+    """Return the name that a DNS message queries (RFC 1035, 4.1.2)."""
     labels, at = [], 12
     while length := message[at]:
         labels.append(message[at + 1 : at + 1 + length].decode("ascii", "replace"))

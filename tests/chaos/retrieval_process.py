@@ -1,6 +1,6 @@
 """The process that owns the indexes, to be killed: it indexes, recovers, re-embeds, and is used.
 
-What it is about to do and what it has done is told on standard output, one JSON array a line.
+It prints what it is about to do and what it has done, one JSON array per line.
 
     python -m tests.chaos.retrieval_process HOME DATABASE_URL SEED LATER_S
 """
@@ -57,14 +57,14 @@ LEGS = (Weights(embedding=1, text=0), Weights(embedding=0, text=1))
 
 
 class MarkEmbedder(WordEmbedder):
-    """The mark of a file decides where its chunk lies, so that searching for it finds it first."""
+    """A file's mark determines its chunk's vector, so that a search for it ranks the file first."""
 
     def _direction(self, word: str) -> NDArray[np.float64]:
         return super()._direction(word) * (100 if word.startswith(MARK) else 1)
 
 
 class WordParser(Parser):
-    """Cuts a text into chunks of so many words as a chunk may have hundreds of tokens."""
+    """Cuts a text into chunks, where a word counts as a hundred tokens."""
 
     async def chunks(
         self, path: Path, media_type: str, filename: str, *, cut: Cut
@@ -77,7 +77,7 @@ class WordParser(Parser):
 
 
 class Documents:
-    """All of retrieval over directories, as `KnowledgeService` and the gateway have it together."""
+    """All of retrieval on directories, as `KnowledgeService` and the gateway share it."""
 
     def __init__(self, home: Path, url: str, *, clock: Callable[[], float]) -> None:
         self.clock = clock
@@ -108,14 +108,14 @@ class Documents:
         self.retriever = Retriever(database, vectors, text, clock=clock)
 
     async def run(self) -> None:
-        """What the process does beside being used, for as long as it lives."""
+        """Run the background work of the process until it ends."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.ingestion.keep(workers=2, poll_s=POLL_S))
             group.create_task(self.recovery.keep(poll_s=POLL_S, sweep_s=0.5))
             group.create_task(self.jobs.resume())
 
     async def upload(self, file_id: str, text: str) -> None:
-        """Bytes first, as the gateway does."""
+        """Write bytes first, as the gateway does."""
 
         async def pieces() -> AsyncIterator[bytes]:
             yield text.encode()
@@ -128,7 +128,7 @@ class Documents:
         )  # fmt: skip
 
     async def found(self, store_id: str, word: str) -> list[set[str]]:
-        """Files that have a word, as each kind of search finds them."""
+        """Return the files that contain a word, as each kind of search finds them."""
         (generation,) = await self.stores.generations(READER, [store_id])
         embedded = await self.embedders[generation.model].embedder.embed([word])
         found = []
@@ -140,7 +140,7 @@ class Documents:
         return found
 
     async def close(self) -> None:
-        """End it in order, as a kill does not."""
+        """Stop in order, unlike a kill."""
         await self.jobs.close()
         await asyncio.to_thread(self.vectors.close)
         await self.database.close()
@@ -152,7 +152,7 @@ def _models(embedders: dict[str, ServedEmbedder]) -> dict[str, ServedModel]:
 
 @dataclass
 class User:
-    """Uses a library at random: small texts, each with a word of its own."""
+    """Uses a library at random: small texts, each with a unique word."""
 
     documents: Documents
     chance: random.Random
@@ -161,7 +161,7 @@ class User:
     attached: list[tuple[str, str]] = field(default_factory=list)
 
     async def remember(self) -> None:
-        """What was made by those who were killed."""
+        """Read what earlier, killed processes have made."""
         documents = self.documents
         self.stores = [
             one.id for one in (await documents.stores.list(READER, PageQuery(limit=100))).rows
@@ -174,7 +174,7 @@ class User:
             self.attached += [(store, row.file_id) for row in rows]
 
     async def use(self) -> None:
-        """One thing after the other, and now and then two at a time."""
+        """Perform actions one after another, and sometimes two at a time."""
         await self.remember()
         ways = (
             *(self.make_store, self.upload, self.upload, self.upload, self.attach, self.attach),
@@ -252,7 +252,7 @@ class User:
 
 
 def marker(file_id: str) -> str:
-    """The word that only this file has."""
+    """Return the word that only this file contains."""
     return f"{MARK}{file_id.removeprefix('file-')}"
 
 

@@ -1,7 +1,7 @@
-"""Money and tokens are counted once, whatever dies: two gateways, one Valkey, one database.
+"""Money and tokens are counted once, whichever process crashes.
 
-The whole application by its public command on a simulated engine. While clients send and hang up,
-a gateway and Valkey are killed and the database is locked; then the books have to balance.
+Runs the whole application on a simulated engine. While clients send requests and disconnect, a
+gateway and Valkey are killed and the database is locked; afterwards, all figures must agree.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
 
 @dataclass(slots=True)
 class Told:
-    """What clients were told: usage of answers that came whole, and how the others ended."""
+    """What clients received: usage of complete answers, and how the others ended."""
 
     usage: dict[str, dict[str, int]] = field(default_factory=dict)
     other: list[str] = field(default_factory=list)
 
 
 class Admin:
-    """The admin API, as the operator uses it."""
+    """The admin API as an operator uses it."""
 
     def __init__(self, backend: Backend) -> None:
         key = (backend.home / "admin-key").read_text().strip()
@@ -78,7 +78,7 @@ class Admin:
         return response.json()
 
     def new_key(self, tenant: str) -> tuple[str, str]:
-        """A key of a new tenant, and its id."""
+        """Create a key of a new tenant; return it with its id."""
         self.send("POST", "/tenants", {"name": tenant})
         issued = self.send("POST", "/keys", {"tenant": tenant, "name": "ci"})
         return issued["key"], issued["id"]
@@ -98,7 +98,7 @@ def admin(backend: Backend) -> Iterator[Admin]:
 
 
 async def send(client: httpx.AsyncClient, told: Told, chance: random.Random) -> None:
-    """One request, streamed or not; one in five clients hangs up in mid-stream."""
+    """Send one request, streamed or not; one client in five disconnects during the stream."""
     body = {
         "model": "simulated",
         "max_tokens": chance.randint(1, 30),
@@ -158,7 +158,7 @@ async def load(backend: Backend, key: str, requests: int, *, at_once: int = 24) 
 
 
 def rows_of(backend: Backend, tenant: str) -> dict[str, list[tuple[int, int, str]]]:
-    """Prompt tokens, completion tokens and outcome of every attempt, by its request."""
+    """Return prompt tokens, completion tokens and outcome of every attempt, by request."""
     found: dict[str, list[tuple[int, int, str]]] = {}
     with contextlib.closing(sqlite3.connect(backend.home / "ringfence.db", timeout=30)) as opened:
         for request, *row in opened.execute(
@@ -171,7 +171,7 @@ def rows_of(backend: Backend, tenant: str) -> dict[str, list[tuple[int, int, str
 
 
 def assert_balanced(backend: Backend, admin: Admin, tenant: str, told: Told) -> None:
-    """The ledger says what clients were told, and budgets say what the ledger says."""
+    """Compare the ledger with what clients received, and the budgets with the ledger."""
     summed = admin.usage(tenant)
     rows = rows_of(backend, tenant)
     for request, usage in told.usage.items():
@@ -183,7 +183,7 @@ def assert_balanced(backend: Backend, admin: Admin, tenant: str, told: Told) -> 
 
 
 def settled(admin: Admin, tenant: str, cost: str) -> bool:
-    """Whether budgets hold nothing any more, in time, and have spent what the ledger has."""
+    """Whether budgets soon hold no reservations, and their spending equals the ledger's."""
     deadline = time.monotonic() + MAX_LEAK_S
     while True:
         budgets = admin.get(f"/budgets/tenant/{tenant}")

@@ -1,6 +1,6 @@
-"""Replicas of a model that are killed in mid-stream: whoever asked to go on notices nothing.
+"""Replicas killed during streams: clients with `on_failure: continue` notice nothing.
 
-The whole application by its public command, with two replicas of a simulated model.
+Runs the whole application by its public command, with two replicas of a simulated model.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def replicas(backend: Backend) -> list[psutil.Process]:
 
 @dataclass
 class Stream:
-    """One client's answer so far."""
+    """The progress of one client's answer."""
 
     number: int
     text: str = ""
@@ -76,7 +76,7 @@ class Stream:
 
 
 async def together(backend: Backend, name: str, *, kill: int, **more: Any) -> list[Stream]:
-    """Several streams at once, and so many replicas killed when all have begun."""
+    """Run several streams at once, and kill that many replicas once all have begun."""
     streams = [Stream(number) for number in range(STREAMS)]
     async with httpx.AsyncClient(
         base_url=backend.url, headers=backend.headers, timeout=90

@@ -1,4 +1,4 @@
-"""Nothing leaves this machine from the first process to the last: no packet, no look-up.
+"""Nothing leaves this machine from the first process to the last: no packet, no DNS query.
 
 Every packet is recorded in a network namespace; the only one that may leave is a provider's.
 """
@@ -16,18 +16,18 @@ from typing import Any
 import pytest
 
 pytestmark = pytest.mark.timeout(700)
-"""A fixture here starts and stops a whole server."""
+"""Time-out of a test whose fixture starts and stops a whole server."""
 
 
 def can_unshare() -> bool:
-    """Whether a network namespace can be made here."""
+    """Whether a network namespace can be created here."""
     if os.geteuid() != 0 or not (shutil.which("unshare") and shutil.which("ip")):
         return False
     return subprocess.run(["unshare", "--net", "--mount", "true"], check=False).returncode == 0
 
 
 def watched(home: Path, kind: str) -> dict[str, Any]:
-    """The phases of one run by name: what `left` in each, and what clients were `said`."""
+    """The phases of one run by name: what `left`, and what clients `said`."""
     if not can_unshare():
         pytest.skip("no network namespace can be made here: needs root, unshare and ip")
     command = ["unshare", "--net", "--mount", "--", sys.executable, "-m", "tests.chaos.fence"]

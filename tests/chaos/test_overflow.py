@@ -1,7 +1,7 @@
-"""What leaves under load, hang-ups and kills is scrubbed, and is in the ledger to the byte.
+"""Under load, disconnects and kills, whatever leaves is scrubbed and recorded to the byte.
 
-The whole application by its public command, with two gateways, the real detector and a provider on
-a socket of this process that logs what it gets, and fails now and then.
+Runs the whole application by its public command, with two gateways, the real detector and a
+provider on a socket of this process, which logs requests and sometimes fails.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ LABEL = b"ringfence egress body 1"
 
 
 def echo(received: Received) -> Behaviour:
-    """Says again what the user said, three characters at a time; or fails, one time in ten."""
+    """Repeats the user's text, three characters at a time, or fails one time in ten."""
     chance = random.Random(received.body)  # noqa: S311  The same for the same request.
     if chance.random() < 0.05:
         return refuses(500)
@@ -76,7 +76,7 @@ def backend(provider: StandIn, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 def command(backend: Backend, *words: str, given: str | None = None) -> str:
-    """What a command of ours prints; it must succeed."""
+    """Run one of our commands, which must succeed; return its output."""
     ended = subprocess.run(
         [*RINGFENCE, *words],
         env=environment(backend.home),
@@ -103,7 +103,7 @@ def new_key(backend: Backend, privacy: str) -> str:
 
 
 async def ask(client: httpx.AsyncClient, key: str, number: int) -> tuple[str, str] | None:
-    """Route and text of one streamed answer; None for one that failed or was given up."""
+    """Return route and text of one streamed answer; None for a failed or abandoned one."""
     body = {
         "model": "simulated",
         "messages": [{"role": "user", "content": f"{TEXT} No. {number}"}],
@@ -128,7 +128,7 @@ async def ask(client: httpx.AsyncClient, key: str, number: int) -> tuple[str, st
 
 
 async def surge(backend: Backend, key: str) -> list[tuple[str, str] | None]:
-    """Everything at once, and one of the gateways is killed meanwhile."""
+    """Run everything at once, and kill one of the gateways meanwhile."""
     async with httpx.AsyncClient(base_url=backend.url, timeout=60) as client:
 
         async def one(number: int) -> tuple[str, str] | None:

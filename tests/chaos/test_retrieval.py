@@ -1,7 +1,7 @@
 """Nothing is lost and nothing comes back, whenever the process that owns the indexes is killed.
 
-It is killed and started again over the same directories, while files come, change and go and stores
-are embedded anew. Then everything has to agree with SQL, and with what was acknowledged.
+It is killed and restarted on the same directories while files are added, changed and deleted and
+stores are re-embedded. Then everything must agree with SQL and with the acknowledged operations.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ MANY_ROUNDS = 60
 START_S = 60.0
 REST_S = 60.0
 LATER_S = 5000.0
-"""After which every lease, intent and abandoned upload is over."""
+"""Seconds after which every lease, intent and abandoned upload has expired."""
 
 
 @dataclass
 class Told:
-    """What was acknowledged. What was begun and not acknowledged may have happened or not."""
+    """The acknowledged operations. Others may have happened or not."""
 
     attached: dict[tuple[str, str], bool | None] = field(default_factory=dict)
     deleted: set[str] = field(default_factory=set)
@@ -45,7 +45,7 @@ class Told:
     done: int = 0
 
     def hear(self, lines: Sequence[bytes]) -> None:
-        """All that one process said. A line that broke off was about to be acknowledged."""
+        """Read the output of one process. An incomplete line was about to be acknowledged."""
         for line in lines:
             try:
                 about, what, *subject = json.loads(line)
@@ -65,7 +65,7 @@ class Told:
 
 
 def lives(home: Path, url: str, seed: int, chance: random.Random, later_s: float) -> list[bytes]:
-    """What a process says from its start until it is killed."""
+    """Run a process until it is killed, and return its output."""
     command = [
         *(sys.executable, "-m", "tests.chaos.retrieval_process"),
         *(str(home), url, str(seed), str(later_s)),
@@ -114,7 +114,7 @@ async def test_kills_lose_nothing_that_was_acknowledged(
 
 
 async def rests(documents: Documents) -> None:
-    """The last process works until there is nothing left to do."""
+    """Let the last process finish all work."""
 
     async def idle() -> bool:
         while await documents.ingestion.step():
@@ -132,7 +132,7 @@ async def rests(documents: Documents) -> None:
 
 
 async def agrees(documents: Documents, told: Told) -> None:
-    """Everything is as it was acknowledged, file by file and store by store."""
+    """Check that everything is as acknowledged, for each file and each store."""
     stores = {one.id for one in (await documents.stores.list(READER, PageQuery(limit=100))).rows}
     files = {one.id for one in (await documents.files.list(READER, PageQuery(limit=100))).rows}
     assert not (stores | files) & told.deleted

@@ -1,6 +1,6 @@
-"""A process dies at each step of what it does to vector stores; the next one finds all in order.
+"""A process crashes at each step of its work on vector stores; the next one repairs everything.
 
-Over both databases, with vectors in memory: what was acknowledged holds, and nothing is left over.
+On both databases, with vectors in memory: acknowledged work holds, and nothing is left over.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from tests.rag.workshop import READER, Workshop
 
 TEXT = "apple one two three four\npear one two"
 MOST = 300
-"""Steps of any of them."""
+"""Number of steps of any of the operations."""
 
 LATER_S = 1000.0
-"""After which every lease and every intent of the dead is over."""
+"""Seconds after which every lease and intent of crashed processes has expired."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A store with a file, and what of the work was acknowledged."""
+    """A store with a file, and the acknowledged part of the work."""
 
     store: str
     file: str
@@ -54,7 +54,7 @@ async def ingest_anew(shop: Workshop, case: Case) -> None:
 
 
 async def fail(shop: Workshop, case: Case) -> None:
-    """The file cannot be read when its chunks are to have other sizes."""
+    """The file cannot be read if its chunks are to have other sizes."""
     shop.texts.kept["acme", case.file] = "BROKEN"
     await ingest_anew(shop, case)
     case.acknowledged.add("failed")
@@ -105,7 +105,7 @@ async def go_back(shop: Workshop, case: Case) -> None:
 
 
 async def recover(shop: Workshop, case: Case) -> None:
-    """Everything that recovery does, twice: of one file and of one store that go."""
+    """Everything that recovery does, for a file and for a store that are deleted."""
     other = await shop.store()
     await shop.attach(other, case.file)
     await shop.index()
@@ -131,7 +131,7 @@ FIRST: dict[Work, bool] = {
     go_back: True,
     recover: True,
 }
-"""Whether the file is published before."""
+"""Whether the file was published before."""
 
 REMOVING = (fail, detach, delete_file, delete_store, expire, recover)
 
@@ -198,7 +198,7 @@ async def _dies(process: tuple[Workshop, Life], work: Work, case: Case, last: in
 
 
 async def _go_on(shop: Workshop, case: Case) -> None:
-    """As a process that starts does."""
+    """Start like a new process."""
     shop.clock.now += LATER_S
     await shop.recovery.settle()
     await shop.index()
@@ -212,7 +212,7 @@ async def _go_on(shop: Workshop, case: Case) -> None:
 
 
 async def _holds(shop: Workshop, work: Work, case: Case) -> None:
-    """What was acknowledged is as it was acknowledged; what was not is wholly there or not."""
+    """Acknowledged work is done; other work is either done completely or not at all."""
     told = case.acknowledged
     if told & {"delete store", "expired"}:
         with pytest.raises(NotThere):
@@ -230,7 +230,7 @@ async def _holds(shop: Workshop, work: Work, case: Case) -> None:
 
 
 async def _clear(shop: Workshop) -> None:
-    """Leave nothing to the next round, so that its check is short."""
+    """Leave nothing for the next round, so that its check is short."""
     for store in (await shop.stores.list(READER, PageQuery(limit=100))).rows:
         await shop.stores.delete(READER, store.id)
     for file in (await shop.files.list(READER, PageQuery(limit=100))).rows:

@@ -1,6 +1,6 @@
-"""A planned stop: whoever was let in gets a whole answer or an error, and everything is written.
+"""A planned stop: every admitted client gets a whole answer or an error, and everything is written.
 
-The whole application by its public command in a session of its own, as on a terminal, where a
+Runs the whole application by its public command in its own session, as on a terminal, where a
 signal reaches each process of the foreground group.
 """
 
@@ -42,17 +42,17 @@ server:
 """
 STOP_DEADLINE_S = 60
 SHORT, LONG = 30, 900
-"""Tokens of an answer that ends while the server drains, and of one that does not."""
+"""Tokens of an answer that ends during the drain, and of one that does not."""
 
 
 def on_a_terminal(home: Path) -> AbstractContextManager[Backend]:
-    """A backend that leads a process group of its own, as a shell starts it."""
+    """A backend that leads its own process group, as if a shell had started it."""
     return served(home, CONFIGURATION, folder=home.parent, own_session=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one client got, to the end of a body that was not cut."""
+    """What one client received, up to the end of a body that was not cut."""
 
     request_id: str
     status: int
@@ -83,7 +83,7 @@ async def ask(client: httpx.AsyncClient, tokens: int, *, stream: bool) -> Answer
 
 
 async def held(backend: Backend, requests: int) -> None:
-    """Return when Valkey knows of so many running requests."""
+    """Return once Valkey has this number of running requests."""
     valkey = Valkey.open(EmbeddedValkey(backend.home).url, timeout_s=5)
     try:
         async with asyncio.timeout(20):
@@ -103,7 +103,7 @@ def told(answer: httpx.Response, events: list[dict[str, Any]], *, ended: bool) -
 
 
 def rows_of(home: Path) -> dict[str, list[tuple[str, int, int]]]:
-    """Outcome, prompt and completion tokens of every attempt, by its request."""
+    """Return outcome, prompt and completion tokens of every attempt, by request."""
     found: dict[str, list[tuple[str, int, int]]] = {}
     with contextlib.closing(sqlite3.connect(home / "ringfence.db")) as opened:
         for request_id, *row in opened.execute(
@@ -164,7 +164,7 @@ async def test_stop_gives_every_request_its_end_and_a_row(
 
 
 async def refused_late(client: httpx.AsyncClient) -> httpx.Response:
-    """The refusal of a request that comes while the server drains."""
+    """Return the refusal of a request that arrives during the drain."""
     deadline = time.monotonic() + DRAIN_S
     while time.monotonic() < deadline:
         answer = await client.get("/v1/models")
@@ -179,7 +179,7 @@ async def refused_late(client: httpx.AsyncClient) -> httpx.Response:
 
 @contextmanager
 def small_disk(folder: Path) -> Iterator[Path]:
-    """A file system of its own that is filled up in a moment."""
+    """A separate file system that can be filled quickly."""
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=32m,mode=700", "tmpfs", str(folder)]
     if subprocess.run(command, capture_output=True, check=False).returncode != 0:
@@ -191,7 +191,7 @@ def small_disk(folder: Path) -> Iterator[Path]:
 
 
 def fill(folder: Path) -> Path:
-    """Take all room that is left; the file that has it."""
+    """Fill all remaining space; returns the file that fills it."""
     ballast = folder / "ballast"
     with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:

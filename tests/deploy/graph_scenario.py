@@ -2,8 +2,8 @@
 
 Usage: graph_scenario.py RESULT.json SERVE_CONFIG.yaml...
 
-A process of its own: building asks a running Ray for its runtime environment, and one process can
-be part of one Ray cluster only.
+Runs in its own process: building asks a running Ray for its runtime environment, and a process can
+be part of only one Ray cluster.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ray.serve.schema import LoggingConfig, ServeApplicationSchema, ServeDeployS
 
 
 def build(app: ServeApplicationSchema) -> dict[str, DeploymentInfo]:
-    """What the controller would deploy, with the overrides of the configuration."""
+    """Return what the controller would deploy, with the configuration's overrides."""
     _, deployments, error = build_serve_application._function(
         app.import_path, "", app.name, app.args, LoggingConfig(), None, {}, {}, {}
     )
@@ -37,7 +37,7 @@ def build(app: ServeApplicationSchema) -> dict[str, DeploymentInfo]:
 
 
 def shown(info: DeploymentInfo) -> dict[str, Any]:
-    """The options of a deployment that the tests speak of."""
+    """Return the tested options of a deployment."""
     config, replica = info.deployment_config, info.replica_config
     scaling = config.autoscaling_config
     actor = dict(replica.ray_actor_options)

@@ -46,7 +46,7 @@ class Locked:
 
 
 def entries(lock: str) -> list[Locked]:
-    """Entries of a lock as pip reads it: lines joined, comments dropped."""
+    """Parse the entries of a lock like pip: lines joined, comments dropped."""
     text = (LOCKS / lock).read_text("utf-8").replace("\\\n", " ")
     lines = [line.strip() for line in text.splitlines()]
     return [
@@ -60,7 +60,7 @@ def entries(lock: str) -> list[Locked]:
 
 
 def active(lock: str, platform: dict[str, str]) -> dict[str, Version]:
-    """What a lock installs on a platform."""
+    """Return what a lock installs on a platform."""
     chosen = [entry for entry in entries(lock) if entry.active(platform)]
     names = [entry.name for entry in chosen]
     assert sorted(set(names)) == sorted(names)
@@ -68,7 +68,7 @@ def active(lock: str, platform: dict[str, str]) -> dict[str, Version]:
 
 
 def declared(*extras: str) -> list[Requirement]:
-    """What pyproject asks for."""
+    """Return what pyproject requires."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     rows = list(project["dependencies"])
     for extra in extras:

@@ -71,7 +71,7 @@ def environment(container: dict[str, Any]) -> dict[str, str]:
 
 
 def secret_keys(container: dict[str, Any]) -> dict[str, str]:
-    """Environment variables that are filled from the secret `ringfence`, and with which key."""
+    """Return the environment variables filled from the secret `ringfence`, with its keys."""
     references = {
         entry["name"]: entry["valueFrom"]["secretKeyRef"]
         for entry in container["env"]
@@ -85,7 +85,7 @@ def served() -> tuple[ModelSpec, ...]:
 
 
 def strings(value: Any) -> Iterator[tuple[str, str]]:
-    """Every text in a document, with the key it stands under."""
+    """Yield every text in a document, with its key."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from ((key, inner),) if isinstance(inner, str) else strings(inner)
@@ -96,7 +96,7 @@ def strings(value: Any) -> Iterator[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def graphs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """The deployments that Ray builds from each file, by the file's name."""
+    """Return the deployments that Ray builds from each file, by file name."""
     directory = tmp_path_factory.mktemp("graphs")
     of_service = directory / "rayservice.yaml"
     of_service.write_text(service()["serveConfigV2"], "utf-8")
@@ -368,7 +368,7 @@ def documents(path: Path) -> list[Any]:
 
 
 def variables(value: Any) -> Iterator[dict[str, Any]]:
-    """Every environment variable of every container."""
+    """Yield every environment variable of every container."""
     if isinstance(value, dict):
         yield from value.get("env", ())
         for inner in value.values():

@@ -1,4 +1,4 @@
-"""A backend started by its public command, and how to stop it."""
+"""Starts a backend by its public command, and stops it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ French.
 """
 
 SLOTS = 4
-"""How many requests the bfloat16 engine runs at once; the tests of hang-ups fill them."""
+"""Concurrent requests of the bfloat16 engine, which the disconnect tests fill."""
 
 
 def configuration(weights: Path) -> str:
@@ -124,13 +124,13 @@ def start(
 
 
 def environment(home: Path) -> dict[str, str]:
-    """For our commands, on the backend that `served` has in that home."""
+    """Return the environment of our commands for the backend that `served` keeps in that home."""
     own = {k: v for k, v in os.environ.items() if not k.startswith("RINGFENCE_")}
     return own | {"RINGFENCE_HOME": str(home), "RINGFENCE_CONFIG": str(home / "ringfence.yaml")}
 
 
 def processes_of(server: subprocess.Popen[bytes], title: str) -> list[psutil.Process]:
-    """Processes of a server with such a title, whatever else runs on this machine."""
+    """Return the processes of a server with such a title, ignoring other servers."""
     found = []
     for process in psutil.Process(server.pid).children(recursive=True):
         with suppress(psutil.Error):

@@ -26,7 +26,7 @@ STEP_WORDS = 200
 
 
 def send(backend: Backend, body: dict[str, object]) -> socket.socket:
-    """Post a chat request on a socket of its own, and do not read."""
+    """Send a chat request on a new socket without reading the answer."""
     content = json.dumps({"model": MODEL, "temperature": 0, "ignore_eos": True} | body).encode()
     connection = socket.create_connection(backend.address, timeout=60)
     head = (
@@ -42,7 +42,7 @@ def long_answer(**more: object) -> dict[str, object]:
 
 
 def first_token_s(backend: Backend) -> float:
-    """Time to first token of a short request on the engine as it is now."""
+    """Return the time to first token of a short request."""
     started = time.monotonic()
     body = {"model": MODEL, "max_tokens": 1, "messages": [{"role": "user", "content": "Hi"}]}
     answer = httpx.post(
@@ -53,7 +53,7 @@ def first_token_s(backend: Backend) -> float:
 
 
 def settle(backend: Backend) -> float:
-    """The idle engine's time to first token: best of three, after whatever ran before."""
+    """Return the best of three times to first token on the idle engine, after warm-up."""
     return min(first_token_s(backend) for _ in range(3))
 
 

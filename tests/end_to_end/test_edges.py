@@ -1,4 +1,4 @@
-"""What only the running stack shows: HAProxy, Ray, processes, ports and logs."""
+"""Behaviour that only the running stack shows: HAProxy, Ray, processes, ports and logs."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_prompt_is_in_no_log(backend: Backend, http: httpx.Client) -> None:
 
 
 def ray_session(backend: Backend) -> Path:
-    """Ray's session folder of this backend, from the raylet's command line."""
+    """Return Ray's session folder of this backend, from the raylet's command line."""
     arguments = " ".join(named(backend, "raylet").cmdline()).split()
     socket_name = next(a.split("=", 1)[1] for a in arguments if "raylet_socket_name=" in a)
     return Path(socket_name).parents[1]

@@ -206,11 +206,11 @@ def test_sdk_tool_choice_forces_a_call_that_fits_its_schema(
 
 
 Told = tuple[str, list[tuple[str, str]], str | None]
-"""Content, name and arguments of each call, and how the answer ended."""
+"""Content, name and arguments of each call, and the finish reason."""
 
 
 def accumulated(stream: openai.Stream[ChatCompletionChunk]) -> Told:
-    """A stream put together in the usual way, which takes arguments to be text from the first."""
+    """Assemble a stream in the usual way, which needs arguments to be text in the first delta."""
     calls: dict[int, ChoiceDeltaToolCall] = {}
     content, finish = "", None
     for chunk in stream:

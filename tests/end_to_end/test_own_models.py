@@ -1,4 +1,4 @@
-"""Models of one's own, from a few lines of configuration: any architecture, any mistake."""
+"""Users' own models from a few lines of configuration: any architecture, any mistake."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ GROUPS: Mapping[str, Mapping[str, dict[str, Any]]] = {
         "qwen3_moe": SHAPE | EXPERTS | {"num_experts": 4, "mlp_only_layers": []},
     },
 }
-"""Fields of each model's configuration; by group, so that a group's server fits into eight GiB."""
+"""Fields of each model's configuration, grouped so that a group's server fits into 8 GiB."""
 
 PROMPT = "Once upon a time there was a lighthouse that nobody needed, at the end of a long pier."
 NEW_TOKENS = 24
 
 
 def make(directory: Path, kind: str, fields: Mapping[str, Any]) -> Path:
-    """Random float32 weights of that kind, with the tokenizer of `make_tiny`."""
+    """Create random float32 weights of that architecture, with the tokenizer of `make_tiny`."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -84,13 +84,13 @@ def make(directory: Path, kind: str, fields: Mapping[str, Any]) -> Path:
 
 
 def tokens(tokenizer: Any) -> list[str]:
-    """All tokens by id; those of several characters, which are special, as nothing visible."""
+    """Return all tokens by id; those of several characters, which are special, become newlines."""
     found = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
     return [token if len(token) == 1 else "\n" for token in found]
 
 
 def greedy(directory: Path) -> str:
-    """What transformers says."""
+    """Return the text that transformers generates."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -106,7 +106,7 @@ def greedy(directory: Path) -> str:
 def group(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Backend, dict[str, Path]]]:
-    """A server of one group, configured as the guide's example is; and where its models are."""
+    """Run a server of one group, configured like the guide's example; return it and its models."""
     home = tmp_path_factory.mktemp("own")
     models = {kind: make(home / kind, kind, fields) for kind, fields in request.param.items()}
     rows = [
@@ -134,7 +134,7 @@ def test_own_models_start_and_answer_as_transformers_does(
 
 
 def ended(home: Path, **fields: Any) -> str:
-    """What the operator reads of a start that has to fail."""
+    """Return the output of a start that must fail."""
     model = {"id": "mine"} | fields
     (home / "ringfence.yaml").write_text(json.dumps({"models": [model]}))
     command = [*RINGFENCE, "serve", "--port", str(free_port())]

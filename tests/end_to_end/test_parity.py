@@ -1,4 +1,4 @@
-"""The served model says what transformers says, and says the same streamed and unstreamed."""
+"""The served model generates the same text as transformers, streamed or not."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ NEW_TOKENS = 32
 
 
 class Reference:
-    """The same weights in transformers, float32, one prompt at a time."""
+    """The same weights in transformers, float32, used for one prompt at a time."""
 
     def __init__(self, weights: Path) -> None:
         import torch
@@ -71,7 +71,7 @@ class Reference:
         return str(self.tokenizer.decode(new, skip_special_tokens=True))
 
     def worst_margin(self, prompt: str, answer: str) -> float:
-        """How far below the best token the answer's worst token lies, in logits."""
+        """Return how far the answer's worst token is below the best token, in logits."""
         import torch
 
         before = self.prompt_ids(prompt)

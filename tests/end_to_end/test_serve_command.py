@@ -1,4 +1,4 @@
-"""`ringfence serve` as a newcomer meets it: first key, what it prints, Ctrl-C, a dying engine."""
+"""`ringfence serve` for a new user: first key, output, Ctrl-C, a dying engine."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def command(home: Path, *arguments: str, **environment: str) -> subprocess.Popen
 
 @dataclass(frozen=True)
 class Greeted(Backend):
-    """A backend, and the status of a chat that was sent as soon as it had said that it is ready."""
+    """A backend, and the status of a chat sent as soon as the backend was ready."""
 
     first_status: int
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Greeted]:
-    """A backend with the simulated engine only, and no key from the environment."""
+    """Run a backend with only the simulated engine, and without a key in the environment."""
     statuses: list[int] = []
 
     def greeted(process: subprocess.Popen[bytes], url: str, log: Path) -> None:

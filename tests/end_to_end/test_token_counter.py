@@ -1,4 +1,4 @@
-"""The gateway's count of a prompt is the engine's, which is what a request is billed."""
+"""The gateway's count of a prompt equals the engine's, which is billed."""
 
 from __future__ import annotations
 

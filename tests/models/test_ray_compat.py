@@ -1,4 +1,4 @@
-"""What a replica of Ray Serve hears of its stop, on a cluster of its own."""
+"""What a Ray Serve replica learns of its stop, on its own cluster."""
 
 from __future__ import annotations
 

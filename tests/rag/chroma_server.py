@@ -1,4 +1,4 @@
-"""Fixture: Chroma's Rust server on a free port of this machine, one for a whole run."""
+"""Fixture: Chroma's Rust server on a free port of this machine, one per test run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def chroma_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @contextmanager
 def running(directory: Path) -> Iterator[str]:
-    """A server of its own, by its URL, until the end of the block."""
+    """Run a server during the block; returns its URL."""
     if not BINARY.exists():
         pytest.skip("the `chroma` command is not installed")
     port = free_port()

@@ -1,4 +1,4 @@
-"""What a search finds by meaning and by words, each alone; and what is noted to be done."""
+"""Helpers: what a search finds by meaning and by words, and the recorded intents."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MEANING, WORDS = Weights(embedding=1, text=0), Weights(embedding=0, text=1)
 async def found(
     shop: Workshop, store: str, word: str, weights: Weights, reader: Reader = READER
 ) -> list[str]:
-    """Files whose chunks have a word, as one kind of search finds them."""
+    """Return the files whose chunks contain a word, for one kind of search."""
     (generation,) = await shop.stores.generations(reader, [store])
     embedded = await shop.embedders[generation.model].embedder.embed([word])
     query = Query(reader, [generation], word, embedded.vectors[0], 50, weights=weights)
@@ -31,7 +31,7 @@ async def found(
 
 
 async def noted(shop: Workshop) -> list[tuple[str, str]]:
-    """Kind and subject of all intents."""
+    """Return kind and subject of all intents."""
     async with shop.database.session() as session:
         rows = await session.execute(select(IndexIntent.kind, IndexIntent.subject))
         return sorted((kind, subject) for kind, subject in rows)
@@ -40,7 +40,7 @@ async def noted(shop: Workshop) -> list[tuple[str, str]]:
 async def note(
     shop: Workshop, kind: str, subject: str, *, collection: str | None = None, until: float = 0.0
 ) -> None:
-    """Add an intent of acme's, as somebody who is about to do something adds it."""
+    """Add an intent of acme's, as a process does before it acts."""
     async with shop.database.transaction() as session:
         session.add(
             IndexIntent(
@@ -50,7 +50,7 @@ async def note(
 
 
 async def eventually(true: Callable[[], Awaitable[bool]], *, within_s: float = 20.0) -> None:
-    """Wait until something is true."""
+    """Wait until a condition is true."""
     async with asyncio.timeout(within_s):
         while True:
             if await true():

@@ -1,4 +1,4 @@
-"""Files and vector stores of two tenants over SQL, with a clock of the test's."""
+"""Files and vector stores of two tenants on SQL, with a controlled clock."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LEGAL = Reader.of("acme", ["legal"])
 SALES = Reader.of("acme", ["sales"])
 OTHER = Reader.of("other")
 STRANGERS = (SALES, OTHER)
-"""Who may not read what is for `group:legal` of acme."""
+"""Readers who may not see what is for `group:legal` of acme."""
 
 MAX_FILES = 3000
 
@@ -39,7 +39,7 @@ class Clock:
 
 
 class Place:
-    """Everything that is behind the routes of files and vector stores, but the bytes."""
+    """Everything behind the routes of files and vector stores, except the bytes."""
 
     def __init__(self, database: Database, *, max_files: int = MAX_FILES) -> None:
         self.database = database
@@ -65,7 +65,7 @@ class Place:
 
     @classmethod
     async def open(cls, database: Database, *, max_files: int = MAX_FILES) -> Place:
-        """An empty one."""
+        """Create two tenants without files or stores."""
         for tenant in ("acme", "other"):
             await TenantStore(database).create(tenant)
         return cls(database, max_files=max_files)
@@ -79,7 +79,7 @@ class Place:
         purpose: str = "user_data",
         expires_after_s: int | None = None,
     ) -> str:
-        """A file in SQL, of that id."""
+        """Create a file with that id in SQL."""
         made: FileRecord = await self.files.create(
             reader, file_id=name, filename=f"{name}.txt", purpose=purpose, media_type="text/plain",
             size=3, sha256="ab", privacy="local_only", access=access,
@@ -97,7 +97,7 @@ class Place:
         access: Sequence[str] | None = None,
         days: int | None = None,
     ) -> str:
-        """A vector store with files."""
+        """Create a vector store with files."""
         made = await self.stores.create(
             reader, name="s", metadata={}, access=access, expires_after_days=days,
             file_ids=file_ids,
@@ -105,7 +105,7 @@ class Place:
         return made.id
 
     async def publish(self, store_id: str, file_id: str, *texts: str) -> str:
-        """As ingestion does; returns the version."""
+        """Publish a file as ingestion does; returns the version."""
         version = f"v-{store_id[-8:]}-{file_id}"
         async with self.database.transaction() as session:
             number = await session.scalar(
@@ -128,40 +128,40 @@ class Place:
         return version
 
     async def set_status(self, store_id: str, file_id: str, status: str, **facts: object) -> None:
-        """What an indexer says of a file."""
+        """Set the status of a file as an indexer does."""
         here = (StoreFile.store_id == store_id) & (StoreFile.file_id == file_id)
         async with self.database.transaction() as session:
             await session.execute(update(StoreFile).where(here).values(status=status, **facts))
 
     async def store_file(self, store_id: str, file_id: str) -> StoreFile:
-        """The row of a file in a store."""
+        """Return the row of a file in a store."""
         here = (StoreFile.store_id == store_id) & (StoreFile.file_id == file_id)
         async with self.database.session() as session:
             return (await session.scalars(select(StoreFile).where(here))).one()
 
     async def intents(self) -> set[tuple[str, str]]:
-        """Kind and subject of all that is to be done outside SQL."""
+        """Return kind and subject of all intents."""
         async with self.database.session() as session:
             found = await session.execute(select(IndexIntent.kind, IndexIntent.subject))
             return {(kind, subject) for kind, subject in found}
 
     async def forget_intents(self) -> None:
-        """As recovery does, if it comes too early."""
+        """Delete all intents, as recovery does if it comes too early."""
         async with self.database.transaction() as session:
             await session.execute(delete(IndexIntent))
 
     async def collection(self, store_id: str) -> str:
-        """Of a store's vectors."""
+        """Return the collection of a store."""
         async with self.database.session() as session:
             found = select(IndexGeneration.collection).where(IndexGeneration.store_id == store_id)
             return (await session.scalars(found)).one()
 
     async def count(self, table: type[Base]) -> int:
-        """Rows of a table."""
+        """Count the rows of a table."""
         async with self.database.session() as session:
             return await session.scalar(select(func.count()).select_from(table)) or 0
 
     async def tables(self) -> list[int]:
-        """Numbers of the stores that have a full-text table."""
+        """Return the numbers of the stores that have a full-text table."""
         async with self.database.session() as session:
             return await self.text.stores(session)

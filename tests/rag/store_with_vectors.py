@@ -1,4 +1,4 @@
-"""A vector store in SQL with vectors in memory: embedded, ingested and deleted as by the server."""
+"""A vector store in SQL with vectors in memory: embedded, ingested and deleted as usual."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TENANT = "acme"
 
 
 class WordEmbedder(Embedder):
-    """Sums a random direction for each word; another seed is another model."""
+    """Sums a random direction for each word; another seed makes another model."""
 
     def __init__(self, seed: int = 0, dimension: int = 16, noise: float = 0.0) -> None:
         self.seed, self.dimension, self.noise = seed, dimension, noise
@@ -112,7 +112,7 @@ class MemoryVectors(VectorIndex):
 
 
 def served(embedder: WordEmbedder, revision: str = "r1") -> ServedEmbedder:
-    """Windows of three words."""
+    """Serve an embedder whose windows have three words."""
 
     def windows(text: str) -> list[str]:
         words = text.split()
@@ -122,7 +122,7 @@ def served(embedder: WordEmbedder, revision: str = "r1") -> ServedEmbedder:
 
 
 class Shelf:
-    """One vector store; `old` embeds it, `new` is served too."""
+    """One vector store; `old` embeds it, and `new` is served too."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -131,7 +131,7 @@ class Shelf:
         self._number = 0
 
     async def make(self) -> None:
-        """An empty store with an active generation."""
+        """Create an empty store with an active generation."""
         await TenantStore(self.database).create(TENANT)
         await self.vectors.create(Collection(TENANT, "gen_old"))
         pinned = await pin(self.embedders["old"].embedder, "old", "r1")
@@ -151,7 +151,7 @@ class Shelf:
             )  # fmt: skip
 
     async def ingest(self, chunks: Sequence[str], created_at: int = 0) -> str:
-        """As ingestion does: intents, vectors in every live generation, then publication."""
+        """Ingest a file: intents, vectors in every live generation, then publication."""
         self._number += 1
         file_id, version = f"file_{self._number}", f"v{self._number}"
         async with self.database.transaction() as session:
@@ -216,7 +216,7 @@ class Shelf:
             )
 
     async def remove(self, file_id: str) -> None:
-        """As deletion does: rows go, then vectors of every generation."""
+        """Delete a file: its rows, then its vectors in every generation."""
         async with self.database.transaction() as session:
             found = select(StoreFile.version).where(StoreFile.file_id == file_id)
             version = await session.scalar(found)
@@ -226,13 +226,13 @@ class Shelf:
             await self.vectors.erase(Collection(TENANT, name), version or "")
 
     async def states(self) -> dict[str, str]:
-        """State by generation."""
+        """Return the state of each generation."""
         async with self.database.session() as session:
             found = await session.scalars(select(IndexGeneration))
             return {generation.id: generation.state for generation in found}
 
     async def findings(self, generation_id: str) -> list[str]:
-        """Where SQL and the vectors of a generation disagree; by its own windows."""
+        """Report where SQL and the vectors of a generation disagree."""
         async with self.database.session() as session:
             generation = await session.get_one(IndexGeneration, generation_id)
             published = (StoreFile.id == Chunk.store_file_id) & (StoreFile.version == Chunk.version)

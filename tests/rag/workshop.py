@@ -1,4 +1,4 @@
-"""Files on their way into vector stores: the real SQL parts, with texts instead of documents."""
+"""Ingestion of files into vector stores: the real SQL parts, with texts instead of documents."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ READER = Reader.of("acme")
 
 
 class Clock:
-    """Stands still until it is moved."""
+    """A clock that stands still until it is moved."""
 
     def __init__(self) -> None:
         self.now = 1_000_000.0
@@ -42,7 +42,7 @@ class Clock:
 
 @dataclass
 class Texts:
-    """Contents of files by id; `Blobs` as far as retrieval needs them."""
+    """Contents of files by id; the part of `Blobs` that retrieval needs."""
 
     kept: dict[tuple[str, str], str] = field(default_factory=dict)
     changed: float = 0.0
@@ -65,7 +65,7 @@ class Texts:
 
 
 class LineParser(Parser):
-    """A chunk for each line of a text; one that says BROKEN cannot be read."""
+    """Makes a chunk of each line of a text; a text with BROKEN cannot be read."""
 
     def __init__(self, texts: Texts) -> None:
         self.texts = texts
@@ -86,7 +86,7 @@ class LineParser(Parser):
 
 
 class Workshop:
-    """Everything that indexes, over one database. A second one is another process."""
+    """All of indexing on one database. A second instance acts as another process."""
 
     def __init__(self, database: Database, first: Workshop | None = None) -> None:
         self.database = database
@@ -122,16 +122,16 @@ class Workshop:
         self.consistency = Consistency(database, self.vectors, text, self.texts)
 
     async def open(self, *tenants: str) -> None:
-        """Make tenants."""
+        """Create tenants."""
         for tenant in tenants or ("acme",):
             await TenantStore(self.database).create(tenant)
 
     async def store(self, reader: Reader = READER, name: str = "s") -> str:
-        """A new vector store."""
+        """Create a vector store."""
         return (await self.stores.create(reader, name=name, metadata={})).id
 
     async def upload(self, text: str, reader: Reader = READER, lasts_s: int | None = None) -> str:
-        """A new file."""
+        """Create a file."""
         file_id = f"file-{uuid.uuid4().hex}"
         self.texts.kept[reader.tenant, file_id] = text
         await self.files.create(
@@ -147,36 +147,36 @@ class Workshop:
             await self.store_files.attach(reader, store, file_id, attributes={}, chunking=None)
 
     async def file(self, store: str, file_id: str, reader: Reader = READER) -> StoreFileRecord:
-        """A file in a store."""
+        """Return a file in a store."""
         return await self.store_files.get(reader, store, file_id)
 
     async def index(self) -> int:
-        """Index all that waits; how many batches there were."""
+        """Index everything that waits; returns the number of batches."""
         batches = 0
         while await self.ingestion.step():
             batches += 1
         return batches
 
     def versions(self) -> set[str]:
-        """Whose vectors are anywhere."""
+        """Return the versions that have vectors anywhere."""
         kept = self.vectors.kept.values()
         return {key.partition(":")[0] for rows in kept for key in rows}
 
     async def published(self, text: str = "apple") -> tuple[str, str]:
-        """A store with a file that is published."""
+        """Create a store with a published file."""
         store, file = await self.store(), await self.upload(text)
         await self.attach(store, file)
         await self.index()
         return store, file
 
     async def leased(self) -> IngestBatch:
-        """The next files, leased."""
+        """Lease the next files."""
         batch = await self.leases.take()
         assert batch is not None
         return batch
 
     async def written(self) -> IngestBatch:
-        """Files whose vectors are there, and whose writer died then."""
+        """Lease files and write their vectors, as a writer does that then crashes."""
         batch = await self.leased()
         await self.ingestion._write(batch.targets[0], await self.ingestion._cut(batch))
         return batch

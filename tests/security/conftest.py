@@ -39,14 +39,14 @@ PIECE = 7
 
 
 class Patterns(Detector):
-    """The detector without its models: what has a form of its own is found as it always is."""
+    """The detector without its models: patterns find identifiers as usual."""
 
     async def detect(self, texts: Sequence[str]) -> list[list[Span]]:
         return [list(find(text)) for text in texts]
 
 
 def echo(received: Received) -> Behaviour:
-    """Says the whole request again, a few characters at a time."""
+    """Echoes the whole request, a few characters at a time."""
     said = received.body.decode()
     answer = Answer(tuple(said[at : at + PIECE] for at in range(0, len(said), PIECE)))
     chat = received.target.endswith("/chat/completions")
@@ -55,7 +55,7 @@ def echo(received: Received) -> Behaviour:
 
 @dataclass(frozen=True, slots=True)
 class Border:
-    """What is here, what is outside, and who asks: keys of a tenant of its own."""
+    """The gateway, the provider, and keys of a new tenant."""
 
     backend: Backend
     provider: StandIn
@@ -71,7 +71,7 @@ class Border:
         privacy: PrivacyClass = "scrubbed",
         **headers: str,
     ) -> httpx.Response:
-        """The answer to a request of a key of that class."""
+        """Return the answer to a request of a key with that class."""
         return await self.post(PATHS[endpoint], body | {"stream": stream}, privacy, **headers)
 
     async def post(
@@ -81,7 +81,7 @@ class Border:
         return await self.backend.post(path, body, **told)
 
     async def considered(self, answer: httpx.Response) -> list[dict[str, Any]]:
-        """The ways that are kept for the explanation of a request."""
+        """Return the ways that are recorded for the explanation of a request."""
         valkey, request_id = self.backend.admission_parts.valkey, answer.headers["x-request-id"]
         [name] = await valkey.command("KEYS", f"*decision:{self.tenant}:{request_id}")
         considered: list[dict[str, Any]] = orjson.loads(await valkey.command("GET", name))[
@@ -90,14 +90,14 @@ class Border:
         return considered
 
     def outside(self) -> str:
-        """Everything that the provider has seen."""
+        """Everything that the provider has received."""
         return "\n".join(
             f"{one.target}\n{one.headers}\n{one.body.decode()}" for one in self.provider.received
         )
 
 
 def said(answer: httpx.Response) -> str:
-    """The text of an answer, however it came."""
+    """Return the text of an answer, streamed or not."""
     if not answer.headers["content-type"].startswith("text/event-stream"):
         [choice] = answer.json()["choices"]
         return str(choice["message"]["content"] if "message" in choice else choice["text"])

@@ -1,4 +1,4 @@
-"""Names in scripts that nobody reads for names, and the ways in which they are written down."""
+"""Names in scripts that are not read for names, and encodings of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NAMES = {
     "Braille": "⠚⠕⠓⠝", "Cherokee": "ᏣᎳᎩ", "mathematical Greek": "𝚨𝛎𝛎𝛂",
     "a new script": "\U00010d50\U00010d51", "no script": "\ue000\ue001",
 }  # fmt: skip
-"""By what they are written in."""
+"""Scripts of the names."""
 
 NOTHING, MARK, BACKSLASH = "\u200b", "\u0332", "\\"
 
@@ -41,9 +41,9 @@ CARRIERS: dict[str, Callable[[str], str]] = {
     ),
     "braced code points": lambda name: "".join(f"{BACKSLASH}u{{{ord(char):x}}}" for char in name),
 }
-"""A name in an English request."""
+"""Ways to put a name into an English request."""
 
 
 def in_base64(name: str) -> str:
-    """Of two letters or more, for eight characters say nothing."""
+    """Encode a name, which needs two letters or more: eight characters of base64 say nothing."""
     return f"The field is {base64.b64encode(name.encode()).decode()} in the record."

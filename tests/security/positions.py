@@ -1,4 +1,4 @@
-"""Every place of a request that can hold a client's text, as a table, and canaries to put there."""
+"""Every place of a request that can hold a client's text, as a table, with canaries for them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CANARIES = (
 )
 TEXT = "Ask {}, card {}, or call {}. Pay to {}. My key is {}, the token {}.".format(*CANARIES)
 NAMES = ("4539-5787-6362-1486", "312-555-0147", "GB29NWBK60161331926819")
-"""Some that fit where the wire allows letters, digits and hyphens only."""
+"""Canaries for places that accept only letters, digits and hyphens."""
 DIGITS = "4539578763621486"
 
 Fields = dict[str, Any]
@@ -58,7 +58,7 @@ class Row:
     endpoint: Endpoint = "chat"
 
     def requests(self) -> list[tuple[Fields, tuple[str, ...]]]:
-        """The bodies of the row, each with the canaries that it holds."""
+        """Yield the bodies of the row, each with its canaries."""
         base = {"messages": [USER]} if self.endpoint == "chat" else {"prompt": "Hi"}
         texts = [(one, (one,)) for one in self.canaries] if self.apart else [(TEXT, CANARIES)]
         return [({"model": "chat"} | base | self.place(text), held) for text, held in texts]
@@ -69,7 +69,7 @@ def _said(role: str, **more: Any) -> Callable[[str], Fields]:
 
 
 def _message(**fields: Callable[[str], Any]) -> Callable[[str], Fields]:
-    """A message of the assistant that holds the text in these fields."""
+    """Build a message of the assistant with the text in these fields."""
 
     def place(text: str) -> Fields:
         told = {name: make(text) for name, make in fields.items()}
@@ -79,7 +79,7 @@ def _message(**fields: Callable[[str], Any]) -> Callable[[str], Fields]:
 
 
 def _called(call: Fields, answer: Fields | None = None) -> Fields:
-    """A conversation in which a tool was called."""
+    """Build a conversation in which a tool was called."""
     function = {"name": "look_up", "arguments": "{}"} | call.pop("function", {})
     made = {"id": "call_1", "type": "function"} | call | {"function": function}
     said = {"role": "assistant", "content": None, "tool_calls": [made]}
@@ -92,7 +92,7 @@ def _function(**fields: Any) -> Fields:
 
 
 def _parameter(make: Callable[[str], Fields]) -> Callable[[str], Fields]:
-    """The text in the schema of a tool's parameter."""
+    """Put the text into the schema of a tool's parameter."""
 
     def place(text: str) -> Fields:
         schema = {"type": "object", "properties": {"to": {"type": "string"} | make(text)}}
@@ -102,7 +102,7 @@ def _parameter(make: Callable[[str], Fields]) -> Callable[[str], Fields]:
 
 
 def _schema(**fields: Callable[[str], Any]) -> Callable[[str], Fields]:
-    """The text in the schema of the answer."""
+    """Put the text into the schema of the answer."""
 
     def place(text: str) -> Fields:
         told = {name: make(text) for name, make in fields.items()}
@@ -208,7 +208,7 @@ _EITHER = (
 
 
 def _escaped(text: str) -> str:
-    """In JSON, every character as an escape."""
+    """Encode as JSON with every character escaped."""
     return "".join(f"\\u{ord(one):04x}" for one in text)
 
 
@@ -225,7 +225,8 @@ ROWS = (
 
 
 def text_fields(model: type[BaseModel], path: str = "") -> Iterator[str]:
-    """Where a wire model can hold text of a client's choice: `[]` in a list, `{}` in an object."""
+    """Yield the fields of a wire model that can hold a client's text: `[]` for a list, `{}` for a
+    dict."""
     for name, field in model.model_fields.items():
         yield from _texts(field.annotation, f"{path}.{field.alias or name}".lstrip("."))
 

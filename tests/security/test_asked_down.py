@@ -1,4 +1,4 @@
-"""The class of a request cannot be asked down: repetition takes the strictest, look-alikes fail."""
+"""A client cannot weaken a request's class: repetition takes the strictest, look-alikes fail."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ Headers = Sequence[tuple[str, str]]
 
 
 async def sent(border: Border, path: str, raw: bytes, headers: Headers = ()) -> httpx.Response:
-    """The answer to a body and headers just so, from a key whose requests may leave as they are."""
+    """Send a raw body and headers, with a key whose requests may leave unchanged."""
     told = [("authorization", f"Bearer {border.keys['open']}"), *headers]
     return await border.backend.client.post(path, content=raw, headers=told)
 
 
 def with_fields(path: str, *fields: str) -> bytes:
-    """A good body with JSON members as they are written, at its end."""
+    """Build a valid body with raw JSON members at its end."""
     return orjson.dumps(BODIES[path])[:-1] + "".join(f",{one}" for one in fields).encode() + b"}"
 
 

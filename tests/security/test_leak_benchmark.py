@@ -59,7 +59,7 @@ Duty = Literal["restore", "anonymize"]
 
 
 class Capture:
-    """The way to the benchmark's server: a request goes there as it came, its answer made whole."""
+    """The proxy to the benchmark's server: a request passes unchanged, its answer is completed."""
 
     def __init__(self) -> None:
         self.port = free_port()
@@ -83,7 +83,7 @@ def capture() -> Capture:
 
 @pytest.fixture(scope="module")
 def provider(capture: Capture) -> Iterator[StandIn]:
-    """Stands before the capturing server."""
+    """A stand-in in front of the capturing server."""
     with standing(capture) as server:
         yield server
 
@@ -97,7 +97,7 @@ def backend(provider: StandIn, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @contextmanager
 def busy(backend: Backend) -> Iterator[None]:
-    """The model's one place is taken for as long as that."""
+    """Occupy the model's only place during the block."""
     body = {"model": "simulated", "prompt": "Count.", "max_tokens": 7000, "ignore_eos": True}
     with httpx.stream(
         "POST",
@@ -123,7 +123,7 @@ def new_key(backend: Backend, tenant: str, privacy: str) -> str:
 
 @pytest.fixture(scope="module")
 def keys(backend: Backend) -> dict[str, str]:
-    """Of a tenant with the default policy, of one that wants its secrets back, and an open one."""
+    """Keys of a tenant with the default policy, of one that restores secrets, and an open one."""
     return {
         "default": new_key(backend, "careful", "scrubbed"),
         "trusting": new_key(backend, "trusting", "scrubbed"),
@@ -134,7 +134,7 @@ def keys(backend: Backend) -> dict[str, str]:
 def measured(
     backend: Backend, capture: Capture, key: str, *, secrets: bool, duty: Duty = "restore"
 ) -> tuple[str, dict[str, Any]]:
-    """The verdict of `pii-leak-benchmark selfcheck`, and its report."""
+    """Return the verdict of `pii-leak-benchmark selfcheck`, and its report."""
     report = run_http_conformance(
         f"{backend.url}/v1",
         api_key=key,

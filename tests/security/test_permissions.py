@@ -39,7 +39,7 @@ __all__ = ["backend", "home", "migrated_url", "postgres_url"]
 
 SEEDS = [1, 2, 3]
 ROUNDS = 2
-"""In each of them every route is called, by callers at random."""
+"""In each round, random callers call every route."""
 
 
 async def test_every_route_of_the_library_is_called_by_the_fuzz(backend: Backend) -> None:
@@ -65,14 +65,14 @@ async def key_of(backend: Backend, *groups: str) -> Caller:
 
 
 async def uploaded(fuzz: Fuzz, owner: Caller, text: str, access: Sequence[str]) -> str:
-    """The id of a new file."""
+    """Upload a file and return its id."""
     fields = {"purpose": "assistants", "access": orjson.dumps(access)}
     form = {"files": {"file": ("a.txt", text.encode())}, "data": fields}
     return str((await fuzz.seen(owner, "POST", FILES, form=form))["id"])
 
 
 async def shelved(fuzz: Fuzz, owner: Caller, texts: Mapping[str, Sequence[str]]) -> str:
-    """A store for the tenant, with a file of each text for those on its list; all indexed."""
+    """Create a store with a file for each text, readable by those on its list; all indexed."""
     files = [await uploaded(fuzz, owner, text, access) for text, access in texts.items()]
     sizes = {"max_chunk_size_tokens": 100, "chunk_overlap_tokens": 0}
     sent = {

@@ -1,4 +1,4 @@
-"""No canary gets out, from any place of a request, by any endpoint; nor is it kept here."""
+"""No canary leaves from any place of a request by any endpoint, and none is stored."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from tests.security.positions import CANARIES, ROWS, TEXT, USER, Row, text_field
 
 EVERY_CANARY = {*CANARIES, *(one for row in ROWS for one in row.canaries)}
 REPEATS = {"model", "tool_choice.function.name"}
-"""What our own errors name again: a model or a tool that is not there."""
+"""Fields whose values our errors quote: missing models and tools."""
 REFUSED = {400, 404, 503}
-"""Not what anybody offers, or nobody here answers and it may not leave."""
+"""Statuses if no provider can run a request, or it may not leave and no local model answers."""
 
 STAYS: dict[str, dict[str, Any]] = {
     "/v1/embeddings": {"model": "embed", "input": [TEXT]},
@@ -31,12 +31,12 @@ STAYS: dict[str, dict[str, Any]] = {
 
 
 def squeezed(text: str) -> str:
-    """Letters and digits only: no spacing hides anything."""
+    """Keep only letters and digits, so that no spacing hides anything."""
     return re.sub(r"[\W_]", "", text).lower()
 
 
 def shown(text: str) -> list[str]:
-    """The canaries that a text shows, with whatever separators."""
+    """Return the canaries that a text contains, with any separators."""
     looked = squeezed(text)
     return [one for one in EVERY_CANARY if squeezed(one) in looked]
 
@@ -115,18 +115,18 @@ async def test_canary_is_kept_nowhere(
 
 
 def told(record: logging.LogRecord) -> str:
-    """All that a handler could write of a record."""
+    """Everything that a log handler could write of a record."""
     return f"{record.getMessage()} {record.args!r} {record.exc_info!r} {vars(record)!r}"
 
 
 def dumped(store_url: str) -> list[str]:
-    """Every row of every table."""
+    """Return every row of every table."""
     with closing(sqlite3.connect(store_url.removeprefix("sqlite:///"))) as database:
         return list(database.iterdump())
 
 
 async def everything(valkey: Valkey) -> list[str]:
-    """Every name in Valkey and what is kept under it."""
+    """Return every key in Valkey with its value."""
     reads = {
         b"string": ("GET",), b"hash": ("HGETALL",), b"set": ("SMEMBERS",),
         b"list": ("LRANGE", 0, -1), b"zset": ("ZRANGE", 0, -1), b"stream": ("XRANGE", "-", "+"),

@@ -1,4 +1,4 @@
-"""Text that nobody reads for names does not leave, wherever it stands and however it is written."""
+"""Text that is not read for names does not leave, in any place and any encoding."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TEXT = "Please forward the contract to 李畅 before noon."
 GERMAN = "Gestern traf ich Annegret im Büro, und wir sprachen lange."
 
 WORDS = [row for row in ROWS if row.canaries != (DIGITS,)]
-"""Places that take words."""
+"""Places that accept words."""
 
 
 def asking(text: str) -> dict[str, Any]:

@@ -64,7 +64,7 @@ SPECS = (
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """Keys of two tenants, of an administrator, and one that may use `other` and `embed` only."""
+    """Keys of two tenants, of an administrator, and one that may use only `other` and `embed`."""
 
     acme: str
     globex: str
@@ -74,7 +74,7 @@ class Keys:
 
 @dataclass(slots=True)
 class Backend:
-    """A gateway over fakes, and a client that calls it with the fixed key."""
+    """A gateway on fakes, and a client with the fixed key."""
 
     app: ASGIApp
     meter: Meter
@@ -95,7 +95,7 @@ class Backend:
         return await self.post("/v1/completions", {"model": "chat", "prompt": "Hi"} | fields)
 
     async def metric(self, sample: str) -> float:
-        """One sample of `/metrics`, by its name and labels; 0 while it has none."""
+        """Return a sample of `/metrics` by name and labels; 0 if it does not exist."""
         text = (await self.client.get("/metrics")).text
         found = [line for line in text.splitlines() if line.startswith(sample + " ")]
         return float(found[0].rpartition(" ")[2]) if found else 0.0
@@ -111,7 +111,7 @@ class Backend:
 
 
 class FixedReadiness(Readiness):
-    """States that were given."""
+    """States that are given."""
 
     def __init__(self, states: dict[str, ModelState]) -> None:
         self.states = states
@@ -209,5 +209,5 @@ async def make(wire: Wire) -> AsyncIterator[Make]:
 
 @pytest.fixture
 def backend(make: Make) -> Backend:
-    """A gateway over simulated engines that take no time."""
+    """A gateway on simulated engines that take no time."""
     return make()

@@ -55,7 +55,7 @@ WHOLE: tuple[Step, ...] = (ROLE, HELLO, STOP, usage_frame(), USAGE)
 
 
 class ScriptedEngine(Engine):
-    """Yields what it was given, raises errors among it, waits for events and seconds."""
+    """Yields given items, raises errors among them, and waits for events and seconds."""
 
     def __init__(self, *script: Step) -> None:
         self.script = script
@@ -97,7 +97,7 @@ class ScriptedEngine(Engine):
 
 
 class FakeEmbedder(Embedder):
-    """Unit vectors that depend on the input alone; fails or waits as it was told."""
+    """Returns unit vectors that depend only on the input; fails or waits on demand."""
 
     def __init__(self, *script: Exception | asyncio.Event) -> None:
         self.script = script

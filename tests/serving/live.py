@@ -1,4 +1,4 @@
-"""The application behind the server that Ray Serve uses too, and a client that is only a socket."""
+"""The application behind the server that Ray Serve uses, and a client on a raw socket."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WAIT_S = 30.0
 async def listening(
     app: ASGIApp, *, http: Literal["h11", "httptools"] = "httptools"
 ) -> AsyncIterator[int]:
-    """Serve `app` on a loopback port of its own, in this event loop."""
+    """Serve `app` on a free loopback port, in this event loop."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         config = uvicorn.Config(
             app, lifespan="off", log_config=None, log_level=None, access_log=False, http=http,
@@ -63,7 +63,7 @@ class Connection:
         await self.send(head(path, key=key, fields={"Content-Length": str(len(raw))}) + raw)
 
     async def until(self, mark: bytes, *, times: int = 1) -> bytes:
-        """Everything received, once it holds `mark` that many times."""
+        """Return everything received, once it contains `mark` that many times."""
         async with asyncio.timeout(WAIT_S):
             while self.received.count(mark) < times:
                 piece = await self._reader.read(65536)
@@ -73,7 +73,7 @@ class Connection:
         return self.received
 
     async def rest(self) -> bytes:
-        """Everything received until the server closes the connection."""
+        """Return everything received until the server closes the connection."""
         async with asyncio.timeout(WAIT_S):
             with suppress(ConnectionResetError):
                 while piece := await self._reader.read(65536):
@@ -88,14 +88,14 @@ class Connection:
 
 
 def head(path: str, *, key: str, fields: dict[str, str] | None = None) -> bytes:
-    """Request line and headers of a POST."""
+    """Build request line and headers of a POST."""
     lines = [f"POST {path} HTTP/1.1", "Host: ringfence", f"Authorization: Bearer {key}"]
     lines += [f"{name}: {value}" for name, value in (fields or {}).items()]
     return "\r\n".join([*lines, "", ""]).encode()
 
 
 def dechunked(raw: bytes) -> bytes:
-    """The body of a chunked response (RFC 9112, 7.1); raises ValueError when it is cut short."""
+    """Return the body of a chunked response (RFC 9112, 7.1); ValueError if it is cut short."""
     _, _, rest = raw.partition(b"\r\n\r\n")
     body = b""
     while True:

@@ -1,4 +1,4 @@
-"""The admin API over a database of its own, with fakes of what tells usage and spending."""
+"""The admin API on its own database, with fakes for usage and spending."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ WORDS = KnownWords({"Jane Roe": "PERSON"})
 
 @dataclass
 class FakeSpending(Spending):
-    """What it was told is spent, by subject and window; else nothing. Fails when told to."""
+    """Returns what was spent by subject and window; else nothing. Fails on demand."""
 
     spent: dict[tuple[str, str], Spent] = field(default_factory=dict)
     error: Exception | None = None
@@ -59,7 +59,7 @@ class FakeSpending(Spending):
 
 @dataclass
 class FakeUsage(UsageReport):
-    """Answers the rows it was given, and keeps what it was asked. Fails when told to."""
+    """Returns given rows, and records queries. Fails on demand."""
 
     rows: Sequence[UsageRow] = ()
     error: Exception | None = None
@@ -86,7 +86,7 @@ class FakeUsage(UsageReport):
 
 @dataclass(frozen=True, slots=True)
 class Managed:
-    """A gateway with the admin API. `key` is an admin's, of tenant `ops`; `other` infers."""
+    """A gateway with the admin API. `key` is an admin's, of tenant `ops`; `other` is not."""
 
     app: ASGIApp
     client: httpx.AsyncClient
@@ -117,20 +117,20 @@ class Managed:
         )
 
     async def data(self, method: str, path: str, body: Any = None, **query: Any) -> Any:
-        """The answer, which must be good."""
+        """Return the answer, which must be successful."""
         answer = await self.call(method, path, body, **query)
         assert answer.status_code == 200, answer.text
         return answer.json()
 
     async def refusal(self, method: str, path: str, body: Any = None, **query: Any) -> Any:
-        """Status, code and param of the answer, which must be an error in OpenAI's envelope."""
+        """Return status, code and param of the answer, which must be an error in our format."""
         answer = await self.call(method, path, body, **query)
         error = answer.json()["error"]
         assert set(error) == {"message", "type", "param", "code"}
         return answer.status_code, error["code"], error["param"]
 
     async def audit(self) -> list[tuple[str, str, str]]:
-        """Actor, action and subject of all changes but those that made the fixture."""
+        """Return actor, action and subject of all changes except those of the fixture."""
         events = await audit.events(self.administration.database, limit=1000)
         told = [(e.actor, e.action, f"{e.subject_kind}:{e.subject}") for e in reversed(events)]
         return told[4:]
@@ -138,7 +138,7 @@ class Managed:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """A database to be copied, with a key of an admin and one that infers."""
+    """A database to be copied, with an admin's key and another one."""
 
     path: Path
     boss: IssuedKey

@@ -40,7 +40,7 @@ LIMITED = Principal("acme", "k2", "ci", "inference", frozenset({"embed"}))
 
 
 class Bench:
-    """A pipeline over one scripted engine, and what its meter wrote."""
+    """A pipeline on one scripted engine, and its meter's output."""
 
     def __init__(
         self,

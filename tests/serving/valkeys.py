@@ -1,4 +1,4 @@
-"""Fixtures: the Valkey that comes with us, and the Redis on this machine, behind one URL each.
+"""Fixtures: the embedded Valkey, and the Redis on this machine, by URL.
 
 The server of TEST_REDIS_URL, else database 15 of the local one. A test's keys have a prefix of
 their own and are deleted by it; nothing else there is touched.
@@ -68,7 +68,7 @@ async def valkey(valkey_url: str, valkey_prefix: str) -> AsyncIterator[Valkey]:
 
 
 async def initialise(reservations: Reservations, budget: Budget, spent_nanos: int) -> None:
-    """Tell Valkey what was spent of a budget, as admission does; a no-op where it knows."""
+    """Record what was spent of a budget in Valkey as admission does; no effect if it is known."""
     asks = Demand(secrets.token_hex(8), 0, 0, [], [budget], [budget.name], facts="{}")
     verdict = await reservations.reserve(asks)
     if isinstance(verdict, Uninitialised):
@@ -78,6 +78,6 @@ async def initialise(reservations: Reservations, budget: Budget, spent_nanos: in
 
 
 async def names(valkey: Valkey, prefix: str) -> list[bytes]:
-    """Every key whose name begins with `prefix`."""
+    """Return every key with that prefix."""
     found: list[bytes] = await valkey.command("KEYS", prefix + "*")
     return sorted(found)

@@ -1,4 +1,4 @@
-"""An event loop whose clock jumps: what takes minutes there takes milliseconds here."""
+"""An event loop whose clock jumps: minutes there take milliseconds here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class _Selector(selectors.SelectSelector):
-    """Waits for nothing: the time that it should have waited has passed."""
+    """Waits for nothing, as if the time had passed."""
 
     now = 0.0
 
@@ -44,11 +44,11 @@ def pass_time(seconds: float) -> None:
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, done in virtual time."""
+    """Run `work` in virtual time and return its result."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(work)
 
 
 def now() -> float:
-    """The time of the running loop."""
+    """Return the time of the running loop."""
     return asyncio.get_running_loop().time()

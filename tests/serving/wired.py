@@ -1,4 +1,4 @@
-"""A pipeline over fakes, wired as a gateway wires it."""
+"""A pipeline on fakes, wired like a gateway's."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ Wire = Callable[..., tuple[Pipeline, AdmissionParts, Meter]]
 
 
 class NeverAsked:
-    """States of no model."""
+    """States without any model."""
 
     async def __call__(self) -> dict[str, ModelState]:
         return {}
 
 
 class CharacterCounter(TokenCounter):
-    """A token for every character of a prompt, as the fake embedder counts."""
+    """Counts one token per character of a prompt, like the fake embedder."""
 
     context_tokens = 64
 
@@ -57,16 +57,16 @@ class CharacterCounter(TokenCounter):
 
 
 INVENTED_KEY = "k1"
-"""The key id of principals that tests make up; no store has it, nor one that `invent_key` gives."""
+"""Key id of invented principals. No store has it, and `invent_key` never returns it."""
 
 
 def invent_key() -> str:
-    """An id of a key that only one test has, for rows of its own in the ledger that all share."""
+    """Return an id of a key that only one test uses, for its own rows in the shared ledger."""
     return f"{INVENTED_KEY}-{secrets.token_hex(6)}"
 
 
 class LenientAuthenticator(Authenticator):
-    """Also lets go on whom a test has made up."""
+    """Also accepts invented principals."""
 
     async def still_works(self, key_id: str) -> bool:
         invented = key_id.partition("-")[0] == INVENTED_KEY
@@ -75,7 +75,7 @@ class LenientAuthenticator(Authenticator):
 
 @pytest.fixture
 async def wire(database: Database, embedded_valkey_url: str, tmp_path: Path) -> AsyncIterator[Wire]:
-    """Wires gateways; two over one `prefix` share their limits as two replicas do."""
+    """Wire gateways; two with one `prefix` share limits like two replicas."""
     opened: list[tuple[AdmissionParts, EgressParts]] = []
 
     def build(

@@ -20,7 +20,8 @@ def cuts(length):
 
 @st.composite
 def split(draw, streams):
-    """A byte stream and one way of cutting it into pieces, empty ones and single bytes too."""
+    """Draw a byte stream and a way of cutting it into pieces, including empty ones and single
+    bytes."""
     stream = draw(streams)
     if draw(st.booleans()):
         return stream, [stream[i : i + 1] for i in range(len(stream))]
@@ -41,7 +42,7 @@ def chunked(body, sizes, extension, trailer):
 
 @st.composite
 def responses(draw, bodies):
-    """A response in one of the three framings, perhaps after an interim one."""
+    """Draw a response in one of the three framings, possibly after an interim one."""
     body = draw(bodies)
     head = draw(st.sampled_from([b"", b"HTTP/1.1 100 Continue\r\n\r\n"])) + b"HTTP/1.1 200 OK\r\n"
     framing = draw(st.sampled_from(["chunked", "length", "close"]))

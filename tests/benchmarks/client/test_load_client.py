@@ -19,9 +19,9 @@ WHOLE = HEAD + f"{len(ANSWER):x}\r\n".encode() + ANSWER + b"\r\n0\r\n\r\n"
 
 
 class FakeServer:
-    """Answers the n-th request of all connections with `script[n]`, then with the last of it.
+    """Answers the n-th request of all connections with `script[n]`, and then with the last entry.
 
-    An entry is what to write; `None` means silence, and what ends in `close` closes.
+    An entry is what to write. `None` means silence; an entry that ends in `close` closes.
     """
 
     def __init__(self, *script):

@@ -20,7 +20,7 @@ DONE = b"data: [DONE]\n\n"
 
 
 def read(*arrivals):
-    """The record of an answer whose pieces arrive at 1.0, 2.0, ... s after a start at 0."""
+    """Return the record of an answer whose pieces arrive at 1.0, 2.0, ... s after a start at 0."""
     reader = StreamReader()
     for second, piece in enumerate(arrivals, start=1):
         reader.feed(piece, float(second))

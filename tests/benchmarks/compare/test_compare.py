@@ -15,7 +15,7 @@ from serving import config
 
 @pytest.fixture(scope="module")
 def run():
-    """A whole comparison, of two real servers that make their tokens up."""
+    """Run a whole comparison of two real servers with simulated tokens."""
     arms = [token_stream(Pace(), port=free_port(), name=name) for name in ("other", "base")]
     return compare(arms, baseline="base", streams=[2], rounds=1)
 

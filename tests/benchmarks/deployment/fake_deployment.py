@@ -1,4 +1,4 @@
-"""A deployment behind OpenAI's API that makes its answers up at a known pace, in a thread."""
+"""A fake OpenAI-compatible deployment that answers at a known pace, in a thread."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _STREAM = (
 
 @dataclass
 class FakeDeployment:
-    """What it does, and what it was asked.
+    """The behaviour of the deployment, and the requests it received.
 
     `refuse` answers the n-th chat (from 0) with a status and a message; `tokens` replaces the
     length that was asked for.
@@ -78,7 +78,7 @@ class FakeDeployment:
         await writer.drain()
 
     async def _stream(self, writer: asyncio.StreamWriter, tokens: int) -> None:
-        """Status and first delta together, as Ringfence sends them."""
+        """Write status and first delta together, as Ringfence does."""
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
         try:
@@ -116,7 +116,7 @@ def _chunk(body: bytes) -> bytes:
 
 @contextlib.contextmanager
 def deployed(**fields: Any) -> Iterator[FakeDeployment]:
-    """A fake deployment that listens on loopback while the scope lasts."""
+    """Run a fake deployment on loopback during the block."""
     fake = FakeDeployment(**fields)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)

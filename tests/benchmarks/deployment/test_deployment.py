@@ -151,7 +151,7 @@ def test_a_server_that_goes_away_is_told():
 
 @pytest.fixture
 def certificate(tmp_path, monkeypatch):
-    """A server's TLS, with a certificate that this process trusts."""
+    """TLS for a server, with a certificate that this process trusts."""
     if shutil.which("openssl") is None:
         pytest.skip("no openssl to make a certificate with")
     key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"

@@ -13,7 +13,7 @@ NOWHERE = Path("no/such/bin/command")
 
 @pytest.fixture(scope="module")
 def run():
-    """A whole comparison of the mock with itself."""
+    """Run a whole comparison of the mock with itself."""
     return compare(["direct"], [UNARY_LATENCY], rounds=2, litellm=NOWHERE, router=NOWHERE)
 
 

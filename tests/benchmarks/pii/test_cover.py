@@ -1,4 +1,4 @@
-"""What counts as covered, and what precision is."""
+"""Coverage and precision of detected entities."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Generated identifiers depend on the seed alone, check, and stand where they say."""
+"""Generated identifiers depend only on the seed, are valid, and are at the stated positions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole evaluation on a small corpus, with the real detection in a process of its own."""
+"""The whole evaluation on a small corpus, with real detection in its own process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SENTENCE = {
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment whose Python prints sentences, whatever it is asked."""
+    """An environment whose Python prints sentences, whatever its arguments are."""
     directory = tmp_path_factory.mktemp("environment")
     lines = [json.dumps(SENTENCE | {"template": template}) for template in range(10)]
     (directory / "lines").write_text("\n".join(lines))

@@ -1,4 +1,4 @@
-"""Latencies of the load client beside those of `vllm bench serve`'s own code."""
+"""Latencies of the load client compared with those of `vllm bench serve`'s own code."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tests.benchmarks.deployment.fake_deployment import FakeDeployment, deployed
 
 FIRST_DELTA_S, GAP_S, TOKENS, REQUESTS = 0.12, 0.02, 6, 5
 CLOSE_S = 0.015
-"""Two clients on a busy machine; the definitions differ by more if they differ."""
+"""Tolerance for two clients on a busy machine; different definitions differ by more."""
 
 
 async def vllms(fake: FakeDeployment) -> Any:
-    """Outputs and metrics of vLLM's client."""
+    """Return outputs and metrics of vLLM's client."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from vllm.benchmarks.lib.endpoint_request_func import (

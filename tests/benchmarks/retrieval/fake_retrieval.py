@@ -1,4 +1,4 @@
-"""A server of files, vector stores and embeddings that finds abstracts by the words they share."""
+"""A fake server of files, vector stores and embeddings; it finds abstracts by common words."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LONGEST_WORDS = 100
 
 
 class FakeServer(ThreadingHTTPServer):
-    """Remembers files, stores and every search."""
+    """Records files, stores and every search."""
 
     daemon_threads = True
 
@@ -107,7 +107,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving() -> Iterator[FakeServer]:
-    """The server, listening on loopback until the block ends."""
+    """Run the server on loopback during the block."""
     with FakeServer() as server:
         thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()

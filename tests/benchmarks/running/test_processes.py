@@ -43,7 +43,8 @@ def fake_arm(*, ignores_term=False, ready_path="/ready"):
 
 
 def alive(pids):
-    """Those that still run: a zombie waits for its parent, which may be pid 1, and does nothing."""
+    """Return the running processes. A zombie waits for its parent, which may be pid 1, and does not
+    count."""
     left = [process for process in psutil.process_iter(["status"]) if process.pid in pids]
     return [process for process in left if process.info["status"] != psutil.STATUS_ZOMBIE]
 

@@ -7,7 +7,7 @@ from tests.serving.virtual_time import pass_time, run
 
 
 class Member:
-    """Takes `length` steps and notes when."""
+    """A member that takes `length` steps and records their times."""
 
     def __init__(self, length):
         self.length = length

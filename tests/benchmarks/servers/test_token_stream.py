@@ -18,7 +18,7 @@ from benchmarks.servers.token_stream import take_request
 
 @pytest.fixture(scope="module")
 def paced(tmp_path_factory):
-    """The server at 100 steps a second."""
+    """Run the server at 100 steps per second."""
     arm = token_stream(Pace(step_ms=10), port=free_port(), name="paced")
     with running(arm, log_dir=tmp_path_factory.mktemp("logs")):
         yield Target(host=HOST, port=arm.port, model=arm.model, api_key=API_KEY)

@@ -1,4 +1,4 @@
-"""Drift: injected changes are caught, two samples of the same are not; and how sums are kept."""
+"""Drift: injected changes raise alerts, equal samples do not; and storage of sums."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NOW = 1_800_000_000
 
 
 def topic(seed: int, size: int, *, spread: float = 1.0) -> NDArray[np.float32]:
-    """Unit vectors around a few centres, as embeddings of one topic are."""
+    """Draw unit vectors around a few centres, like embeddings of one topic."""
     centres = np.random.default_rng(seed // 1000).normal(size=(5, 64))
     drawn = np.random.default_rng(seed)
     vectors = centres[drawn.integers(5, size=size)] + spread * drawn.normal(size=(size, 64))

@@ -1,4 +1,4 @@
-"""Drift with a real embedder: questions of aeronautics, and sentences of everyday life."""
+"""Drift with a real embedder: questions on aeronautics, and everyday sentences."""
 
 from __future__ import annotations
 

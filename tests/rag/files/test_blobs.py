@@ -1,4 +1,4 @@
-"""Blobs: whole or not at all, on disk and in any other store that fsspec knows."""
+"""Blobs: complete or absent, on disk and in any other store that fsspec supports."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def content(blobs: Blobs, tenant: str, file_id: str) -> bytes:
 
 
 def everything(url: str) -> list[str]:
-    """Names of all files, drafts too, below the place of a store."""
+    """List all files below the root of a store, drafts included."""
     files, root = fsspec.core.url_to_fs(url)
     return sorted(path.removeprefix(root).lstrip("/") for path in files.find(root))
 

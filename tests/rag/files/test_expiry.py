@@ -1,4 +1,4 @@
-"""Expiry over both databases: what has expired is found nowhere, and what is used stays."""
+"""Expiry on both databases: expired objects cannot be found, and used ones stay."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def shop(database: Database) -> Workshop:
 
 
 async def lasting(shop: Workshop, days: int, reader: Reader = READER) -> str:
-    """A store that expires after so many days without use."""
+    """Create a store that expires after that many days without use."""
     made = await shop.stores.create(reader, name="s", metadata={}, expires_after_days=days)
     return made.id
 
@@ -37,7 +37,7 @@ async def last_active(shop: Workshop, store: str) -> int | None:
 
 
 async def rows(shop: Workshop) -> list[int]:
-    """How many generations, files in stores, batches and chunks there are."""
+    """Count generations, files in stores, batches and chunks."""
     async with shop.database.session() as session:
         return [
             await session.scalar(select(func.count()).select_from(kind)) or 0

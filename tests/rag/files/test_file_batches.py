@@ -1,4 +1,4 @@
-"""Batches of files: attached all or none, counted for each reader, and cancelled."""
+"""File batches: attached completely or not at all, counted for each reader, and cancelled."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from serving.storage.database import Database
 from tests.rag.library import ACME, LEGAL, SALES, STRANGERS, Place
 
 LARGE = 2000
-"""Files of the largest batch that the API takes."""
+"""Files in the largest batch of the API."""
 
 
 async def batch_of(

@@ -1,4 +1,4 @@
-"""Files in SQL: who may know of them, in which order they are listed, and what goes with them."""
+"""Files in SQL: visibility, order of lists, and what a deletion removes."""
 
 from __future__ import annotations
 

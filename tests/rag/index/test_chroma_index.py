@@ -1,4 +1,4 @@
-"""Vectors: one suite over Chroma in this process and its server."""
+"""The vector index: one suite for Chroma in this process and for its server."""
 
 from __future__ import annotations
 

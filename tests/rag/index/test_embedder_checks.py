@@ -1,4 +1,4 @@
-"""Whether the embedder that is served made a store's vectors: asked seldom, and never wrongly."""
+"""Checks of whether the served embedder made a store's vectors: cached, and never wrong."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.rag.store_with_vectors import WordEmbedder, served
 
 
 class Counted:
-    """Embedders by model, the calls of one, and a clock."""
+    """Embedders by model, the number of calls of one, and a clock."""
 
     def __init__(self) -> None:
         self.embedder = WordEmbedder(1)

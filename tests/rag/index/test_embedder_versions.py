@@ -1,4 +1,4 @@
-"""Pinning an embedder, and telling another one from it."""
+"""Fingerprints of embedders, and the detection of another one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Full text of chunks: one suite over both databases."""
+"""The full-text index: one suite for both databases."""
 
 from __future__ import annotations
 

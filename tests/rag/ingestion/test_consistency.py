@@ -1,4 +1,4 @@
-"""The check over both databases: each thing that is broken by hand is told, and nothing else."""
+"""The consistency check on both databases: it reports each injected fault, and nothing else."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.rag.workshop import READER, Workshop
 
 
 class Place:
-    """A store with one file of two chunks, all well; and what it is called everywhere."""
+    """A consistent store with one file of two chunks, and its names everywhere."""
 
     def __init__(self, shop: Workshop) -> None:
         self.shop = shop
@@ -213,7 +213,7 @@ async def test_store_without_vectors_that_kept_its_full_text_is_told(place: Plac
 
 
 async def test_changes_during_the_check_are_no_findings(place: Place) -> None:
-    """Stores, files and deletions that come between any two of its questions."""
+    """Stores and files change between any two queries of the check."""
     shop = place.shop
     stop = asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""Ingestion over SQL, with vectors in memory: what is published, what fails, and what waits."""
+"""Ingestion on SQL, with vectors in memory: what is published, what fails, and what waits."""
 
 from __future__ import annotations
 

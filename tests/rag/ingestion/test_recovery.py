@@ -1,4 +1,4 @@
-"""Recovery over both databases: what was noted is done, and what nobody knows of is removed."""
+"""Recovery on both databases: intents are carried out, and unknown data is removed."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ async def test_keeps_going_after_errors_until_it_is_cancelled(shop: Workshop) ->
 
 
 async def test_file_is_whole_where_its_writer_and_recovery_meet(shop: Workshop) -> None:
-    """A writer sleeps in its publication until its lease is over, and recovery looks just then."""
+    """A writer pauses in its publication until its lease expires, and recovery runs then."""
     store, file = await shop.store(), await shop.upload("apple")
     await shop.attach(store, file)
     add, other = shop.text.add, Workshop(shop.database, shop)

@@ -1,4 +1,4 @@
-"""Recovery over both databases: what nobody knows of is swept away, and nothing else."""
+"""The sweep on both databases removes data that SQL does not know, and nothing else."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def collection_of(shop: Workshop, store: str) -> Collection:
 
 
 async def stray(shop: Workshop, collection: Collection) -> str:
-    """A version in a collection that SQL does not know."""
+    """Write a version into a collection that SQL does not know."""
     version = uuid.uuid4().hex
     keys = [VectorKey("file-lost", version, 0, 0)]
     await shop.vectors.write(collection, keys, np.ones((1, 16), np.float32))
@@ -81,7 +81,7 @@ async def test_sweep_leaves_versions_that_are_being_written(shop: Workshop) -> N
 
 
 async def test_sweep_leaves_a_version_that_is_published_at_the_same_time(shop: Workshop) -> None:
-    """Its vectors were read before, and SQL is read while it is published."""
+    """The version is published between the reading of its vectors and of SQL."""
     store, file = await shop.store(), await shop.upload("apple")
     await shop.attach(store, file)
     indexing: list[asyncio.Task[int]] = []
@@ -98,7 +98,7 @@ async def test_sweep_leaves_a_version_that_is_published_at_the_same_time(shop: W
 
 
 async def everything_of(shop: Workshop, tenant: str) -> tuple[set[str], set[str], Sequence[int]]:
-    """Collections, files with bytes, and text tables of all."""
+    """Return all collections, files with bytes, and text tables."""
     async with shop.database.session() as session:
         tables = await shop.text.stores(session)
     collections = {one.name for one in shop.vectors.kept if one.tenant == tenant}

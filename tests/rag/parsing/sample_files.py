@@ -27,7 +27,7 @@ _PAGE = "/MediaBox [0 0 612 792] /Resources << /Font << /F1 3 0 R >> >>"
 
 
 def pdf(pages: Sequence[str]) -> bytes:
-    """A PDF with one line of ASCII on each page."""
+    """Build a PDF with one line of ASCII on each page."""
     kids = " ".join(f"{4 + 2 * i} 0 R" for i in range(len(pages)))
     objects = [
         "<< /Type /Catalog /Pages 2 0 R >>",
@@ -54,7 +54,7 @@ def pdf(pages: Sequence[str]) -> bytes:
 
 
 def encrypted_pdf(password: str) -> bytes:
-    """A PDF that opens with a password, or for everybody if that is empty."""
+    """Build a PDF that opens with a password, or for everyone if the password is empty."""
     writer = pypdf.PdfWriter(clone_from=io.BytesIO(pdf(["Sealed words."])))
     writer.encrypt(password, owner_password="owner", algorithm="AES-256")
     out = io.BytesIO()
@@ -63,7 +63,7 @@ def encrypted_pdf(password: str) -> bytes:
 
 
 def word() -> bytes:
-    """A DOCX with a heading, paragraphs around a table with a merged cell, and a tab."""
+    """Build a DOCX with a heading, paragraphs around a table with a merged cell, and a tab."""
     document = docx.Document()
     document.add_heading("Annual report", 1)
     document.add_paragraph("Before the table.")
@@ -78,7 +78,7 @@ def word() -> bytes:
 
 
 def slides() -> bytes:
-    """A PPTX of two slides, the second with notes and a table."""
+    """Build a PPTX of two slides, the second with notes and a table."""
     deck = pptx.Presentation()
     first = deck.slides.add_slide(deck.slide_layouts[0])
     first.shapes.title.text = "Welcome"
@@ -93,7 +93,7 @@ def slides() -> bytes:
 
 
 def sheets() -> bytes:
-    """An XLSX of two sheets with text, and one that is empty."""
+    """Build an XLSX of two sheets with text, and an empty one."""
     book = openpyxl.Workbook()
     people = book.active
     people.title = "People"
@@ -107,7 +107,7 @@ def sheets() -> bytes:
 
 
 def mail() -> bytes:
-    """An e-mail with plain text, HTML and an attachment."""
+    """Build an e-mail with plain text, HTML and an attachment."""
     message = EmailMessage()
     message["Subject"], message["From"], message["To"] = "Grüße", "ada@example.org", "b@example.org"
     message["Date"] = "Mon, 02 Mar 2026 10:00:00 +0000"
@@ -118,7 +118,7 @@ def mail() -> bytes:
 
 
 def changed_zip(data: bytes, members: Mapping[str, bytes]) -> bytes:
-    """An archive in which some members have other bytes, or are new."""
+    """Copy an archive with some members replaced or added."""
     out = io.BytesIO()
     with (
         zipfile.ZipFile(io.BytesIO(data)) as old,
@@ -133,6 +133,6 @@ def changed_zip(data: bytes, members: Mapping[str, bytes]) -> bytes:
 
 
 def member(data: bytes, name: str) -> bytes:
-    """The bytes of a member of an archive."""
+    """Return the bytes of a member of an archive."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         return archive.read(name)

@@ -1,4 +1,4 @@
-"""Files that want to harm: each gets a sentence, in bounded time, and shows nothing of itself."""
+"""Hostile files: each gets an error sentence in bounded time, which quotes nothing of the file."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_a_changed_file_is_read_or_refused_and_nothing_else(
 
 
 def _changed(data: bytes, chance: random.Random) -> bytes:
-    """Bytes of which some were replaced, taken out or doubled; in an archive, those of a member."""
+    """Draw bytes with some replaced, removed or repeated; in an archive, those of a member."""
     if data.startswith(b"PK"):
         with zipfile.ZipFile(io.BytesIO(data)) as zipped:
             name = chance.choice(zipped.namelist())

@@ -42,7 +42,7 @@ def text(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def slow(tmp_path: Path) -> Path:
-    """A pipe that nobody writes to: reading it takes for ever."""
+    """A pipe without a writer: reading it blocks for ever."""
     path = tmp_path / "slow"
     os.mkfifo(path)
     return path
@@ -53,7 +53,7 @@ async def plain(parser: ParserProcess, path: Path) -> Document:
 
 
 def children() -> list[psutil.Process]:
-    """Our parsers, by what they run."""
+    """Return our parser processes, by their command line."""
     ours = psutil.Process().children()
     return [one for one in ours if "rag.parsing.worker" in " ".join(one.cmdline())]
 

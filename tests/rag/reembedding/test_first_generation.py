@@ -1,4 +1,4 @@
-"""New vector stores: whole, with a collection of their own, or not made at all."""
+"""New vector stores: created completely with their collection, or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Re-embedding over both databases, with searches, ingestion, deletion and kills meanwhile."""
+"""Re-embedding on both databases, with concurrent searches, ingestion, deletion and crashes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GOOD = RecallComparison(1, 1.0, 1.0, 1.0)
 
 
 class Killed(BaseException):
-    """The process ends here."""
+    """The process crashes here."""
 
 
 def texts(number: int) -> list[str]:

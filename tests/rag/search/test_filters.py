@@ -1,4 +1,4 @@
-"""Filters over attributes: one meaning in Python and in both databases."""
+"""Filters on attributes: the same meaning in Python and in both databases."""
 
 from __future__ import annotations
 

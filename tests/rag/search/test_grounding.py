@@ -33,7 +33,7 @@ attempts = st.lists(
 
 
 class Words:
-    """Counts words, and how often it was asked."""
+    """Counts words, and its own calls."""
 
     def __init__(self) -> None:
         self.asked = 0

@@ -1,4 +1,4 @@
-"""Searches over SQL as it is, with indexes that find what they are told, whoever may see it."""
+"""Searches on real SQL, with indexes that return given chunks regardless of permissions."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Generation:
 
 @dataclass
 class Vectors:
-    """Finds the given chunks in each collection, and remembers what it may find."""
+    """Returns the given chunks of each collection, and records the filters."""
 
     hits: dict[str, list[VectorHit]] = field(default_factory=dict)
     asked: list[FileFilter | None] = field(default_factory=list)
@@ -64,7 +64,7 @@ class Vectors:
 
 @dataclass
 class Words:
-    """Finds the given chunks in each store, and remembers what it may find."""
+    """Returns the given chunks of each store, and records the filters."""
 
     hits: dict[int, list[int]] = field(default_factory=dict)
     asked: list[FileFilter | None] = field(default_factory=list)
@@ -80,7 +80,7 @@ class Words:
 
 
 class Longest(Reranker):
-    """A reranker that likes the chunk with the highest number."""
+    """A reranker that prefers the chunk with the highest number."""
 
     def __init__(self) -> None:
         self.asked: list[Sequence[str]] = []
@@ -92,7 +92,7 @@ class Longest(Reranker):
 
 
 class World:
-    """Tenant `acme` with the stores it is given. Chunks are numbered as they are made."""
+    """Tenant `acme` with given stores. Chunks are numbered in order of creation."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -142,7 +142,7 @@ class World:
         attributes: dict[str, Any] | None = None,
         **fields: Any,
     ) -> int:
-        """The id of its one chunk, whose key is `<name>:0`."""
+        """Add a file; return the id of its one chunk, whose key is `<name>:0`."""
         self.chunks += 1
         async with self.database.transaction() as session:
             session.add(_file_row(name, tenant, fields.pop("expires_at", None)))
@@ -164,7 +164,7 @@ class World:
         )
 
     async def find(self, query: Query, reranker: Any = None, **options: Any) -> Found:
-        """In both steps of a search."""
+        """Run both steps of a search."""
         retriever = self.retriever(reranker, **options)
         lexical = await retriever.lexical(query.question) if query.weights.text else []
         return await retriever.search(replace(query, lexical=lexical))
@@ -221,7 +221,7 @@ def _chunk_row(chunk_id: int, store_file_id: int, name: str) -> Chunk:
 
 
 def near(*names: str) -> list[VectorHit]:
-    """Hits in that order, with cosines from 0.9 down."""
+    """Return hits in that order, with cosines descending from 0.9."""
     return [VectorHit(f"{name}:0", 0.9 - i / 100) for i, name in enumerate(names)]
 
 

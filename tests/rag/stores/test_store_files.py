@@ -1,4 +1,4 @@
-"""Files in vector stores: what attaching them again does, who sees them, and what they leave."""
+"""Files in vector stores: repeated attaching, visibility, and what they leave behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Vector stores in SQL: how they come to be, who may know of them, and what goes with them."""
+"""Vector stores in SQL: creation, visibility, and what a deletion removes."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def test_store_is_told_as_it_was_made(place: Place) -> None:
 
 
 async def named(place: Place, reader: Reader, name: str = "n") -> str:
-    """The store of a name, made if there is none."""
+    """Return the store of a name; create it if there is none."""
     return (await place.stores.create(reader, name=name, metadata={}, reuse=True)).id
 
 

@@ -1,4 +1,4 @@
-"""Reads the audit back, the oldest change first."""
+"""Reads the audit, oldest change first."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from serving.storage.database import Database
 
 
 async def changes(database: Database) -> list[tuple[str, str, str, dict[str, Any]]]:
-    """Actor, action, subject and change of every row."""
+    """Return actor, action, subject and change of every row."""
     found = await audit.events(database, limit=1000)
     return [
         (one.actor, one.action, f"{one.subject_kind}:{one.subject}", one.change)

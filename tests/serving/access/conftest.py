@@ -15,7 +15,7 @@ __all__ = ["database", "database_url", "empty_url", "postgres_url"]
 
 
 class Clock:
-    """Both clocks at once: seconds since the start, and the time of day."""
+    """Both clocks: seconds since the start, and the time of day."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -28,7 +28,7 @@ class Clock:
 
 
 class WatchedStore(KeyStore):
-    """A real store that counts look-ups, and whose database can be taken away."""
+    """A real store that counts look-ups, and whose database can be made unavailable."""
 
     def __init__(
         self, database: Database, secret: SecretStr, *, now: Callable[[], datetime]

@@ -281,10 +281,10 @@ async def test_nobody_has_the_fixed_key_when_there_is_none(authenticator: Authen
 
 
 class NoStore(KeyStore):
-    """Must not be asked."""
+    """A store that must not be called."""
 
     def __init__(self) -> None:
-        """There is no database."""
+        """Open no database."""
 
     async def find(self, key_id: str) -> StoredKey | None:
         raise AssertionError(key_id)

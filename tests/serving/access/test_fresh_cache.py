@@ -13,7 +13,7 @@ Cache = FreshCache[str, None]
 
 
 class FakeStore:
-    """Answers when it is let to; has no database."""
+    """Answers when it is released; has no database."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []

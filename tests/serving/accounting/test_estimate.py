@@ -1,4 +1,4 @@
-"""The most that a request can use: never below what an engine really uses."""
+"""The upper bound of a request's usage: never below what an engine really uses."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ REQUESTS = st.tuples(st.just("chat"), CHATS) | st.tuples(st.just("completion"), 
 
 
 async def run(kind: Kind, body: dict[str, Any], *, interval: int) -> tuple[int, Usage] | None:
-    """Events and usage of an answer; None where the engine refuses."""
+    """Return events and usage of an answer; None if the engine refuses."""
     request = GenerationRequest("r", kind, body | {"model": "m"}, stream_interval=interval)
     events = 0
     try:
@@ -225,7 +225,7 @@ async def test_every_token_that_was_sent_alone_is_seen(
 
 
 async def test_cost_is_covered_too_where_the_prompt_is_only_bounded() -> None:
-    """Answers cost more than prompts, so a bound may not take room from the answer."""
+    """Answers cost more than prompts, so a bound must not reduce the room for the answer."""
     body = CHAT | {"max_tokens": 200}
     ended = await run("chat", body | {"ignore_eos": True}, interval=1)
     assert ended is not None

@@ -1,4 +1,4 @@
-"""The usage ledger: each row arrives once, whatever dies or is away meanwhile."""
+"""The usage ledger: each row arrives exactly once, whatever crashes or is unavailable."""
 
 from __future__ import annotations
 
@@ -78,14 +78,14 @@ async def database(migrated_url: str) -> AsyncIterator[Database]:
 
 @pytest.fixture
 async def near(embedded_valkey_url: str) -> AsyncIterator[Valkey]:
-    """The embedded Valkey, where it does not matter which."""
+    """The embedded Valkey, for tests that do not depend on the server."""
     opened = Valkey.open(embedded_valkey_url, timeout_s=5.0)
     yield opened
     await opened.close()
 
 
 async def put(valkey: Valkey, prefix: str, *rows: str) -> None:
-    """What a settlement does with its row."""
+    """Put a row into Valkey as a settlement does."""
     await valkey.run(_ADD, f"{prefix}outbox", *rows)
 
 
@@ -95,7 +95,7 @@ async def left(valkey: Valkey, prefix: str) -> int:
 
 
 async def written(database: Database) -> list[tuple[str, str, int]]:
-    """Id, outcome and cost of each row, by id."""
+    """Return id, outcome and cost of each row, ordered by id."""
     async with database.session() as session:
         rows = await session.scalars(select(UsageAttempt).order_by(UsageAttempt.id))
         return [(row.id, row.outcome, row.cost_nanos) for row in rows]
@@ -211,7 +211,7 @@ async def test_each_attempt_has_its_real_row_if_that_came_or_else_a_lost_one(
 
 @contextmanager
 def held_for_writing(path: Path) -> Iterator[None]:
-    """Nobody else can write to this SQLite file."""
+    """Lock an SQLite file against other writers."""
     with closing(sqlite3.connect(path, isolation_level=None)) as holder:
         holder.execute("BEGIN IMMEDIATE")
         yield
@@ -228,7 +228,7 @@ def empty_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 async def impatient(empty_file: Path, tmp_path: Path) -> AsyncIterator[Database]:
-    """SQLite in `tmp_path` as we run it, but for how long it waits for a lock."""
+    """SQLite in `tmp_path` with our settings, except for the wait for a lock."""
     path = shutil.copy(empty_file, tmp_path / "ringfence.db")
     engine = create_async_engine(
         f"sqlite+aiosqlite:///{path}", connect_args={"timeout": 0.1, "isolation_level": None}
@@ -268,7 +268,7 @@ async def test_moving_goes_on_after_the_database_was_locked(
 
 
 async def terminate_others(connection: asyncpg.Connection[Any]) -> int:
-    """End every other connection to the database of this one; how many."""
+    """Terminate all other connections to this database; return their number."""
     ended_ones = await connection.fetch(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
         "WHERE datname = current_database() AND pid <> pg_backend_pid()"
@@ -278,7 +278,7 @@ async def terminate_others(connection: asyncpg.Connection[Any]) -> int:
 
 @pytest.fixture
 async def aside(database: Database, migrated_url: str) -> AsyncIterator[asyncpg.Connection[Any]]:
-    """A connection to PostgreSQL of a test's own."""
+    """Open a separate connection to PostgreSQL."""
     if database.dialect != "postgresql":
         pytest.skip("only PostgreSQL has connections that break")
     connection = await asyncpg.connect(migrated_url)
@@ -353,7 +353,7 @@ async def test_rows_are_written_while_valkey_is_away_and_not_again_when_it_is_ba
 
 
 async def drained(ledger: Ledger) -> int:
-    """How many rows a drain moves, once Valkey is no longer left alone."""
+    """Return how many rows a drain moves once Valkey is ready."""
     async with asyncio.timeout(30):
         while True:
             try:
@@ -363,7 +363,7 @@ async def drained(ledger: Ledger) -> int:
 
 
 class Cut(Valkey):
-    """A Valkey that one gateway does not reach for a while."""
+    """A Valkey that one gateway cannot reach for a while."""
 
     cut = False
 
@@ -383,7 +383,7 @@ class Cut(Valkey):
 async def test_row_written_while_valkey_was_away_is_not_added_to_a_sum_that_has_it(
     impatient: Database, near: Valkey, embedded_valkey_url: str, valkey_prefix: str
 ) -> None:
-    """Valkey comes back empty, and another gateway is the first to ask it."""
+    """Valkey restarts empty, and another gateway is the first to use it."""
     budget = Budget("key:k1:total", limit_nanos=1000, keep_s=60)
     one = attempt(started_at=datetime.now(UTC))
     cut = Cut.open(embedded_valkey_url, timeout_s=5.0)
@@ -494,7 +494,7 @@ async def test_ledger_that_was_closed_moves_nothing(
 
 @pytest.fixture
 async def filled(database: Database, near: Valkey, valkey_prefix: str) -> Ledger:
-    """Two days, two tenants, three keys, two models; some rows are still in Valkey."""
+    """Rows of two days, two tenants, three keys and two models; some are still in Valkey."""
     ledger = Ledger(database, near, prefix=valkey_prefix)
     tomorrow = NOON + timedelta(days=1)
     rows = [
@@ -511,7 +511,7 @@ async def filled(database: Database, near: Valkey, valkey_prefix: str) -> Ledger
 
 
 async def costs(ledger: Ledger, *group_by: Dimension, **filters: Any) -> dict[Any, int]:
-    """Cost of each group, in the order they are told in."""
+    """Return the cost of each group, in the order of the report."""
     told = await ledger.report(group_by=group_by, **filters)
     return {tuple(row.group.values()): row.cost_nanos for row in told}
 

@@ -50,7 +50,7 @@ def tariff(price: Price | dict[str, str], **fields: Any) -> Tariff:
 
 
 def exact_nanos(price: Price, usage: Usage) -> Fraction:
-    """Of tokens, before it is rounded."""
+    """Return the price of tokens before rounding."""
     cached = price.cached_input_per_million
     per_cached = price.input_per_million if cached is None else cached
     millionths = (
@@ -104,7 +104,7 @@ def test_nothing_costs_more_than_the_most_it_could(
 
 @given(PRICES, usages())
 def test_the_most_is_no_more_than_its_usage_would_cost(price: Price, usage: Usage) -> None:
-    """So that a budget lets in whatever it can pay for."""
+    """A budget must admit whatever it can pay for."""
     told = tariff(price)
     most = told.most_nanos(usage, seconds=0)
     worst = [

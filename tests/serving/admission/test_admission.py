@@ -1,4 +1,4 @@
-"""Admission: what is reserved is settled once and every place is given back, however it ends."""
+"""Admission: every reservation is settled once and every place is returned, however work ends."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ COUNTED = Policy(PER_MINUTE.rates, BUDGETS.budgets, None, True, 1.0)  # noqa: FB
 
 @dataclass
 class FixedPolicies:
-    """The policy it was given, for everybody."""
+    """Returns one policy for all subjects."""
 
     policy: Policy
 
@@ -77,7 +77,7 @@ class FixedPolicies:
 
 @dataclass
 class FakeLedger:
-    """What was spent, by subject. Waits or fails when told to."""
+    """Returns what was spent by subject. Waits or fails on demand."""
 
     spent: dict[str, int] = field(default_factory=dict)
     waits_s: float = 0.0
@@ -94,7 +94,7 @@ class FakeLedger:
 
 @dataclass
 class Gate:
-    """An admission over one Valkey, and what it was told and holds."""
+    """An admission on one Valkey, with its inputs and its state."""
 
     admission: Admission
     valkey: Valkey
@@ -108,7 +108,7 @@ class Gate:
         return self.admission.queues["m"]
 
     async def held(self) -> dict[str, int]:
-        """What is reserved in Valkey."""
+        """Return the reservations in Valkey."""
         number, key = self.valkey.command, self.prefix
         gateways = await number("KEYS", f"{key}held:*")
         budgets = [await number("HGET", name, "reserved") for name in await self._budgets()]
@@ -119,7 +119,7 @@ class Gate:
         }
 
     async def spent(self) -> dict[str, int]:
-        """Of each budget."""
+        """Return what is spent of each budget."""
         return {
             name.decode().partition("budget:")[2]: int(
                 await self.valkey.command("HGET", name, "spent")
@@ -131,7 +131,7 @@ class Gate:
         return sorted(await self.valkey.command("KEYS", f"{self.prefix}budget:*"))
 
     async def rows(self) -> list[str]:
-        """Ids of the rows on their way to the ledger."""
+        """Return the ids of rows that are on their way to the ledger."""
         entries = await self.valkey.command("XRANGE", f"{self.prefix}outbox", "-", "+")
         return [orjson.loads(row)["id"] for _, fields in entries for row in fields.values()]
 
@@ -203,7 +203,7 @@ def ask(*, most: Any = a_little, timeout_s: float | None = None) -> Ask:
 
 @dataclass
 class Closing:
-    """Settles what it was given, and keeps what ended the work. Waits or fails when told to."""
+    """Settles requests, and records how their work ended. Waits or fails on demand."""
 
     asked: Ask
     tokens: int = 4
@@ -228,7 +228,7 @@ async def work(
     closing: Closing | None = None,
     **close: Any,
 ) -> Quota:
-    """One request: in, its work, out."""
+    """Run one request: admission, work, settlement."""
     asked = closing.asked if closing is not None else asked or ask()
     async with gate.admission.enter(asked, closing or Closing(asked, **close)) as permit:
         await asyncio.sleep(0)
@@ -468,7 +468,7 @@ async def test_permit_without_a_place_has_not_waited() -> None:
 
 
 class CancelledAt:
-    """Awaits `work`, whose task is cancelled where it waits for these times."""
+    """Awaits `work`, and cancels its task at the waits with the given numbers."""
 
     def __init__(self, work: Any, times: Sequence[int]) -> None:
         self.work = work
@@ -497,7 +497,7 @@ class CancelledAt:
 
 
 async def cancelled_at(gate: Gate, times: Sequence[int], asked: Ask) -> int:
-    """Run a request that is cancelled where it waits; how often it waited."""
+    """Run a request that is cancelled at these waits; return how often it waited."""
     running = CancelledAt(work(gate, asked=asked, body=lambda: asyncio.sleep(0.001)), times)
 
     async def run() -> None:
@@ -537,7 +537,7 @@ async def test_request_cancelled_wherever_it_waits_holds_nothing(
 
 
 async def forget_budgets(gate: Gate) -> None:
-    """So that they are asked of the ledger anew. Nothing is held of them."""
+    """Clear the budgets, so that they are loaded from the ledger again."""
     for name in await gate._budgets():
         await gate.valkey.command("DEL", name)
 
@@ -603,7 +603,7 @@ def server(tmp_path: Path) -> Iterator[EmbeddedValkey]:
 
 @pytest.fixture
 async def far(server: EmbeddedValkey) -> AsyncIterator[Valkey]:
-    """A Valkey that can be stopped, with the deadline of a gateway."""
+    """A Valkey that can be stopped, with a gateway's deadline."""
     opened = Valkey.open(server.url)
     yield opened
     await opened.close()
@@ -677,7 +677,7 @@ async def test_budget_whose_sum_cannot_be_read_refuses(make: Make) -> None:
 
 
 async def test_client_is_not_kept_for_a_settlement_that_does_not_arrive(make: Make) -> None:
-    """Nobody listens there: it fails at once, and is kept for later."""
+    """The server cannot be reached: settling fails at once, and the row is kept for later."""
     away = Valkey.open("redis://127.0.0.1:1")
     gate, asked = make(SINGLE, valkey=away), ask()
     await work(gate, asked=asked)
@@ -686,7 +686,7 @@ async def test_client_is_not_kept_for_a_settlement_that_does_not_arrive(make: Ma
 
 
 class Full(Reservations):
-    """So much waits to be settled that no more should be let in."""
+    """Reservations with so many unsettled rows that no more requests are admitted."""
 
     is_full = True
 

@@ -114,7 +114,7 @@ async def test_sum_goes_away_some_time_after_its_window(
 
 @dataclass
 class FakeLedger:
-    """Tells what it was given, and keeps what it was asked. Fails when told to."""
+    """Returns given sums and records queries. Fails on demand."""
 
     nanos: int = 0
     error: Exception | None = None

@@ -49,13 +49,13 @@ def fair_queue(slots: int, *, max_waiting: int = 1000, max_wait_s: float = 1000.
 
 
 async def settle() -> None:
-    """Let everything happen that needs no time."""
+    """Run everything that is ready without advancing time."""
     for _ in range(6):
         await asyncio.sleep(0)
 
 
 class Client:
-    """Sends requests, which run until they are told to end, and notes whose turn came when."""
+    """Sends requests, which run until told to end, and records their turns."""
 
     def __init__(self, queue: FairQueue) -> None:
         self.queue = queue
@@ -69,7 +69,7 @@ class Client:
         return sent
 
     async def serve(self, count: int, spend: Callable[[str], float] | None = None) -> list[str]:
-        """End the oldest running request so many times; whose turn came by that."""
+        """End the oldest running request that many times; return the turns that follow."""
         before = len(self.turns)
         for _ in range(count):
             oldest = next(request for request in self.requests if request.runs)
@@ -558,7 +558,7 @@ async def test_tenant_with_as_many_waiting_pushes_nobody_out() -> None:
 
 
 async def paced(client: Client, interval_s: float) -> None:
-    """Have the queue see that a slot frees every so often."""
+    """Let the queue see that a slot becomes free at this interval."""
     (running,) = await client.send("pace")
     for _ in range(20):
         (following,) = await client.send("pace")
@@ -762,7 +762,7 @@ ACTIONS = st.one_of(
 
 
 class Watched(Client):
-    """A client that knows the rules, and checks the queue against them."""
+    """A client that knows the rules and checks the queue against them."""
 
     def __init__(self, queue: FairQueue, slots: int) -> None:
         super().__init__(queue)
@@ -804,7 +804,7 @@ class Watched(Client):
             request.task.cancel()
 
     def check(self) -> None:
-        """Once settled: the counts are right, and nobody waits without a reason."""
+        """Check that counts are right after settling, and that no one waits without a reason."""
         running = [request for request in self.requests if request.runs]
         waiting = [each for each in self.open() if not each.runs]
         assert (self.queue.running, self.queue.waiting) == (len(running), len(waiting))
@@ -855,7 +855,7 @@ LOAD_S = 200.0
 
 
 class Load:
-    """Poisson arrivals of each tenant at an engine whose answers take a step for each token."""
+    """Poisson arrivals of each tenant, at an engine whose answers take one step per token."""
 
     def __init__(self, queue: FairQueue) -> None:
         self.queue = queue
@@ -929,7 +929,7 @@ def test_noisy_tenant_gets_what_the_quiet_one_leaves() -> None:
 async def overload(
     *, rate_per_s: float, duration_s: float, priority: str = "interactive"
 ) -> list[tuple[float, float | None]]:
-    """When each request came, and how long it waited (None: refused): 10 a second are served."""
+    """Return each arrival and its wait (None if refused); 10 requests per second are served."""
     queue = FairQueue(slots=1, max_waiting=1000, max_wait_s=100, overload_wait_s=1.0, clock=now)
     told: list[tuple[float, float | None]] = []
 

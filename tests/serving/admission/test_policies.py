@@ -30,7 +30,7 @@ KEY, TENANT, MODEL = Subject("key", "k1"), Subject("tenant", "acme"), Subject("m
 
 
 class Leaving(Database):
-    """A database that can be taken away, and counts how often it is read."""
+    """A database that can be made unavailable, and counts reads."""
 
     down = False
     reads = 0

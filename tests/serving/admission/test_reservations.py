@@ -1,4 +1,4 @@
-"""What gateways hold in Valkey: shared exactly, settled once, free again when a gateway dies."""
+"""Reservations in Valkey: shared exactly, settled once, and freed if a gateway crashes."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def elapsed() -> Elapsed:
 
 
 async def budget_of(valkey: Valkey, prefix: str) -> tuple[int, int]:
-    """Spent and reserved."""
+    """Return what is spent and what is reserved."""
     spent, reserved = await valkey.command(
         "HMGET", f"{prefix}budget:{BUDGET.name}", "spent", "reserved"
     )
@@ -190,7 +190,7 @@ async def test_wait_is_until_enough_tokens_are_free(
 
 
 async def age(valkey: Valkey, prefix: str, *, by_ms: int) -> None:
-    """Let time pass: the shared clock goes on."""
+    """Advance the shared clock."""
     await valkey.command("HINCRBY", f"{prefix}clock", "offset", by_ms)
 
 
@@ -232,7 +232,7 @@ async def test_budget_that_valkey_does_not_know_asks_for_the_ledger(
 async def test_sum_that_moves_while_it_is_looked_up_is_looked_up_again(
     one: Reservations, valkey: Valkey, valkey_prefix: str
 ) -> None:
-    """The settlement between may be in what the ledger told, or not."""
+    """The ledger's answer may or may not include the settlement in between."""
     running, asks = replace(demand(), sums=[BUDGET.name]), demand(cost=1, budgets=[BUDGET])
     one.hold(running)
     assert await one.reserve(asks) == Uninitialised(0, version=0)
@@ -370,7 +370,7 @@ async def test_request_that_goes_away_while_it_is_let_in_holds_nothing(
 
 
 class Losing:
-    """A Valkey whose answers are lost on the way back, after it has done what it was asked."""
+    """A Valkey whose replies are lost after it has executed the commands."""
 
     def __init__(self, valkey: Valkey) -> None:
         self._valkey = valkey

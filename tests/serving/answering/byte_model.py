@@ -1,4 +1,4 @@
-"""A greedy model that says one fixed text, as vLLM says it: behind its tokens.
+"""A greedy model with one fixed text; like vLLM, its text lags behind its tokens.
 
 What may become a stop sequence, and a character that is not whole, is held back.
 """
@@ -26,7 +26,7 @@ FIRST = 10
 
 @dataclass
 class ByteModel(Engine):
-    """Dies after so many tokens of each request; then it does not any more.
+    """Dies after the next number of tokens in `deaths` in each request, until the list is used up.
 
     Its tokens are pieces of `width` bytes of the text, by their place in it.
     """
@@ -93,7 +93,7 @@ def _stops(stop: str | list[str] | None) -> list[str]:
 
 
 def _told(raw: bytes, stops: list[str], *, last: bool) -> tuple[str, str | None]:
-    """What is said of some tokens, and how that ended if it did."""
+    """Return the text of some tokens, and the finish reason if any."""
     text = raw.decode(errors="ignore")
     found = [place for stop in stops if (place := text.find(stop)) >= 0]
     if found:

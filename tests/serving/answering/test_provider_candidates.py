@@ -1,4 +1,4 @@
-"""Overflow from end to end in one process: a model here that fails, and a provider on a socket."""
+"""Overflow end to end in one process: a local model that fails, and a provider on a socket."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ CALLER = Principal("acme", "k1", "ci", "inference", None, "open")
 
 
 def echo(received: Received) -> Behaviour:
-    """Says again what the user said, in pieces of three characters."""
+    """Repeats the user's text in pieces of three characters."""
     said = received.json()["messages"][-1]["content"]
     pieces = tuple(said[at : at + 3] for at in range(0, len(said), 3))
     return streams(sse(*Answer(pieces=pieces).openai()))
@@ -86,7 +86,7 @@ class Scene:
     async def ask(
         self, text: str = "Hi", *, privacy: PrivacyClass = "scrubbed", **fields: Any
     ) -> tuple[Origin, str]:
-        """Where the answer came from, and its text."""
+        """Return the route of the answer, and its text."""
         call = GenerationCall(
             request_id=self.request_id,
             principal=replace(CALLER, privacy=privacy),
@@ -105,7 +105,7 @@ class Scene:
         return origin, "".join(said)
 
     async def ledger(self) -> list[tuple[str, int, str]]:
-        """Destination, length of body and outcome of everything that left."""
+        """Return destination, body length and outcome of everything that left."""
         crossings = await crossings_of(self._database, self.request_id, "acme")
         told = [one.as_json() for one in crossings]
         return [(o["host"], o["body_bytes"], o["arrival"]["outcome"]) for o in told]

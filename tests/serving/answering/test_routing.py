@@ -1,4 +1,4 @@
-"""Who answers: whatever fails before the first delta is not seen while another way is left."""
+"""Routing: clients do not see failures before the first delta while another way is left."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class FakeOverflow(Overflow):
 
 @dataclass
 class FakeNotary(ReceiptIssuer):
-    """Signs by naming."""
+    """A signer that returns names as signatures."""
 
     def receipt(self, call: Call, route: str, departures: Sequence[Entry]) -> str:
         return f"{call.model} by {route} after {len(departures)}"

@@ -27,7 +27,7 @@ Run = Callable[..., Result]
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A state directory of its own, and nothing else from the environment."""
+    """An empty state directory, and a clean environment."""
     for name in [name for name in os.environ if name.startswith("RINGFENCE_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("RINGFENCE_HOME", str(tmp_path / "home"))
@@ -46,7 +46,7 @@ def config_file(tmp_path: Path, home: Path) -> Callable[[str], str]:  # noqa: AR
 
 @pytest.fixture
 def run(home: Path) -> Run:  # noqa: ARG001  Sets it up.
-    """Runs `ringfence` with arguments; `code` is the exit code it must have."""
+    """Run `ringfence` with arguments; `code` is the expected exit code."""
 
     def invoke(*arguments: str, code: int = 0, text: str | None = None) -> Result:
         result = CliRunner().invoke(app, list(arguments), input=text)

@@ -1,4 +1,4 @@
-"""A stand-in for the admin API of vector stores, on a port of its own: answers as it is told."""
+"""A stand-in for the admin API of vector stores, on its own port, with scripted answers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Any
 
 @dataclass
 class Documents:
-    """What it answers, and what it was sent."""
+    """Scripted answers, and the requests received."""
 
     answers: dict[tuple[str, str], list[dict[str, Any]]] = field(default_factory=dict)
-    """By method and path: those that come one after the other; the last one stays."""
+    """Answers by method and path, in order; the last one repeats."""
 
     bodies: list[Any] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)

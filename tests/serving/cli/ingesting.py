@@ -57,13 +57,13 @@ def ingest(api: Client) -> Ingest:
 
 @pytest.fixture
 def library_client(api: Client) -> Iterator[DocumentsClient]:
-    """What the command works with, for what happens between two of its steps."""
+    """The parts of the command, for tests that act between two of its steps."""
     with httpx.Client(base_url=f"{api.live.url}/v1", headers=api.http.headers) as http:
         yield DocumentsClient(http)
 
 
 def folder(root: Path, *names: str, text: str = "text of") -> Path:
-    """A folder with a file of each name."""
+    """Create a folder with a file of each name."""
     for name in names:
         file = root / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -76,20 +76,20 @@ def done(result: Result) -> dict[str, str]:
 
 
 def reasons(result: Result) -> dict[str, str]:
-    """Of what failed."""
+    """Return the reasons of failures by path."""
     told = json.loads(result.stdout)
     return {one["path"]: one["reason"] for one in told if one["done"] == "failed"}
 
 
 def told_by(process: subprocess.Popen[str]) -> tuple[int, list[dict[str, str]]]:
-    """Exit code and outcomes of a run in a process, which leaves nothing else on its outputs."""
+    """Wait for a run in a process that prints no errors; return exit code and outcomes."""
     stdout, stderr = process.communicate(timeout=WITHIN_S)
     assert stderr == ""
     return process.returncode, json.loads(stdout)
 
 
 def planned(documents: DocumentsClient, docs: Path) -> tuple[Run, Plan]:
-    """A run that has looked, and has done nothing yet."""
+    """Return a run that has planned and not yet acted."""
     store = documents.store("manuals")
     contents = Contents(documents.attached(store))
     todo = plan(contents, [Source.at(docs, None)], exclude=(), keep_deleted=False)

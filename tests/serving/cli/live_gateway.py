@@ -1,4 +1,4 @@
-"""A real gateway with its library on a port, in a thread: for commands that run beside it."""
+"""A real gateway with its files and stores on a port, in a thread, for commands beside it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ENVELOPE = {"error": {"message": "It is refused.", "type": "t", "param": None, "
 
 @dataclass
 class Tap:
-    """An application whose requests are noted, and refused where a test wants that."""
+    """An application that records requests and refuses them on demand."""
 
     app: ASGIApp
     seen: list[str] = field(default_factory=list)
@@ -58,7 +58,7 @@ class Live:
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """What a key of its own tenant sees of a gateway, and commands that have the key."""
+    """A gateway as a new tenant's key sees it, and commands with that key."""
 
     live: Live
     http: httpx.Client
@@ -66,13 +66,13 @@ class Client:
     home: Path
 
     def all(self, path: str) -> list[dict[str, Any]]:
-        """A list of the API; a test has no more than a page."""
+        """Return a list of the API, which fits on one page in tests."""
         page = self.http.get(path, params={"limit": 100}).raise_for_status().json()
         assert not page["has_more"]
         return page["data"]  # type: ignore[no-any-return]
 
     def store(self, name: str) -> str:
-        """The id of the one store of a name."""
+        """Return the id of the only store with a name."""
         (found,) = (one["id"] for one in self.all("/vector_stores") if one["name"] == name)
         return str(found)
 
@@ -80,7 +80,7 @@ class Client:
         return self.all(f"/vector_stores/{self.store(store)}/files")
 
     def contents(self, store: str) -> dict[str, bytes]:
-        """Bytes of the files in a store by source and path. Each is there once."""
+        """Return the bytes of a store's files by source and path, each of which exists once."""
         rows = self.rows(store)
         found = {
             f"{row['attributes'].get('source')}:{row['attributes']['path']}": self.content(
@@ -95,7 +95,7 @@ class Client:
         return self.http.get(f"/files/{file_id}/content").raise_for_status().content
 
     def attach(self, store: str, name: str, text: str, attributes: dict[str, Any]) -> str:
-        """A file that somebody puts into a store by the API; its id."""
+        """Upload a file into a store by the API; return its id."""
         form = {"files": {"file": (name, text.encode())}, "data": {"purpose": "user_data"}}
         file_id = self.http.post("/files", **form).raise_for_status().json()["id"]  # type: ignore[arg-type]
         body = {"file_id": file_id, "attributes": attributes}
@@ -103,7 +103,7 @@ class Client:
         return str(file_id)
 
     def start(self, *arguments: str | Path | bytes, **how: Any) -> subprocess.Popen[str]:
-        """`ringfence ingest` in a process of its own."""
+        """Start `ringfence ingest` in its own process."""
         command = [sys.executable, "-m", "serving.cli", "ingest", "--url", self.live.url]
         own = {name: text for name, text in os.environ.items() if "RINGFENCE" not in name}
         return subprocess.Popen(
@@ -115,7 +115,7 @@ class Client:
 
 @contextmanager
 def gateway(directory: Path, valkey_url: str) -> Iterator[Live]:
-    """Runs while the block does."""
+    """Run the gateway during the block."""
     url = f"sqlite:///{directory}/ringfence.db"
     upgrade(url)
     raw = {"models": MODELS, "storage": {"valkey": valkey_url}, "access": {"database": url}}
@@ -149,7 +149,7 @@ def gateway(directory: Path, valkey_url: str) -> Iterator[Live]:
 def client(
     live: Live, home: Path, *groups: str, tenant: str | None = None, user: str | None = None
 ) -> Iterator[Client]:
-    """A new key, of a tenant of its own unless one is given."""
+    """Create a key, for a new tenant unless one is given."""
     key = live.new_key(*groups, tenant=tenant or f"t-{secrets.token_hex(6)}", user=user)
     headers = {"authorization": f"Bearer {key}"}
     with httpx.Client(base_url=f"{live.url}/v1", headers=headers, timeout=30) as http:

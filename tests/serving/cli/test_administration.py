@@ -58,7 +58,7 @@ def config(port: int, config_file: Write) -> str:
 
 @pytest.fixture
 def ask(run: Run, managed: Managed, config: str, monkeypatch: pytest.MonkeyPatch) -> Ask:
-    """Runs a command in a thread, beside the server that it calls."""
+    """Run a command in a thread, beside the server that it calls."""
     monkeypatch.setenv("RINGFENCE_ADMIN_KEY", managed.key)
     monkeypatch.setenv("RINGFENCE_CONFIG", config)
 

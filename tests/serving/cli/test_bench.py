@@ -1,4 +1,4 @@
-"""`ringfence bench` against a deployment that makes its answers up."""
+"""`ringfence bench` against a fake deployment."""
 
 from __future__ import annotations
 

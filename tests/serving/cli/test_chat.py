@@ -23,7 +23,7 @@ CONFIG = "server: {port: %d}\nmodels: [{base: simulated, id: chat}]"
 
 @pytest.fixture
 def ask(run: Run, config_file: Write, make: Make) -> Any:
-    """Runs `ringfence chat` in a thread, beside the gateway that it calls."""
+    """Run `ringfence chat` in a thread, beside the gateway that it calls."""
 
     async def call(
         engine: ScriptedEngine, *arguments: str, code: int = 0, text: str | None = None,
@@ -84,7 +84,7 @@ async def test_unknown_model_is_told(ask: Any) -> None:
 
 @pytest.fixture
 def dead_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy that the environment names, and that refuses every connection."""
+    """A proxy in the environment that refuses every connection."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):

@@ -25,7 +25,7 @@ def settings(home: Path) -> Settings:  # noqa: ARG001  Sets it up.
 
 
 def principals(settings: Settings, *keys: str | None) -> list[Principal]:
-    """Whom keys stand for."""
+    """Return the principals of keys."""
 
     async def check() -> list[Principal]:
         database = Database.open(settings.access.database_url)

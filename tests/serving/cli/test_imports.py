@@ -1,4 +1,4 @@
-"""The command imports Ray only when it has set the environment that Ray reads as it is imported."""
+"""The command imports Ray only after it has set the environment that Ray reads."""
 
 from __future__ import annotations
 

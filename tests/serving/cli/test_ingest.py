@@ -145,7 +145,7 @@ def test_store_that_is_not_there_is_not_made_to_be_looked_at(
 
 @pytest.fixture
 def shrunk(ingest: Ingest, docs: Path) -> Path:
-    """A folder of which more than half is gone since it was ingested, and a file is new."""
+    """A folder that has lost more than half of its ingested files, and has a new one."""
     folder(docs, "c.txt")
     ingest(docs)
     for name in ("a.txt", "c.txt"):

@@ -1,4 +1,4 @@
-"""What is read of a file that changes meanwhile."""
+"""Reading a file that changes meanwhile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ringfence ingest` against a real gateway: what it cannot read, and unusual names."""
+"""`ringfence ingest` against a real gateway: unreadable files and unusual names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.serving.cli.ingesting import Ingest, done, folder, planned, reasons, 
 from tests.serving.cli.live_gateway import Client
 
 PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 24, 1, 2
-"""Of Linux's <sys/prctl.h> and <sys/capability.h>."""
+"""Constants of Linux's <sys/prctl.h> and <sys/capability.h>."""
 
 
 def test_path_that_is_no_file_fails(ingest: Ingest, docs: Path) -> None:
@@ -154,7 +154,7 @@ def test_names_of_failures_keep_to_their_lines(ingest: Ingest, docs: Path) -> No
 
 
 def without_override() -> None:
-    """Have the mode of a file bind root too (see capabilities(7)). For a process that begins."""
+    """Make file modes apply to root too (see capabilities(7)), in a process that starts."""
     libc = ctypes.CDLL(None, use_errno=True)
     for capability in (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH):
         libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)

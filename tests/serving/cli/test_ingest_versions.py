@@ -1,4 +1,4 @@
-"""`ringfence ingest` against a real gateway: one version of each file, and whose it is."""
+"""`ringfence ingest` against a real gateway: one version of each file, and its source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ringfence ledger` over a database that a gateway wrote, and over its export."""
+"""`ringfence ledger` on a gateway's database, and on its export."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OK = ArrivalFacts("ok", 12, 34, 56_000, 789, 1011)
 
 
 def write(home: Path, *left: tuple[DepartureFacts, ArrivalFacts | None]) -> None:
-    """What a gateway writes for attempts. One without arrival is one whose gateway died."""
+    """Write entries of attempts like a gateway; one without arrival is of a crashed gateway."""
 
     async def crossing(ledger: EgressLedger) -> None:
         for departure, arrival in left:

@@ -1,4 +1,4 @@
-"""What a start says of vector stores whose embedder has changed."""
+"""Messages at start about vector stores whose embedder has changed."""
 
 from __future__ import annotations
 

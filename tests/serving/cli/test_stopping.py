@@ -1,4 +1,4 @@
-"""The stop of `ringfence serve`: in order, told to the operator, and never cut by a signal."""
+"""The stop of `ringfence serve`: in order, reported to the operator, and never cut by a signal."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _own_signals() -> Iterator[None]:
 
 @dataclass
 class FakeCluster:
-    """Gateways that report what they were given, after a signal if there is one."""
+    """Gateways that report given results, after a signal if there is one."""
 
     reports: Sequence[StopReport | Exception] = (WHOLE,)
     gateways: bool = True
@@ -80,7 +80,7 @@ class Place:
     valkey: EmbeddedValkey
 
     def settle(self, *attempts: Attempt) -> None:
-        """Leave rows in Valkey, as gateways do."""
+        """Leave rows in Valkey as gateways do."""
 
         async def add() -> None:
             opened = Valkey.open(self.valkey.url, timeout_s=5)

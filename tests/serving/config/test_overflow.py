@@ -1,4 +1,4 @@
-"""Settings of what may leave: mistakes are told, and nothing is on by itself."""
+"""Overflow settings: mistakes are reported, and everything is off by default."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings of files and retrieval: which models are taken, and what cannot be meant."""
+"""Settings of files and retrieval: default models, and invalid combinations."""
 
 from __future__ import annotations
 

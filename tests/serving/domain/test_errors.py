@@ -1,4 +1,4 @@
-"""The one table from an error to OpenAI's envelope."""
+"""The table that maps errors to OpenAI's envelope."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of providers share: a gate that records, and a call from beginning to end."""
+"""Helpers for tests of providers: a gate that records, and a complete call."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ KEY = "key-of-the-test"
 
 @dataclass
 class Border:
-    """A gate that lets everything through, or raises what it is given."""
+    """A gate that admits everything, or raises a given error."""
 
     forbids: Exception | None = None
     waits_s: float = 0.0
@@ -93,7 +93,7 @@ async def anthropic_at(
 
 
 def deltas(chunks: Sequence[Chunk], name: str = "content") -> str:
-    """The text of one kind in all chunks, joined."""
+    """Join the text of one kind in all chunks."""
     return "".join(
         choice["delta"].get(name) or "" for chunk in chunks for choice in chunk["choices"]
     )

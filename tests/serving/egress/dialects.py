@@ -1,4 +1,4 @@
-"""Both wire formats behind one name, for tests that every provider has to pass."""
+"""Both wire formats behind one interface, for tests that every provider must pass."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ __all__ = ["ANTHROPIC", "OPENAI", "Dialect", "dialect", "failed"]
 
 @dataclass(frozen=True)
 class Dialect:
-    """One provider's wire format: a begun answer, a whole one, one more piece, an error."""
+    """A provider's wire format: an incomplete answer, a whole one, one more piece, an error."""
 
     at: Callable[..., AbstractAsyncContextManager[tuple[StandIn, Provider]]]
     begun: bytes
@@ -81,7 +81,7 @@ async def failed(
     bounds: Bounds | None = None,
     deadlines: Deadlines = PATIENT,
 ) -> ProviderError:
-    """The error of one call; the connection is closed by then, and nobody was asked twice."""
+    """Return the error of one call; check that the connection is closed and nothing was retried."""
     async with dialect.at(*script, bounds=bounds) as (server, provider):
         with pytest.raises(ProviderError) as caught:
             await collect(provider, request(deadlines=deadlines))

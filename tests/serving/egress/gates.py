@@ -1,4 +1,4 @@
-"""Gatekeepers of several gateways over one store, whose clock can be moved on."""
+"""Gatekeepers of several gateways on one store with a controlled clock."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Gates:
     elapsed: Elapsed = field(default_factory=Elapsed)
 
     def gatekeeper(self, limits: ProviderLimits | None = None, **options: Any) -> Gatekeeper:
-        """One more gateway. Its provider `p` has those limits."""
+        """Add a gateway whose provider `p` has those limits."""
         defaults: dict[str, Any] = {"prefix": self.prefix, "dice": lambda: 0.5}
         known = {} if limits is None else {"p": limits}
         self.made.append(Gatekeeper(self.valkey, known, **defaults | options))
         return self.made[-1]
 
     async def age(self, seconds: float) -> None:
-        """Let time pass: the shared clock goes on."""
+        """Advance the shared clock."""
         milliseconds = round(seconds * 1000)
         await self.valkey.command("HINCRBY", f"{self.prefix}clock", "offset", milliseconds)
 
@@ -50,7 +50,7 @@ async def gates(valkey: Valkey, valkey_prefix: str) -> AsyncIterator[Gates]:
 async def attempt(
     gatekeeper: Gatekeeper, *, provider: str = "p", model: str = "m", tokens: int = 10
 ) -> Attempt:
-    """One that has to be let through."""
+    """Enter, which must be allowed."""
     begun = await gatekeeper.begin(provider, model, tokens)
     assert isinstance(begun, Attempt), begun
     return begun
@@ -59,13 +59,13 @@ async def attempt(
 async def denied(
     gatekeeper: Gatekeeper, *, provider: str = "p", model: str = "m", tokens: int = 10
 ) -> Denied:
-    """The refusal of one that must not be let through."""
+    """Return the refusal of an entry that must not be allowed."""
     refused = await gatekeeper.begin(provider, model, tokens)
     assert isinstance(refused, Denied)
     return refused
 
 
 async def ended(gatekeeper: Gatekeeper, *outcomes: Outcome, **end: Any) -> None:
-    """Attempts, one after the other, that end like this."""
+    """Make attempts one after another that end like this."""
     for outcome in outcomes:
         await (await attempt(gatekeeper)).end(outcome, **end)

@@ -1,4 +1,4 @@
-"""Ledgers for tests: made-up facts, chains in memory, and databases of both kinds."""
+"""Ledgers for tests: generated facts, chains in memory, and both kinds of database."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def draft(**fields: Any) -> Draft:
 
 
 def chain(count: int) -> list[Entry]:
-    """A good chain of so many entries."""
+    """Build a valid chain with that many entries."""
     entries: list[Entry] = []
     head = ORIGIN
     for number in range(1, count + 1):
@@ -81,7 +81,7 @@ def signed(entry: Entry, signer: Signer = SIGNER) -> Checkpoint:
 
 @pytest.fixture
 async def database(migrated_url: str) -> AsyncIterator[Database]:
-    """With an empty ledger."""
+    """A database with an empty ledger."""
     opened = Database.open(migrated_url)
     async with opened.transaction() as session:
         await session.execute(delete(EgressEntry))
@@ -97,14 +97,14 @@ async def entries_in(database: Database) -> list[Entry]:
 
 
 async def signed_in(database: Database) -> list[int]:
-    """Which entries have a checkpoint."""
+    """Return the entries that have a checkpoint."""
     async with database.session() as session:
         query = select(EgressCheckpoint.sequence).order_by(EgressCheckpoint.sequence)
         return list(await session.scalars(query))
 
 
 async def kinds_become(database: Database, *expected: str) -> bool:
-    """Whether the ledger comes to hold entries of these kinds, and outcomes of arrivals."""
+    """Whether the ledger comes to contain entries of these kinds, and outcomes of arrivals."""
     found: list[str] = []
     for _ in range(500):
         entries = await entries_in(database)

@@ -1,4 +1,4 @@
-"""Providers that are not there: servers on loopback that speak the wire format, and break it.
+"""Stand-ins of providers: servers on loopback that speak the wire format, and break it.
 
 Raw sockets, so that every byte and every pause is the test's. One behaviour for each request, the
 last one again and again; what arrived is kept to the byte.
@@ -17,12 +17,13 @@ from typing import Any, Literal, Self
 import orjson
 
 LIFETIME_S = 60.0
-"""No connection is served for longer, whatever a test forgets."""
+"""Maximum seconds for which a connection is served, whatever a test forgets."""
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """One request as it arrived; `target` is the path with its query, headers in lower case."""
+    """A request as it arrived; `target` is the path with its query, and header names are lower-
+    case."""
 
     target: str
     headers: dict[str, str]
@@ -34,19 +35,19 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class Endless:
-    """Bytes that are sent until the client goes away."""
+    """Bytes that are sent until the client disconnects."""
 
     piece: bytes
     pause_s: float = 0.0
 
 
 Step = bytes | float | Endless | Literal["hang", "reset"]
-"""Bytes to send, seconds to wait, waiting for the client to go, or a TCP reset."""
+"""Bytes to send, seconds to wait, a wait for the client to disconnect, or a TCP reset."""
 
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """What happens after a request. Without `keep` the connection is closed at the end."""
+    """The behaviour after a request. Without `keep`, the connection is closed at the end."""
 
     steps: tuple[Step, ...]
     keep: bool = False
@@ -119,7 +120,7 @@ class StandIn:
             writer.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """One request and its behaviour; whether the connection stays open."""
+        """Serve one request and its behaviour; return whether the connection stays open."""
         received = await _read(reader)
         self.received.append(received)
         script = self.script[min(self._served, len(self.script) - 1)]
@@ -152,7 +153,7 @@ class StandIn:
 
 @contextmanager
 def standing(*script: Script) -> Iterator[StandIn]:
-    """A stand-in on a loop of its own, for tests that have none."""
+    """A stand-in on its own event loop, for tests that have none."""
     loop, server = asyncio.new_event_loop(), StandIn(*script)
     loop.run_until_complete(server.start())
     thread = threading.Thread(target=loop.run_forever)
@@ -172,7 +173,7 @@ async def _send(writer: asyncio.StreamWriter, piece: bytes) -> None:
 
 
 async def _until_gone(reader: asyncio.StreamReader, seconds: float | None) -> None:
-    """Wait, and raise as soon as the client has closed."""
+    """Wait, and raise as soon as the client has disconnected."""
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             if not await reader.read(1):

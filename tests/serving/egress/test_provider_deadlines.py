@@ -1,4 +1,4 @@
-"""Everything ends: connections, beginnings, pauses, whole answers, and what is too much."""
+"""Deadlines: connections, first bytes, pauses, whole answers, and oversized answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What real servers do wrong, by both clients over real sockets."""
+"""Faults of real servers, handled by both clients over real sockets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stand-ins do and say: behaviours, and answers and errors in the formats of both APIs."""
+"""Behaviours of stand-ins, and answers and errors in the formats of both APIs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Event = dict[str, Any]
 
 
 def head(status: int = 200, /, **headers: str) -> bytes:
-    """Status line and headers; an underscore in a name stands for a hyphen."""
+    """Render status line and headers; an underscore in a name stands for a hyphen."""
     lines = [f"HTTP/1.1 {status} Scripted"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode()
@@ -63,7 +63,7 @@ def streams(
 
 
 def refuses(status: int, body: Any = None, **headers: str) -> Behaviour:
-    """An error with a JSON body."""
+    """Answer with an error that has a JSON body."""
     raw = orjson.dumps(body if body is not None else openai_error("scripted"))
     told = {"content_type": "application/json", "content_length": str(len(raw))}
     return Behaviour((head(status, **(told | headers)), raw), keep=True)
@@ -74,26 +74,26 @@ def redirects(to: str) -> Behaviour:
 
 
 def answers(body: bytes, content_type: str, **headers: str) -> Behaviour:
-    """Status 200 with a whole body of any type."""
+    """Answer with status 200 and a whole body of any type."""
     told = {"content_type": content_type, "content_length": str(len(body))}
     return Behaviour((head(**(told | headers)), body), keep=True)
 
 
 HANGS = Behaviour(("hang",))
-"""Takes the request and never answers."""
+"""Reads the request and never answers."""
 
 SILENT = Behaviour((stream_head(), "hang"))
 """Sends headers and nothing more."""
 
 
 def sse(*events: Event, done: bool = True) -> bytes:
-    """Events as OpenAI's API sends them."""
+    """Render events like OpenAI's API."""
     body = b"".join(b"data: " + orjson.dumps(event) + b"\n\n" for event in events)
     return body + (b"data: [DONE]\n\n" if done else b"")
 
 
 def named_sse(*events: Event) -> bytes:
-    """Events as Anthropic's API sends them: each has its type as its name."""
+    """Render events like Anthropic's API, whose event names are the types."""
     return b"".join(
         b"event: " + event["type"].encode() + b"\ndata: " + orjson.dumps(event) + b"\n\n"
         for event in events
@@ -110,7 +110,7 @@ def anthropic_error(kind: str, message: str = "scripted") -> Event:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer to be streamed, in either dialect: its text comes in these pieces."""
+    """An answer to be streamed in either format; its text comes in these pieces."""
 
     pieces: tuple[str, ...] = ("Hello", " there")
     finish: str = "stop"
@@ -166,11 +166,11 @@ HELLO = Answer()
 
 
 def echoes_openai(received: Received) -> Behaviour:
-    """Answers with the last message's text, a word a piece."""
+    """Answer with the last message's text, one word per piece."""
     text = received.json()["messages"][-1]["content"]
     return streams(sse(*Answer(tuple(text.split(" "))).openai()))
 
 
 def every(size: int, body: bytes) -> range:
-    """Cuts of a body into pieces of one size."""
+    """Return cuts of a body into pieces of one size."""
     return range(size, len(body), size)

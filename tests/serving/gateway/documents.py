@@ -1,4 +1,4 @@
-"""Routes of a library as a gateway has them, over fakes: who calls, and a server in the process."""
+"""Routes of files and stores on fakes: callers, and a server in the process."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def caller(tenant: str, *groups: str) -> Principal:
 
 
 CALLERS = {"acme": caller("acme"), "legal": caller("acme", "legal"), "globex": caller("globex")}
-"""By their keys."""
+"""Callers by key."""
 
 
 @dataclass
 class ScriptedGate(Gate):
-    """Knows the callers, finds what it was given, and remembers what it was asked."""
+    """Knows the callers, returns given results, and records calls."""
 
     found: Found | Exception = field(default_factory=lambda: Found([], []))
     asked: list[SearchCall] = field(default_factory=list)

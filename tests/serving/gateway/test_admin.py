@@ -25,7 +25,7 @@ Route = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A call of a route that changes something. `{id}` is the id of the key that infers."""
+    """A call of a route that changes something. `{id}` is the id of the non-admin key."""
 
     path: str
     body: Any = None
@@ -82,7 +82,7 @@ async def call(managed: Managed, route: Route, **arguments: Any) -> httpx.Respon
 
 @pytest.fixture
 async def limited(managed: Managed) -> Managed:
-    """With limits and budgets that can be removed."""
+    """Return a managed gateway with limits and budgets that can be removed."""
     await managed.data("PUT", "/limits/tenant/acme", {"tokens_per_minute": 1})
     await managed.data("PUT", "/budgets/tenant/acme", {"day": 1})
     return managed

@@ -1,4 +1,4 @@
-"""`/admin/v1/vector_stores` over a fake of whoever looks after the stores."""
+"""`/admin/v1/vector_stores` on a fake of the curator."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ class FakeCurator(Curator):
 
 
 class DirectEdge(AdminEdge):
-    """Without idempotency."""
+    """An edge without idempotency."""
 
     def __init__(self) -> None:
-        """Nothing is needed."""
+        """Skip the parent's parts, which are not needed."""
 
     async def answer(
         self,

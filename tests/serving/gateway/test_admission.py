@@ -1,4 +1,4 @@
-"""What clients see of limits, budgets, the queue and deadlines, on every endpoint."""
+"""Limits, budgets, the queue and deadlines as clients see them, on every endpoint."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ async def test_deadline_holds_on_every_endpoint(make: Make, send: Send) -> None:
 
 
 class StuckEngine(ScriptedEngine):
-    """Answers nothing, ever."""
+    """An engine that never answers."""
 
     async def tokenize(self, request: Any) -> Any:  # noqa: ARG002
         await self.script[0].wait()  # type: ignore[union-attr]
@@ -211,7 +211,7 @@ async def test_limits_of_the_store_go_before_those_of_the_configuration(
 
 
 async def own_key(database: Database, **limits: int) -> str:
-    """A new key of a new tenant, with limits."""
+    """Create a key of a new tenant, with limits."""
     store, bounds = KeyStore(database, SECRET), LimitStore(database)
     name = f"t{id(limits)}"
     issued = await store.create(name, "ci")
@@ -344,7 +344,7 @@ async def attempts(backend: Backend, database: Database, key_id: str = "env") ->
 
 @pytest.fixture
 async def own(database: Database) -> tuple[str, str]:
-    """A key that nobody else uses, and its id."""
+    """Create a key that no other test uses; return it with its id."""
     issued = await KeyStore(database, SECRET).create(f"own{id(database)}", "ci")
     return issued.key.get_secret_value(), issued.record.id
 

@@ -1,4 +1,4 @@
-"""What a client may not send, and how it is told: the error table of request bodies."""
+"""Invalid request bodies and their errors."""
 
 from __future__ import annotations
 

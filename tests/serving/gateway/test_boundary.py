@@ -1,4 +1,4 @@
-"""What every request has: an id, a time, our errors, and no text of a prompt anywhere else."""
+"""Common to all requests: an id, a time, our errors, and no text of a prompt elsewhere."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ async def processing_ms(asking: Awaitable[httpx.Response]) -> tuple[int, float]:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """How a request is refused before its body counts."""
+    """A refusal that does not depend on the body."""
 
     status: int
     type: str
@@ -210,7 +210,7 @@ def told(answer: Any) -> Refusal:
 
 
 def prompts() -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Requests that carry the canary wherever a client may put text of its own."""
+    """Requests that carry the canary in every text of a client."""
     said = {"role": "user", "content": CANARY}
     chat = "/v1/chat/completions"
     tool = {"name": CANARY, "description": CANARY, "parameters": {"properties": {CANARY: {}}}}

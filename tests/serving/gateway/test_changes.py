@@ -33,12 +33,12 @@ from tests.serving.live import eventually
 
 BURST = 40
 COST_NANOS = 2000 * PROMPT_TOKENS + 5000
-"""Of a request below, which asks for one token."""
+"""Cost of a request below, which asks for one token."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two gateways, a key that both have seen, and the stores of somebody who is neither."""
+    """Two gateways, a key that both have seen, and the stores of a third process."""
 
     gateways: tuple[Backend, Backend]
     keys: KeyStore
@@ -61,11 +61,11 @@ class Pair:
         }
 
     async def warm(self, key: str | None = None) -> None:
-        """Have both gateways keep what they are told."""
+        """Let both gateways cache what they know of the key."""
         assert {await self._status(one, key) for one in self.gateways} == {200}
 
     async def burst(self, count: int = BURST, key: str | None = None) -> Counter[int]:
-        """So many requests at once, over both gateways: how many got which status."""
+        """Send requests at once over both gateways; return how many got which status."""
         asked = (self._status(self.gateways[number % 2], key) for number in range(count))
         return Counter(await asyncio.gather(*asked))
 
@@ -227,7 +227,7 @@ async def test_weight_that_was_just_changed_holds(pair: Pair) -> None:
 async def test_right_that_somebody_changed_in_the_database_holds_once_announced(
     pair: Pair, database: Database
 ) -> None:
-    """No command changes what a key may do; whoever does it by hand can announce it."""
+    """No command changes a key's rights, but an operator who does it in SQL can announce it."""
     await pair.warm()
     key_id = pair.issued.record.id
     async with database.transaction() as session:
@@ -274,16 +274,16 @@ async def test_changes_in_any_order_hold_at_once(pair: Pair) -> None:
 
 @dataclass(slots=True)
 class State:
-    """What many changes have come to."""
+    """The state that results from many changes."""
 
     pair: Pair
     live: IssuedKey
     gone: list[IssuedKey] = field(default_factory=list)
     closed: set[tuple[str, str]] = field(default_factory=set)
-    """Limits of nothing at all, by subject and measure."""
+    """Limits of 0, by subject and measure."""
 
     async def bound(self, chance: random.Random) -> None:
-        """Set a limit, or take it away again."""
+        """Set a limit to 0, or remove it again."""
         kind = chance.choice(["key", "tenant"])
         measures = ["requests_per_minute", "concurrent_requests", "budget_day", "budget_total"]
         measure = chance.choice(measures)
@@ -294,13 +294,13 @@ class State:
         self.closed ^= {(kind, measure)}
 
     async def rotate(self, chance: random.Random) -> None:
-        """Limits go with the key."""
+        """Limits move to the key that replaces this one."""
         del chance
         self.gone.append(self.live)
         self.live = await self.pair.keys.rotate(self.live.record.id)
 
     async def replace(self, chance: random.Random) -> None:
-        """Limits of the key do not go with another one."""
+        """Another key does not get the limits of this one."""
         self.gone.append(self.live)
         await self.pair.keys.revoke(self.live.record.id)
         name = f"k{chance.random()}"
@@ -309,7 +309,7 @@ class State:
 
 
 async def asked_slowly(pair: Pair, meanwhile: Callable[[], Awaitable[object]]) -> int:
-    """The status of a request in whose body something happens."""
+    """Return the status of a request during whose body something happens."""
     await pair.warm()
     happened = asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""A collected answer equals what the deltas say, however they are split."""
+"""A collected answer equals what its deltas contain, however they are split."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def choice(frames: Sequence[Delta]) -> Any:
 
 @st.composite
 def split(draw: st.DrawFn, text: st.SearchStrategy[str]) -> list[str]:
-    """A text in pieces, some of them empty."""
+    """Split a text into pieces, some of them empty."""
     whole = draw(text)
     cuts = sorted(draw(st.lists(st.integers(0, len(whole)), max_size=6)))
     return [whole[a:b] for a, b in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
@@ -38,7 +38,7 @@ def split(draw: st.DrawFn, text: st.SearchStrategy[str]) -> list[str]:
 
 @st.composite
 def grouped(draw: st.DrawFn, frames: list[Delta]) -> list[Delta]:
-    """The same frames, some of them in one delta."""
+    """Merge some of the frames into one delta."""
     groups = [b""]
     for frame in frames:
         if draw(st.booleans()):

@@ -1,4 +1,4 @@
-"""Chats grounded in documents, from the wire to the engine and back, over fakes of the library."""
+"""Chats grounded in documents, from the wire to the engine and back, on fakes of the library."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ DOWN = EngineUnavailable("The model is not available now.")
 
 @dataclass
 class Place:
-    """A gateway that has vector stores, and what it was asked."""
+    """A gateway with vector stores, and the calls it made."""
 
     backend: Backend
     pipeline: Pipeline
@@ -84,7 +84,7 @@ class Place:
         return await self.backend.post("/v1/chat/completions", ASKED | fields, **headers)
 
     def reached(self) -> dict[str, Any]:
-        """The body that the engine had last."""
+        """The last body that the engine received."""
         body: dict[str, Any] = self.engine.requests[-1].body
         return body
 
@@ -94,7 +94,7 @@ Open = Callable[..., Place]
 
 @pytest.fixture
 async def place(wire: Wire, database: Database) -> AsyncIterator[Open]:
-    """Opens gateways: `place(engine, index=..., stores=..., overflow=..., admission={...})`."""
+    """Open a gateway: `place(engine, index=..., stores=..., overflow=..., admission={...})`."""
     clients: list[httpx.AsyncClient] = []
 
     def build(
@@ -173,14 +173,14 @@ def _pipeline(
 
 
 def deltas(answer: httpx.Response) -> list[dict[str, Any]]:
-    """The delta of each choice of each event."""
+    """Return the delta of each choice of each event."""
     events = [one for one in answer.text.split("\n\n") if one.startswith("data: {")]
     chunks = [orjson.loads(one[6:]) for one in events]
     return [choice["delta"] for chunk in chunks for choice in chunk["choices"]]
 
 
 def sources(answer: httpx.Response) -> list[dict[str, Any]]:
-    """What messages are told beside their texts, streamed or not."""
+    """Return the fields of messages besides their text, streamed or not."""
     assert answer.status_code == 200, answer.text
     if answer.headers["content-type"] == "application/json":
         said = [choice["message"] for choice in answer.json()["choices"]]
@@ -191,7 +191,7 @@ def sources(answer: httpx.Response) -> list[dict[str, Any]]:
 
 
 def told(answer: httpx.Response) -> tuple[int, str | None]:
-    """Status of a refusal, and the field that it is about."""
+    """Return status and `param` of a refusal."""
     return answer.status_code, answer.json()["error"]["param"]
 
 
@@ -395,7 +395,7 @@ async def test_completion_knows_no_search(place: Open) -> None:
 
 @dataclass
 class FencedOverflow(Overflow):
-    """A detour for whatever may leave, as the real one has it; remembers what was asked."""
+    """A detour for requests that may leave, like the real one; records calls."""
 
     engine: ScriptedEngine
     calls: list[GenerationCall] = field(default_factory=list)
@@ -408,7 +408,7 @@ class FencedOverflow(Overflow):
 
 @pytest.fixture
 async def loose_key(database: Database) -> str:
-    """A key of requests that may leave without personal data."""
+    """Create a key whose requests may leave without personal data."""
     name = f"loose-{id(database)}"
     issued = await KeyStore(database, SECRET).create("acme", name, privacy="scrubbed")
     return issued.key.get_secret_value()

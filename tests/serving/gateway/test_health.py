@@ -1,4 +1,4 @@
-"""`/health`, `/ready` and `/metrics`: open to all, and silent about everything but states."""
+"""`/health`, `/ready` and `/metrics`: open to all, and reveal nothing but states."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ MODES = pytest.mark.parametrize("stream", [False, True])
 
 
 class Work:
-    """Counts its runs, and answers each with its number and a script: as events, or as one JSON."""
+    """Counts its runs, and answers each with its number and a script, as events or as JSON."""
 
     def __init__(self, *script: Step) -> None:
         self.script = script
@@ -95,7 +95,7 @@ class Work:
 
 
 class Replica:
-    """A gateway with routes that do some work under idempotency keys."""
+    """A gateway with routes that do work under idempotency keys."""
 
     def __init__(self, store: IdempotencyStore, work: Work, **settings: Any) -> None:
         requests = OpenRequests()
@@ -159,7 +159,7 @@ def make_store(valkey: Valkey, valkey_prefix: str) -> MakeStore:
 
 @pytest.fixture
 async def make_replica(make_store: MakeStore) -> AsyncIterator[MakeReplica]:
-    """Makes gateways over the same Valkey: `make_replica(work, store=..., ...)`."""
+    """Make gateways on the same Valkey: `make_replica(work, store=..., ...)`."""
     async with AsyncExitStack() as stack:
 
         def build(work: Work, *, store: IdempotencyStore | None = None, **settings: Any) -> Replica:
@@ -428,7 +428,7 @@ async def test_answer_goes_on_when_valkey_is_lost(
 
 @dataclass(slots=True)
 class Pair:
-    """Two gateways: one that is stuck in its work and can be killed, and one that is well."""
+    """Two gateways: one is stuck in its work and can be killed, and one works."""
 
     stuck: Work
     work: Work
@@ -437,13 +437,13 @@ class Pair:
     severed: Severed
 
     async def ask_killed(self, *, stream: bool) -> asyncio.Task[httpx.Response]:
-        """A request that the one to be killed works on."""
+        """Start a request on the gateway that will be killed."""
         asking = asyncio.create_task(self.killed.post(stream=stream))
         assert await eventually(lambda: self.stuck.open == 1)
         return asking
 
     async def kill(self) -> None:
-        """What is left of a gateway that was killed is a lease that runs out."""
+        """Kill the gateway, which leaves only a lease that expires."""
         self.severed.cut = True
         await self.killed.idempotency.close(grace_s=0)
 
@@ -526,7 +526,7 @@ async def test_refusal_of_a_key_names_the_header(replica: Replica) -> None:
 
 
 async def call(replica: Replica, keys: list[bytes]) -> int:
-    """The status of a request with headers as a server may pass them on."""
+    """Return the status of a request with raw headers."""
     statuses: list[int] = []
 
     async def send(message: Message) -> None:

@@ -39,7 +39,7 @@ CUT_HERE = (ROLE, chat_frame({"content": "Hel"}), EngineFailed("Cut."))
 
 @dataclass
 class Place:
-    """A gateway with a provider, and a client whose key may let everything leave."""
+    """A gateway with a provider, and a client whose key allows everything to leave."""
 
     client: httpx.AsyncClient
     home: Path
@@ -53,7 +53,7 @@ class Place:
         return await self.client.post(path, json=body, headers={"x-request-id": self.id})
 
     async def later(self) -> str | None:
-        """The receipt of the last request as it can be fetched; None: there is none."""
+        """Fetch the receipt of the last request; None if there is none."""
         answer = await self.client.get(f"/v1/requests/{self.id}/receipt")
         if answer.status_code == 404:
             assert answer.json()["error"]["code"] == "not_found"
@@ -70,7 +70,7 @@ Open = Callable[..., Awaitable[Place]]
 
 @pytest.fixture
 async def place(wire: Wire, database: Database, tmp_path: Path) -> AsyncIterator[Open]:
-    """Opens gateways: `await place(engine, what the provider does)`."""
+    """Open a gateway: `await place(engine, behaviour of the provider)`."""
     closing: list[Any] = []
 
     async def build(engine: Any, *script: Any) -> Place:

@@ -1,4 +1,4 @@
-"""Streams and answers on the wire: framing, silence, failures, and clients that hang up."""
+"""Streams and answers on the wire: framing, silence, failures, and clients that disconnect."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def asked(
     make: Make, engine: Engine | None, body: dict[str, Any], *, http: Http = "httptools",
     path: str = CHAT, embedder: Embedder | None = None, **server: float,
 ) -> AsyncIterator[tuple[Backend, Connection]]:  # fmt: skip
-    """A live gateway that was sent one request, and the connection that sent it."""
+    """A live gateway that received one request, and the connection that sent it."""
     backend = make(engine, embedder=embedder, server=server)
     async with listening(backend.app, http=http) as port, Connection.open(port) as client:
         await client.post(path, body, key=FIXED_KEY)

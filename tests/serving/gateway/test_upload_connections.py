@@ -1,4 +1,4 @@
-"""Uploads over a real connection: one that breaks leaves nothing, one that is refused is told."""
+"""Uploads over a real connection: a broken one leaves nothing, a refused one gets an answer."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ async def no_task_is_left() -> AsyncIterator[None]:
 
 @pytest.fixture
 def make_store(valkey: Valkey, valkey_prefix: str) -> Open:
-    """Makes stores over the same records, as gateways have them."""
+    """Make stores on the same records, as gateways have them."""
 
     def build(*, over: Any = valkey, **settings: Any) -> IdempotencyStore:
         return IdempotencyStore(over, SECRET, prefix=valkey_prefix, **settings)
@@ -55,7 +55,7 @@ def store(make_store: Open) -> IdempotencyStore:
 
 
 class Flaky:
-    """A Valkey that refuses, or does what it is told and loses the reply."""
+    """A Valkey that refuses commands, or executes them and loses the reply."""
 
     def __init__(self, valkey: Valkey) -> None:
         self.valkey = valkey
@@ -269,7 +269,7 @@ async def test_reader_of_a_run_learns_that_its_lease_ran_out(make_store: Open) -
 
 
 async def half_recorded(store: IdempotencyStore) -> Replay:
-    """A record whose recorder was killed: it gives nothing back."""
+    """Leave a record whose recorder was killed, so that nothing is released."""
     async with await recorder(store) as recording:
         recording.write(b"half")
         found = await replay(store)
@@ -405,7 +405,7 @@ async def test_valkey_holds_nothing_in_clear(
 
 
 async def contents(valkey: Valkey, name: bytes) -> bytes:
-    """A key, its name and all of its values."""
+    """Return a key, its name and all of its values."""
     kind = await valkey.command("TYPE", name)
     if kind == b"hash":
         fields = await valkey.command("HGETALL", name)

@@ -1,4 +1,4 @@
-"""What callers do with files and vector stores: an action for each route, with both of its cases.
+"""What callers do with files and vector stores: an action per route, with both of its cases.
 
 Each asks for something that is hidden from its caller, if there is any, and for something that is
 not, and tells the model what became of it.
@@ -38,7 +38,7 @@ ACTIONS: dict[Route, Action] = {}
 
 
 def does(method: str, path: str) -> Callable[[Action], Action]:
-    """Marks what calls a route."""
+    """Register the action that calls a route."""
 
     def mark(action: Action) -> Action:
         ACTIONS[method, path] = action
@@ -59,7 +59,7 @@ async def populated(backend: Backend, seed: int) -> Fuzz:
 
 
 async def cover(fuzz: Fuzz, route: Route) -> None:
-    """Call a route until it was asked for what is for its caller, and for what is not."""
+    """Call a route until both an allowed and a hidden object were requested."""
     wanted = {"seen"} if route == WITHOUT_HIDDEN else BOTH
     for caller in fuzz.callers:
         if fuzz.covered[route] != wanted:
@@ -113,7 +113,7 @@ async def get_content(fuzz: Fuzz, caller: Caller) -> None:
 
 @does("POST", FILE)
 async def change_file(fuzz: Fuzz, caller: Caller) -> None:
-    """The next call of everybody obeys."""
+    """The next call of each caller sees the change."""
     access, hidden = fuzz.an_access_list(), fuzz.a_hidden(caller, "file-")
     mine = {"access": sorted(caller.entries)}
     await fuzz.hidden(caller, "POST", FILE, hidden, file_id=hidden, sent=mine)
@@ -179,7 +179,7 @@ async def get_store(fuzz: Fuzz, caller: Caller) -> None:
 
 @does("POST", STORE)
 async def change_store(fuzz: Fuzz, caller: Caller) -> None:
-    """The next call of everybody obeys."""
+    """The next call of each caller sees the change."""
     access, hidden = fuzz.an_access_list(), fuzz.a_hidden(caller, "vs_")
     mine = {"access": sorted(caller.entries)}
     await fuzz.hidden(caller, "POST", STORE, hidden, store_id=hidden, sent=mine)
@@ -216,7 +216,7 @@ async def search_store(fuzz: Fuzz, caller: Caller) -> None:
 
 @does("POST", CHATS)
 async def chat(fuzz: Fuzz, caller: Caller) -> None:
-    """The answer says the whole prompt again."""
+    """The answer repeats the whole prompt."""
     asked: dict[str, Any] = {
         "model": CHAT,
         "messages": [{"role": "user", "content": WORD}],
@@ -271,7 +271,7 @@ async def list_store_files(fuzz: Fuzz, caller: Caller) -> None:
 async def refuse_store_file(
     fuzz: Fuzz, caller: Caller, method: str, path: str, sent: Any = None
 ) -> None:
-    """Neither in a store of others, nor of others in a store that the caller reads."""
+    """Neither a file in another's store, nor another's file in a store that the caller reads."""
     hidden = fuzz.a_hidden(caller, "vs_")
     within = next(iter(fuzz.world.stores[hidden].files), fuzz.a_hidden(caller, "file-"))
     how: dict[str, Any] = {"store_id": hidden, "file_id": within, "sent": sent}
@@ -353,7 +353,7 @@ async def create_batch(fuzz: Fuzz, caller: Caller) -> None:
 
 
 async def cancel_at_once(fuzz: Fuzz, store: Store, batch_id: str) -> None:
-    """Somebody else cancels what may be indexed by now, and only of what is for both."""
+    """Another caller cancels what may already be indexed, and only files that both may read."""
     caller, path = fuzz.random.choice(fuzz.callers), BATCH + "/cancel"
     how: dict[str, Any] = {"store_id": store.id, "batch_id": batch_id}
     if not may_read(caller, store):
@@ -370,7 +370,7 @@ async def cancel_at_once(fuzz: Fuzz, store: Store, batch_id: str) -> None:
 
 
 async def refuse_batch(fuzz: Fuzz, caller: Caller, method: str, path: str) -> None:
-    """Neither a batch of others, nor one of others under a store of the caller's."""
+    """Neither another's batch, nor another's batch under a store of the caller."""
     hidden = fuzz.world.hidden_ids(caller, "vsfb_")
     if not hidden:
         return
@@ -398,7 +398,7 @@ async def get_batch(fuzz: Fuzz, caller: Caller) -> None:
 
 @does("POST", BATCH + "/cancel")
 async def cancel_batch(fuzz: Fuzz, caller: Caller) -> None:
-    """One that is done; nothing happens."""
+    """Cancel a completed batch, which has no effect."""
     await show_batch(fuzz, caller, "POST", BATCH + "/cancel")
 
 

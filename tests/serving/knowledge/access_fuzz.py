@@ -1,4 +1,4 @@
-"""Calls of files and vector stores by callers of all kinds, each answer held to the model.
+"""Random calls of files and vector stores by all kinds of callers, checked against the model.
 
 What may not be seen is answered as what was never there, and nothing gives it away.
 """
@@ -30,10 +30,10 @@ KEYS: Sequence[tuple[int, Sequence[str], str | None]] = (
     (0, ("lab",), "ann"), (0, (), "bob"), (1, (), None), (1, ("legal",), None),
     (1, ("sales", "lab"), "ann"),
 )  # fmt: skip
-"""Tenant, groups and user of each."""
+"""Tenant, groups and user of each caller."""
 
 WORD = "harvest"
-"""In every text, so that everything fits a search for it."""
+"""A word in every text, so that every text matches a search for it."""
 
 FILES, STORES = "/v1/files", "/v1/vector_stores"
 FILE, STORE = f"{FILES}/{{file_id}}", f"{STORES}/{{store_id}}"
@@ -44,10 +44,10 @@ BATCH = f"{BATCHES}/{{batch_id}}"
 CHATS = "/v1/chat/completions"
 OF_THE_LIBRARY = (FILES, STORES)
 WITHOUT_HIDDEN = ("POST", FILES)
-"""Names nothing that could be hidden."""
+"""The route that takes no id, so that nothing hidden can be named."""
 
 ATTACHING = {("POST", STORES), ("POST", IN_STORE), ("POST", BATCHES)}
-"""After these there may be something to index; they do not wait for it themselves."""
+"""Routes after which there may be something to index; they do not wait for it themselves."""
 
 _OWN_HEADERS = {"x-request-id", "openai-processing-ms"}
 
@@ -56,7 +56,7 @@ Route = tuple[str, str]
 
 
 class Fuzz:
-    """Callers of a backend, what they may see, and the calls that they make."""
+    """Callers of a backend, what they may see, and their calls."""
 
     def __init__(self, backend: Backend, seed: int) -> None:
         self.backend = backend
@@ -67,7 +67,7 @@ class Fuzz:
         self.indexing = False
 
     async def open_keys(self) -> None:
-        """Make a key of each kind."""
+        """Create a key of each kind."""
         for number, groups, user in KEYS:
             tenant = f"{self.backend.tenant}-{number}"
             key, _ = await self.backend.key(*groups, tenant=tenant, user=user)
@@ -77,7 +77,7 @@ class Fuzz:
         self, caller: Caller, method: str, path: str, *, sent: Any = None, form: Any = None,
         query: Mapping[str, Any] | None = None, **ids: str,
     ) -> httpx.Response:  # fmt: skip
-        """An answer that tells nothing which is not for the caller, but what it said itself."""
+        """Check that an answer reveals nothing hidden, except what the caller itself sent."""
         answer = await self.backend.client.request(
             method, path.format(**ids), params=query, json=sent,
             headers={"authorization": f"Bearer {caller.key}"}, **(form or {}),
@@ -88,7 +88,7 @@ class Fuzz:
         return answer
 
     async def seen(self, caller: Caller, method: str, path: str, **how: Any) -> Any:
-        """The body of a good answer; what was attached before is indexed first."""
+        """Return the body of a successful answer, after indexing earlier attachments."""
         if (method, path) in ATTACHING:
             self.indexing = True
         elif self.indexing:
@@ -103,7 +103,7 @@ class Fuzz:
     async def hidden(
         self, caller: Caller, method: str, path: str, hidden: str, *, status: int = 404, **how: Any
     ) -> None:
-        """What is not for the caller is answered as what was never there, to the byte."""
+        """Check that a hidden object is answered like one that never existed, to the byte."""
         kind = hidden[:-32]
         unknown = kind + secrets.token_hex(16)
         answers = []
@@ -117,7 +117,7 @@ class Fuzz:
         self.covered[method, path].add("hidden")
 
     async def pages(self, caller: Caller, path: str, **how: Any) -> list[dict[str, Any]]:
-        """All objects of a list, page by page."""
+        """Return all objects of a list, page by page."""
         query = {"limit": self.random.randint(1, 7), "order": self.random.choice(("asc", "desc"))}
         found: list[dict[str, Any]] = []
         while True:
@@ -137,13 +137,13 @@ class Fuzz:
         return self._one(self.world.stores_of(caller))
 
     def a_store_file(self, caller: Caller) -> tuple[Store, str] | None:
-        """A file that the caller sees in a store."""
+        """Choose a file that the caller sees in a store."""
         stores = self.world.stores_of(caller).values()
         found = [(store, one) for store in stores for one in self.world.within(caller, store)]
         return self.random.choice(found) if found else None
 
     def buried(self, caller: Caller) -> tuple[Store, str] | None:
-        """A file that is in a store of the caller, and not for the caller."""
+        """Choose a file in a store of the caller that the caller may not read."""
         stores = self.world.stores_of(caller).values()
         mine = self.world.files_of(caller)
         found = [(store, one) for store in stores for one in store.files if one not in mine]
@@ -160,14 +160,14 @@ class Fuzz:
         return self.random.sample(mine, min(len(mine), self.random.randint(1, 4)))
 
     def fellows(self, caller: Caller) -> list[Caller]:
-        """All of a tenant."""
+        """Return all callers of the caller's tenant."""
         return [one for one in self.callers if one.tenant == caller.tenant]
 
     def _one(self, found: Mapping[str, T]) -> T | None:
         return self.random.choice(list(found.values())) if found else None
 
     async def check_store(self, caller: Caller, store: Store) -> None:
-        """What a store tells of itself, and what is found in it."""
+        """Check a store's own figures, and what is found in it."""
         if not may_read(caller, store):
             await self.hidden(caller, "GET", STORE, store.id, store_id=store.id)
             return
@@ -175,7 +175,7 @@ class Fuzz:
         await check_search(self, caller, store)
 
     async def learn(self, store: Store) -> None:
-        """How far files are, where chance decides that."""
+        """Read the indexing status of files where it depends on chance."""
         asked = select(StoreFile.file_id, StoreFile.status).where(StoreFile.store_id == store.id)
         async with self.backend.database.session() as session:
             for file_id, status in await session.execute(asked):
@@ -183,7 +183,7 @@ class Fuzz:
 
 
 def check_shown(fuzz: Fuzz, caller: Caller, shown: Mapping[str, Any]) -> None:
-    """A store as a caller is shown it."""
+    """Check a store as a caller sees it."""
     store, world = fuzz.world.stores[shown["id"]], fuzz.world
     done = [key for key, one in world.within(caller, store).items() if one.status == "completed"]
     assert shown["file_counts"] == world.counts(caller, store)
@@ -192,7 +192,7 @@ def check_shown(fuzz: Fuzz, caller: Caller, shown: Mapping[str, Any]) -> None:
 
 
 async def check_search(fuzz: Fuzz, caller: Caller, store: Store) -> None:
-    """All that the caller may find is found, whatever fits better and is hidden from it."""
+    """Check that a caller finds everything allowed, even if hidden chunks match better."""
     level, limit = fuzz.random.choice([None, 0, 1]), fuzz.random.choice([1, 2, 50])
     asked: dict[str, Any] = {"query": WORD, "max_num_results": limit}
     if level is not None:
@@ -208,7 +208,7 @@ async def check_search(fuzz: Fuzz, caller: Caller, store: Store) -> None:
 
 
 async def check_marks(fuzz: Fuzz, caller: Caller, store: Store) -> None:
-    """The very word of one file finds that file, and only for its readers."""
+    """Check that the unique word of a file finds it, and only for its readers."""
     if not store.files:
         return
     file = fuzz.world.files[fuzz.random.choice(list(store.files))]
@@ -222,7 +222,7 @@ async def check_marks(fuzz: Fuzz, caller: Caller, store: Store) -> None:
 def findable(
     fuzz: Fuzz, caller: Caller, stores: Collection[Store], level: int | None = None
 ) -> set[str]:
-    """Files that are for the caller, in some of its stores."""
+    """Choose files that the caller may read, in some of its stores."""
     return {
         file_id
         for store in stores
@@ -232,6 +232,6 @@ def findable(
 
 
 def check_found(found: Sequence[str], expected: set[str], limit: int) -> None:
-    """As many as there may be, and no others; every text is one chunk."""
+    """Check that as many allowed files are found as fit; every text is one chunk."""
     assert set(found) <= expected
     assert len(set(found)) == len(found) == min(limit, len(expected))

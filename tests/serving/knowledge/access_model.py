@@ -1,4 +1,4 @@
-"""Who may see what of files and vector stores, as a plain model: what answers are held to.
+"""A plain model of who may see which files and vector stores, to check answers against.
 
 Knows no SQL and no index. A thing that was deleted is hidden from everybody.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 TOKEN = re.compile(r"(?:file-|vs_|vsfb_)[0-9a-f]{32}|mark[0-9a-f]{12}")
-"""What gives a thing away: its id, or the mark that is in its name and its text alone."""
+"""Tokens that reveal an object: its id, and the mark in its name and text."""
 
 STATUSES = ("in_progress", "completed", "failed", "cancelled")
 
@@ -22,7 +22,7 @@ def tokens(text: str) -> set[str]:
 
 @dataclass(frozen=True)
 class Caller:
-    """A key, and the entries of access lists that stand for it."""
+    """A key and its access-list entries."""
 
     key: str
     tenant: str
@@ -35,7 +35,7 @@ class Caller:
 
     @property
     def own(self) -> set[str]:
-        """The access list of what it makes without saying for whom."""
+        """The default access list of what it creates."""
         users = {one for one in self.entries if one.startswith("user:")}
         return users or {one for one in self.entries if one != "tenant"} or {"tenant"}
 
@@ -50,7 +50,7 @@ class File:
 
     @property
     def readable(self) -> bool:
-        """Whether there is anything in it to index."""
+        """Whether it contains anything to index."""
         return bool(self.text.strip())
 
 
@@ -74,7 +74,7 @@ class Store:
 
 @dataclass
 class World:
-    """All that there is, and all that there ever was."""
+    """All objects that exist or ever existed."""
 
     files: dict[str, File] = field(default_factory=dict)
     stores: dict[str, Store] = field(default_factory=dict)
@@ -89,7 +89,7 @@ class World:
         self.ever |= {store.id, store.mark}
 
     def attach(self, store: Store, file_ids: Iterable[str], attributes: Mapping[str, Any]) -> None:
-        """Files that are indexed by now, if they can be."""
+        """Attach files, which count as indexed if they can be."""
         for file_id in file_ids:
             status = "completed" if self.files[file_id].readable else "failed"
             store.files[file_id] = Attached(status, attributes)
@@ -118,29 +118,29 @@ class World:
         return {one.id: one for one in self.stores.values() if may_read(caller, one)}
 
     def batches_of(self, caller: Caller) -> list[tuple[Store, str]]:
-        """Batches that it may ask for, with their stores."""
+        """Return the batches that it may request, with their stores."""
         return [(store, one) for store in self.stores_of(caller).values() for one in store.batches]
 
     def within(self, caller: Caller, store: Store) -> dict[str, Attached]:
-        """What it sees in a store of its own."""
+        """Return what it sees in a store of its own."""
         mine = self.files_of(caller)
         return {one: attached for one, attached in store.files.items() if one in mine}
 
     def counts(self, caller: Caller, store: Store, batch_id: str | None = None) -> dict[str, int]:
-        """`file_counts` of a store, or of one of its batches."""
+        """Return `file_counts` of a store, or of one of its batches."""
         among = store.files if batch_id is None else store.batches[batch_id]
         seen = [one.status for key, one in self.within(caller, store).items() if key in among]
         return {status: seen.count(status) for status in STATUSES} | {"total": len(seen)}
 
     def hidden_from(self, caller: Caller) -> set[str]:
-        """Tokens of all that it may know nothing of."""
+        """Return the tokens of everything that is hidden from it."""
         shown = {one for file in self.files_of(caller).values() for one in (file.id, file.mark)}
         for store in self.stores_of(caller).values():
             shown |= {store.id, store.mark, *store.batches}
         return self.ever - shown
 
     def hidden_ids(self, caller: Caller, prefix: str) -> list[str]:
-        """Ids of one kind that are there, and of which it may know nothing; oldest first."""
+        """Return the existing ids of one kind that are hidden from it, oldest first."""
         batches = (batch for store in self.stores.values() for batch in store.batches)
         there = (*self.files, *self.stores, *batches)
         hidden = self.hidden_from(caller)

@@ -69,7 +69,7 @@ INDEXED_WITHIN_S = 60.0
 
 
 class EchoEngine(Engine):
-    """Says the prompt that it was given, so that an answer shows all that reached its model."""
+    """Echoes its prompt, so that an answer shows everything that reached the model."""
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta | Usage, None]:
         said = "\n".join(str(message["content"]) for message in request.body["messages"])
@@ -85,7 +85,7 @@ class EchoEngine(Engine):
 
 @dataclass
 class KeyClock:
-    """Seconds that never go back; what is known of keys grows old when they are moved."""
+    """A clock that never goes back; cached keys age when it moves."""
 
     ahead_s: float = 0.0
 
@@ -95,7 +95,7 @@ class KeyClock:
 
 @dataclass
 class Backend:
-    """A gateway, a client without a key, and what a test changes behind its back."""
+    """A gateway, a client without a key, and ways to change things behind its back."""
 
     app: ASGIApp
     client: httpx.AsyncClient
@@ -108,14 +108,14 @@ class Backend:
     async def key(
         self, *groups: str, tenant: str | None = None, user: str | None = None
     ) -> tuple[str, str]:
-        """A new key, and its id."""
+        """Create a key; return it with its id."""
         issued = await self.keys.create(
             tenant or self.tenant, secrets.token_hex(8), groups=groups, user=user
         )
         return issued.key.get_secret_value(), issued.record.id
 
     async def revoke(self, key_id: str) -> None:
-        """End a key, for gateways too that knew it as a good one."""
+        """Revoke a key, also for gateways that have cached it."""
         await self.keys.revoke(key_id)
         self.clock.ahead_s += 10.0
 
@@ -130,7 +130,7 @@ class Backend:
                 await asyncio.sleep(0.01)
 
     def routes(self, *prefixes: str) -> set[tuple[str, str]]:
-        """Methods and paths that the application has below some paths."""
+        """Return methods and paths of the application below some paths."""
         app = cast("FastAPI", cast("Boundary", self.app)._app)
         found = [route for route in app.routes if isinstance(route, Route)]
         return {
@@ -142,7 +142,7 @@ class Backend:
 
     @asynccontextmanager
     async def sdk(self, *groups: str) -> AsyncIterator[AsyncOpenAI]:
-        """OpenAI's own client with a key of these groups, over a socket."""
+        """Return OpenAI's own client with a key of these groups, over a socket."""
         key, _ = await self.key(*groups)
         async with (
             listening(self.app) as port,
@@ -163,7 +163,7 @@ class _Models:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The state directory that goes with `migrated_url`."""
+    """The state directory that belongs to `migrated_url`."""
     return tmp_path_factory.mktemp("home")
 
 
@@ -171,7 +171,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def backend(
     migrated_url: str, embedded_valkey_url: str, home: Path
 ) -> AsyncIterator[Backend]:
-    """A gateway over the database of the module, with a tenant of its own."""
+    """A gateway on the module's database, with a new tenant."""
     raw = {
         "models": MODELS,
         "storage": {"valkey": embedded_valkey_url},
@@ -184,7 +184,7 @@ async def backend(
 
 @asynccontextmanager
 async def opened(settings: Settings) -> AsyncIterator[Backend]:
-    """The application of a configuration, wired as a gateway and a `Knowledge` wire it."""
+    """Wire the application of a configuration like a gateway and a `Knowledge`."""
     database = Database.open(settings.access.database_url)
     keys, clock = KeyStore(database, SECRET), KeyClock()
     authenticator = Authenticator(keys, SECRET, fixed_key=None, clock=clock)

@@ -1,4 +1,4 @@
-"""Answers between processes: what is raised there is raised here, and no text is logged."""
+"""Answers between processes: errors are raised again here, and no text is logged."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from serving.storage.errors import DatabaseUnavailable
 
 
 class Response:
-    """What a handle gives: awaited, it answers in so many seconds, or fails."""
+    """The response of a handle: if awaited, it answers after some seconds, or fails."""
 
     def __init__(self, answer: object, *, after_s: float = 0.0) -> None:
         self.answer, self.after_s = answer, after_s

@@ -41,7 +41,7 @@ FILTERS: dict[str, tuple[dict[str, Any], str]] = {
     "in": ({"type": "in", "key": "kind", "value": ["memo", "note"]}, "b"),
     "nin": ({"type": "nin", "key": "kind", "value": ["memo", "note"]}, "ac"),
 }
-"""Each operator, and the files that pass."""
+"""Filters with each operator, and the files that match."""
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ async def sdk(backend: Backend) -> AsyncIterator[AsyncOpenAI]:
 
 
 async def store_of(sdk: AsyncOpenAI, texts: dict[str, str], **attributes: dict[str, Any]) -> str:
-    """A store with an indexed file of each text; its id."""
+    """Create a store with an indexed file of each text; return its id."""
     store = await sdk.vector_stores.create(name="s")
     for name, text in texts.items():
         made = await sdk.vector_stores.files.upload_and_poll(
@@ -65,7 +65,7 @@ async def store_of(sdk: AsyncOpenAI, texts: dict[str, str], **attributes: dict[s
 
 
 async def found(sdk: AsyncOpenAI, store_id: str, **asked: Any) -> str:
-    """Names of the files that a search finds, in order; a letter each."""
+    """Return the one-letter names of the files that a search finds, in order."""
     page = await sdk.vector_stores.search(store_id, **{"query": "pumps"} | asked)
     return "".join(one.filename.removesuffix(".txt") for one in page.data)
 

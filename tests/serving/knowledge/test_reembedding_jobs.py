@@ -1,4 +1,4 @@
-"""Re-embeddings as jobs: begun, told of, gone on with after a restart, refused, forced, undone."""
+"""Re-embedding jobs: begun, reported, resumed after a restart, refused, forced, rolled back."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WORDS = ("apple", "pear", "plum", "fig")
 
 @pytest.fixture
 async def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Workshop]:
-    """With an empty database; what does not answer is asked again at once."""
+    """A database without data; failed calls are retried at once."""
     monkeypatch.setattr(reembedding_jobs, "AGAIN_S", 0.05)
     url = f"sqlite:///{tmp_path}/ringfence.db"
     await asyncio.to_thread(upgrade, url)
@@ -50,7 +50,7 @@ async def store(shop: Workshop) -> str:
 
 @asynccontextmanager
 async def jobs_of(shop: Workshop) -> AsyncIterator[ReembeddingJobs]:
-    """Those of one process."""
+    """The jobs of one process."""
     reembedding = Reembedding(
         shop.database, shop.vectors, shop.embedders, clock=shop.clock, patience_s=0
     )
@@ -62,7 +62,7 @@ async def jobs_of(shop: Workshop) -> AsyncIterator[ReembeddingJobs]:
 
 
 async def ended(jobs: ReembeddingJobs, store: str, phase: Phase = "swapped") -> ReembeddingFacts:
-    """What is told at the end, which has to be this one."""
+    """Return the final report, whose phase must be this one."""
     seen: list[ReembeddingFacts] = []
 
     async def there() -> bool:
@@ -80,7 +80,7 @@ async def model_of(shop: Workshop, store: str) -> str:
 
 
 def hold(embedder: object) -> asyncio.Event:
-    """Have an embedder fail for as long as the event is not set."""
+    """Make an embedder fail as long as the event is not set."""
     assert isinstance(embedder, WordEmbedder)
     go_on = asyncio.Event()
 
@@ -93,7 +93,7 @@ def hold(embedder: object) -> asyncio.Event:
 
 
 async def worthless(shop: Workshop, store: str) -> None:
-    """Have `new` make vectors that say nothing, of more texts than a search looks at."""
+    """Make `new` return meaningless vectors for more texts than a comparison samples."""
     await shop.attach(store, await shop.upload("\n".join(f"line{n}" for n in range(60))))
     await shop.index()
 

@@ -1,4 +1,4 @@
-"""`KnowledgeService` over embedded Chroma: searches go on while vectors are made and swapped."""
+"""`KnowledgeService` on embedded Chroma: searches continue during re-embedding and swaps."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ BOTH = {"old": OLD, "new": NEW}
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 OTHERS = [embedder(9), embedder(1, revision="r2"), embedder(9, 24)]
-"""What may be served under a name that another embedder had."""
+"""Embedders that may replace another one under its name."""
 
 
 class Opened:
-    """Services over one directory, one after the other."""
+    """Services on one directory, one after another."""
 
     def __init__(self, home: Path, database: Database) -> None:
         self.home, self.database = home, database
@@ -70,13 +70,13 @@ async def place(tmp_path: Path) -> AsyncIterator[Opened]:
 
 
 def document(number: int) -> str:
-    """A text that is about one thing only."""
+    """A text about one subject only."""
     return f"{NUMBERS[number % 10]} topic{number} about topic{number} " * 3
 
 
 @dataclass
 class Searchers:
-    """Search without a pause for what is in a store, and keep what was wrong."""
+    """Search a store continuously, and record wrong results."""
 
     searching: Searching
     store: str
@@ -110,7 +110,7 @@ class Searchers:
 
 
 def searching(bench: Workbench, wire: Wire) -> Searching:
-    """As a gateway searches: it looks vectors up, embeds with their model, and asks the service."""
+    """Search as a gateway does: look up the generation, embed the question, call the service."""
     embedders: dict[str, Embedder] = {name: one.embedder for name, one in bench.embedders.items()}
     _, admission_parts, _ = wire(SPECS, {}, embedders)
     counters = {name: CharacterCounter() for name in embedders}

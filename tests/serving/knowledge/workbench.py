@@ -42,7 +42,7 @@ cut = partial(windows, tokenizer=embedder_tokenizer(MINILM), window_tokens=256)
 
 
 def embedder(seed: int, dimension: int = 16, *, revision: str = "r1") -> ServedEmbedder:
-    """One that is served; another seed is another model."""
+    """A served embedder; another seed makes another model."""
     return ServedEmbedder(WordEmbedder(seed, dimension), revision, cut, str(MINILM))
 
 
@@ -51,7 +51,7 @@ OLD, NEW = embedder(1), embedder(2, 24)
 
 @dataclass
 class Workbench:
-    """A service that runs, and the SQL and bytes that a gateway has beside it."""
+    """A running service, with the SQL and bytes that a gateway shares with it."""
 
     service: KnowledgeService
     stores: VectorStores
@@ -68,7 +68,7 @@ class Workbench:
         embedders: Mapping[str, ServedEmbedder],
         **retrieval: object,
     ) -> Workbench:
-        """Start a service; only one at a time may have a directory."""
+        """Start a service; only one at a time may use a directory."""
         settings = Settings.model_validate({"home": home, "retrieval": retrieval})
         service = KnowledgeService(settings, database, embedders=embedders, reranker=None)
         text = text_index(database.dialect)
@@ -84,11 +84,11 @@ class Workbench:
         return cls(service, stores, Files(database, text), store_files, blobs, embedders)
 
     async def store(self) -> str:
-        """A new vector store."""
+        """Create a vector store."""
         return (await self.stores.create(READER, name="s", metadata={})).id
 
     async def add(self, store: str, text: str) -> str:
-        """A new file in a store, not indexed yet."""
+        """Add a file to a store, not indexed yet."""
         file_id = f"file-{uuid.uuid4().hex}"
 
         async def pieces() -> AsyncIterator[bytes]:
@@ -105,7 +105,7 @@ class Workbench:
         return file_id
 
     async def indexed(self, store: str, files: int) -> None:
-        """Wait until so many files of a store are completed."""
+        """Wait until that many files of a store are completed."""
 
         async def done() -> bool:
             return (await self.stores.get(READER, store)).counts.completed >= files
@@ -124,14 +124,14 @@ class Workbench:
         return seen[-1]
 
     async def generation(self, store: str) -> Generation:
-        """What is searched now."""
+        """Return the active generation."""
         (generation,) = await self.stores.generations(READER, [store])
         return generation
 
     async def search(
         self, generation: Generation, text: str, weights: Weights | None = None
     ) -> Sequence[Passage]:
-        """As a gateway searches that has looked up a generation."""
+        """Search as a gateway does that has looked up a generation."""
         embedded = await self.embedders[generation.model].embedder.embed([text])
         asked: dict[str, Any] = {
             "reader": READER, "generations": [generation], "texts": [text], "limit": 5,

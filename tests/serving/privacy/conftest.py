@@ -9,5 +9,5 @@ from serving.privacy.languages.unread_text import load_identifier
 
 @pytest.fixture(scope="session", autouse=True)
 def identifier() -> None:
-    """Loaded before any test has a deadline."""
+    """Load the models before any test has a deadline."""
     load_identifier()

@@ -1,4 +1,4 @@
-"""A detector that finds the words it was given, wherever they stand."""
+"""A detector that finds given words everywhere."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from serving.privacy.spans import Detector, DetectorUnavailable, EntityType, Spa
 
 
 class KnownWords(Detector):
-    """Finds words; remembers how often it was asked."""
+    """Finds words; counts its calls."""
 
     def __init__(self, words: Mapping[str, EntityType]) -> None:
         self.words = words
@@ -29,7 +29,7 @@ class KnownWords(Detector):
 
 
 class Stuck(Detector):
-    """Never answers."""
+    """A detector that never answers."""
 
     async def detect(self, _: Sequence[str]) -> list[list[Span]]:
         await asyncio.Event().wait()
@@ -37,14 +37,14 @@ class Stuck(Detector):
 
 
 class Down(Detector):
-    """Cannot answer."""
+    """A detector that fails."""
 
     async def detect(self, _: Sequence[str]) -> list[list[Span]]:
         raise DetectorUnavailable("down")
 
 
 class Answering(Detector):
-    """Gives the answer it was made with, whatever it is asked."""
+    """A detector that always gives the same answer."""
 
     def __init__(self, *answer: list[Span]) -> None:
         self.answer = list(answer)

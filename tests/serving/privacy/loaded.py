@@ -1,4 +1,4 @@
-"""What takes seconds to load, once for all tests of a process."""
+"""Objects that take seconds to load, shared by all tests of a process."""
 
 from __future__ import annotations
 

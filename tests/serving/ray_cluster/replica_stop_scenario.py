@@ -1,4 +1,4 @@
-"""A replica that is full when it is told to stop, and then stopped by Ray Serve.
+"""A full replica that is told to stop, and is then stopped by Ray Serve.
 
 Usage: replica_stop_scenario.py LOG
 
@@ -21,7 +21,7 @@ WAIT_S = 20
 
 
 class Full:
-    """Answers when it hears that it is stopped. Notes in a file what happens."""
+    """Answers when it is told to stop, and logs events to a file."""
 
     def __init__(self, log: str) -> None:
         self._log = Path(log)

@@ -1,4 +1,4 @@
-"""What the operator is told of an application that does not start."""
+"""Messages about an application that does not start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models without an engine are known soon, and what is not known counts as ready."""
+"""Models without an engine are detected soon, and unknown states count as ready."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ray's own HAProxy configuration, hardened: no open port, no open socket, no log, our errors."""
+"""Ray's HAProxy configuration, hardened: no open port or socket, no log, our errors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ WAIT_S = 10
 def as_ray_writes_it(
     directory: Path, *, host: str = "127.0.0.1", server: int | None = None, fallback: bool = False
 ) -> tuple[str, int]:
-    """The configuration and the port it listens on; `server` is the gateway's port."""
+    """Render the configuration; return it and its port. `server` is the gateway's port."""
     port = free_port()
     config = HAProxyConfig(
         socket_path=str(directory / "admin.sock"),
@@ -192,7 +192,7 @@ class Proxied:
 
 @asynccontextmanager
 async def haproxy(directory: Path, *, gateway: int | None) -> AsyncIterator[Proxied]:
-    """HAProxy in front of the gateway on a port, or of a backend whose gateways are all gone."""
+    """Run HAProxy in front of a gateway's port, or of a backend without gateways."""
     written, port = as_ray_writes_it(directory, server=gateway or 1)
     if gateway is None:
         written = re.sub(r"(?m)^\s+server gateway .*$", "", written)

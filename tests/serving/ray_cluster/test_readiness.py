@@ -1,4 +1,4 @@
-"""States of models as the controller tells them, or does not."""
+"""States of models as the controller reports them, or fails to."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def status(state: DeploymentStatus, *, running: int = 0, name: str = "Engine:m")
 
 
 class Controller:
-    """Answers with what it was given, and counts how often it is asked."""
+    """Returns given states, and counts calls."""
 
     def __init__(self, *answers: ServeStatus | Exception) -> None:
         self._answers = list(answers)

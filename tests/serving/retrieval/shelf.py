@@ -1,4 +1,4 @@
-"""Fakes of what a search needs: stores that tell their generations, and an index."""
+"""Fakes for searches: stores with generations, and an index."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def generation(
 
 
 class FakeStores(Stores):
-    """Has the generations that it was given; those of one store follow each other when asked."""
+    """Returns given generations; several of one store are returned in turn."""
 
     def __init__(self, *generations: Generation) -> None:
         self.kept: dict[str, list[Generation]] = {}
@@ -55,7 +55,7 @@ Step = Sequence[Passage] | Exception | asyncio.Event | float
 
 @dataclass
 class FakeIndex(Index):
-    """Answers each search by the next step; the last one again and again. Numbers are seconds.
+    """Answers each search with the next step; the last one repeats. Numbers are seconds.
 
     Full text answers by `words`; None: it finds nothing.
     """

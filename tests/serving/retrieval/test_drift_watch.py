@@ -1,4 +1,4 @@
-"""Drift in metrics: how many stores' last reports alarm, by measure."""
+"""Drift metrics: the number of stores whose latest report raises an alert, by measure."""
 
 from __future__ import annotations
 

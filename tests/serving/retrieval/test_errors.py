@@ -1,4 +1,4 @@
-"""Errors of retrieval as the API tells them."""
+"""Errors of retrieval as the API returns them."""
 
 from __future__ import annotations
 

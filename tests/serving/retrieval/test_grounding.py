@@ -25,7 +25,7 @@ ASKED = FileSearch(["vs_1"], limit=3)
 
 
 class Documents(Searches):
-    """Finds what it was given, whatever is asked."""
+    """Returns given passages for any question."""
 
     def __init__(self, *passages: Passage, takes_s: float = 0.0) -> None:
         self.passages = passages

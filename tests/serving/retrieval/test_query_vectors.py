@@ -1,4 +1,4 @@
-"""Vectors of questions, long ones too."""
+"""Vectors of questions, including long ones."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CALL = Call(
 
 
 class SeeingEmbedder(FakeEmbedder):
-    """Remembers what it was asked for."""
+    """Records its calls."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A search in vector stores: what travels to the index, and what comes back when it cannot run."""
+"""Searches in vector stores: requests to the index, and errors if a search cannot run."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ GONE = IndexUnavailable("The vectors are not there.")
 
 @dataclass(frozen=True)
 class Place:
-    """A search over fakes, and what it used."""
+    """A search on fakes, and the parts it used."""
 
     searching: Searching
     stores: FakeStores

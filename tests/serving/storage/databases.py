@@ -74,7 +74,7 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def migrated_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A database with our tables, for all tests of a module."""
+    """A database with our tables, shared by all tests of a module."""
     return migrated(request, tmp_path_factory.mktemp("migrated"))
 
 
@@ -100,14 +100,14 @@ def migrated(request: pytest.FixtureRequest, folder: Path) -> str:
 
 @cache
 def migrated_file() -> bytes:
-    """A SQLite database as the migrations make it: to copy it is faster than to run them."""
+    """A migrated SQLite database; copying it is faster than migrating."""
     with tempfile.TemporaryDirectory() as folder:
         upgrade(f"sqlite:///{folder}/ringfence.db")
         return Path(folder, "ringfence.db").read_bytes()
 
 
 async def emptied(url: str) -> bool:
-    """Empty the tables of a PostgreSQL database that has all of ours; whether it has."""
+    """Empty the tables of a PostgreSQL database; return whether it has all of ours."""
     connection = await asyncpg.connect(url, timeout=5)
     try:
         rows = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")

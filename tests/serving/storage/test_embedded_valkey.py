@@ -1,4 +1,4 @@
-"""The Valkey that comes with us: one for a state directory, private, and no data lost."""
+"""The embedded Valkey: one per state directory, private, and without loss of data."""
 
 from __future__ import annotations
 
@@ -217,7 +217,7 @@ async def test_url_leads_to_the_socket_whatever_home_is_called(
 
 @contextmanager
 def another_process(home: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """A process in a group of its own that starts the server, and the server's id."""
+    """Start the server from a process in its own group; return it and the server's id."""
     parent = subprocess.Popen(
         [sys.executable, "-c", STARTS, str(home)], stdout=subprocess.PIPE, start_new_session=True
     )

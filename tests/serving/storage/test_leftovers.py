@@ -1,4 +1,4 @@
-"""What a stop could not write: kept whole in the first place that takes it, and private."""
+"""Rows that a stop could not write: kept completely in the first writable place, and private."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class Clock:
 
 
 class Listener:
-    """A server on loopback that keeps what it was sent."""
+    """A server on loopback that records what it receives."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -42,7 +42,7 @@ class Listener:
 async def listening(
     answer: Callable[[bytes], Awaitable[bytes | None]],
 ) -> AsyncIterator[Listener]:
-    """Answers what it receives; hangs up on None."""
+    """Answer requests; close the connection for None."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         listener.connections += 1
@@ -73,7 +73,7 @@ async def hang_up(piece: bytes) -> None:
 
 
 async def pong(piece: bytes) -> bytes:
-    """`+PONG` to every command, whichever it is."""
+    """Answer `+PONG` to every command."""
     return b"+PONG\r\n" * piece.count(b"*")
 
 

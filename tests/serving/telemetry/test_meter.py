@@ -1,4 +1,4 @@
-"""Metrics and the log line: once for every request, on every outcome, without text."""
+"""Metrics and the log line: once per request, for every outcome, without text."""
 
 from __future__ import annotations
 

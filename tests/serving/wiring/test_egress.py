@@ -1,4 +1,4 @@
-"""The way out as the configuration has it: which provider stands in for which model, and how."""
+"""Overflow as configured: which provider serves which model, and how."""
 
 from __future__ import annotations
 

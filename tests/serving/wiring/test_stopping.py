@@ -1,4 +1,4 @@
-"""The stop of a gateway: every request gets its end, and what it used is written, in time."""
+"""The stop of a gateway: every request ends, and its usage is written in time."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ never = asyncio.Event
 
 @dataclass
 class Stop:
-    """A gateway, and its stop with a fake of what closes the rest of it."""
+    """A gateway, and its stop with a fake for closing the rest."""
 
     backend: Backend
     open_at_close: list[int] = field(default_factory=list)
@@ -84,7 +84,7 @@ ASKS = pytest.mark.parametrize("ask", [chat, stream, continuing, complete, embed
 async def asking(
     backend: Backend, ask: Ask, *, count: int = 1
 ) -> list[asyncio.Task[httpx.Response]]:
-    """Requests that are open."""
+    """Start requests, and wait until they are open."""
     tasks = [asyncio.ensure_future(ask(backend)) for _ in range(count)]
     assert await eventually(lambda: len(backend.requests) == count)
     return tasks

@@ -13,7 +13,7 @@ from benchmarks.servers.steps import Pace
 
 @pytest.fixture(scope="session")
 def mock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Pace], Contender]]:
-    """Starts the mock upstream at a pace, as a contender."""
+    """Start the mock upstream at a pace, as a contender."""
     with ExitStack() as stack:
 
         def started(pace: Pace) -> Contender:

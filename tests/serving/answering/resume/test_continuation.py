@@ -1,4 +1,4 @@
-"""Answers that break off: who asked for it gets the rest from somebody else, unseen."""
+"""Interrupted answers: clients that request it get the rest from elsewhere, seamlessly."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def says(text: str) -> Delta:
 
 
 class Replicas(Engine):
-    """A model of which each request runs by the next script; the last one again and again."""
+    """A model whose requests follow the next script each, and then the last one again."""
 
     def __init__(self, *scripts: tuple[Any, ...]) -> None:
         self.engines = [ScriptedEngine(*script) for script in scripts]
@@ -102,7 +102,7 @@ def text_of(events: list[dict[str, Any]]) -> str:
 
 
 def check_one_answer(events: list[dict[str, Any]]) -> None:
-    """One head, one role at the very beginning, one reason at the end, and nothing internal."""
+    """Check for one head, one role at the beginning, one finish reason, and nothing internal."""
     assert len({tuple(one[name] for name in HEAD) for one in events}) == 1
     choices = [choice for one in events for choice in one["choices"]]
     assert [at for at, choice in enumerate(choices) if "role" in choice["delta"]] == [0]
@@ -113,7 +113,7 @@ def check_one_answer(events: list[dict[str, Any]]) -> None:
 
 @dataclass
 class Gateway:
-    """One gateway over a model here, and what became of a request."""
+    """A gateway with a local model, and the outcome of a request."""
 
     wire: Wire
     engine: Any
@@ -342,7 +342,7 @@ async def test_continuation_is_not_counted_again(wire: Wire) -> None:
 
 @dataclass
 class Mortal(Engine):
-    """Simulated replicas of which each dies after so many deltas; what is left of `deaths`."""
+    """Simulated replicas that die after the given deltas; `deaths` holds the remaining ones."""
 
     spec: ModelSpec
     deaths: list[int]
@@ -475,7 +475,7 @@ async def test_token_ids_that_are_not_the_text_are_not_trusted(
 
 @dataclass
 class Provider:
-    """A provider on a socket, and how it is configured."""
+    """A provider on a socket, and its configuration."""
 
     standing: StandIn
     model: dict[str, Any]
@@ -493,7 +493,7 @@ Open = Callable[..., Any]
 
 @pytest.fixture
 async def between(wire: Wire, database: Database) -> Any:
-    """Opens a gateway between a model here and providers: `between(engine, script, ...)`."""
+    """Open a gateway with a local model and providers: `between(engine, script, ...)`."""
     del database
     standing: list[StandIn] = []
 
@@ -562,7 +562,7 @@ async def test_provider_goes_on_with_what_was_said_here(between: Open) -> None:
 
 
 def echoes_in_part(received: Received) -> Any:
-    """Breaks off in the middle of the pseudonym that stands at the end of what was asked."""
+    """Break off in the middle of the pseudonym at the end of the request."""
     pseudonym = received.json()["messages"][0]["content"].split()[-1]
     return breaks_off("Dear ", pseudonym, ", dear ", pseudonym[:9])
 

@@ -1,4 +1,4 @@
-"""What a continuation repeats is dropped, however it is cut."""
+"""Text that a continuation repeats is dropped, however it is split."""
 
 from __future__ import annotations
 

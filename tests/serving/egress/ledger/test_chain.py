@@ -1,4 +1,4 @@
-"""The form that is hashed. A change of it would break every ledger there is."""
+"""The hashed form of entries. A change of it would break every existing ledger."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A ledger as a file is as good as the ledger: what is done to it is found with the key alone."""
+"""An exported ledger is as good as the ledger: tampering is found with the public key alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ledger of what leaves, on both kinds of database."""
+"""The egress ledger, on both kinds of database."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ async def ledger(database: Database) -> AsyncIterator[EgressLedger]:
 
 @asynccontextmanager
 async def held(migrated_url: str) -> AsyncIterator[None]:
-    """Nobody can append, as when another gateway hangs in its turn."""
+    """Block all appends, as when another gateway hangs during its append."""
     other = Database.open(migrated_url)
     async with other.transaction() as session:
         await session.execute(LOCK if other.dialect == "postgresql" else text("SELECT 1"))
@@ -80,7 +80,7 @@ async def held(migrated_url: str) -> AsyncIterator[None]:
 
 
 async def change(database: Database, statement: str) -> None:
-    """What somebody does who can write to the database."""
+    """Tamper with the database, as someone with write access could."""
     async with database.transaction() as session:
         await session.execute(text(statement))
 
@@ -197,7 +197,7 @@ asyncio.run(run())
 
 
 def gateway(url: str) -> subprocess.Popen[bytes]:
-    """A process that lets things leave, and prints the hash of each entry that it was given."""
+    """A process that lets requests leave, and prints the hash of each entry."""
     command = [sys.executable, "-c", GATEWAY, url]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
 

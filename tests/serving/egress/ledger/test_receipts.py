@@ -1,4 +1,4 @@
-"""Receipts: what they say is what was signed, or they say nothing."""
+"""Receipts: verification returns what was signed, or fails."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ ISSUED_BY_HAND = (
 
 
 def signed(header: Any, payload: Any, signer: Signer = SIGNER) -> str:
-    """A token by somebody who may have the key, but has his own idea of its form."""
+    """Build a token by someone who has the key but deviates from the format."""
     message = ".".join(base64url(orjson.dumps(part)) for part in (header, payload))
     return f"{message}.{base64url(signer.sign(message.encode()))}"
 

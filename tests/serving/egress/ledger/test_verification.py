@@ -1,4 +1,4 @@
-"""What was done to a ledger is found, and where it was done is told."""
+"""Tampering with a ledger is found and located."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Change = Callable[[list[Entry], int, st.DataObject], list[Entry]]
 
 
 def rehashed(entries: Sequence[Entry]) -> list[Entry]:
-    """The same, numbered and hashed anew by somebody who knows how."""
+    """Renumber and rehash entries like a knowledgeable attacker."""
     made: list[Entry] = []
     head = ORIGIN
     for entry in entries:
@@ -96,7 +96,7 @@ CHANGES: list[Change] = [
 
 
 def first_difference(entries: Sequence[Entry], others: Sequence[Entry]) -> int | None:
-    """The number of the first entry that is not the same in both."""
+    """Return the number of the first entry that differs."""
     for number, (one, other) in enumerate(zip(entries, others, strict=False), 1):
         if one != other:
             return number

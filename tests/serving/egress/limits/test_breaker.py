@@ -1,4 +1,4 @@
-"""Circuit breakers that gateways share, and what one does alone: over both stores."""
+"""Circuit breakers: shared by gateways, and alone; on both stores."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def test_success_ends_a_row_of_failures(one: Gatekeeper) -> None:
 async def test_stream_that_breaks_off_is_a_failure_and_its_beginning_no_success(
     one: Gatekeeper,
 ) -> None:
-    """Streams that overlap: each has begun well before the one before it broke off."""
+    """Streams that overlap: each begins well before the previous one breaks off."""
     running = await attempt(one)
     for _ in range(RULES.failures_in_row):
         following = await attempt(one)
@@ -270,7 +270,7 @@ async def test_end_counts_although_its_caller_is_cancelled(one: Gatekeeper) -> N
 
 
 class Away:
-    """A Valkey that can be taken away."""
+    """A Valkey that can be made unavailable."""
 
     def __init__(self, valkey: Valkey) -> None:
         self._valkey = valkey

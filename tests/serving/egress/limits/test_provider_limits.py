@@ -1,4 +1,4 @@
-"""No provider's limits are exceeded, whatever its gateways do: over both stores."""
+"""No provider's limits are exceeded, whatever its gateways do; on both stores."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from tests.serving.valkeys import names
 __all__ = ["gates"]
 
 WINDOW_S = 61.0
-"""A minute of the provider's, and a second on the way."""
+"""A minute of the provider, plus a second of transport."""
 
 
 @dataclass(frozen=True)
 class Told:
-    """What a provider says is left."""
+    """The remaining quota that a provider reports."""
 
     requests: int | None = None
     requests_reset_s: float | None = None
@@ -181,7 +181,7 @@ async def test_tokens_left_count_where_no_limit_is_configured(gates: Gates) -> N
 
 
 async def test_what_began_before_the_provider_told_is_taken_off(gates: Gates) -> None:
-    """It may not have seen them: those that began later, and those it has not answered."""
+    """The provider may not have counted later requests and unanswered ones."""
     one = gates.gatekeeper()
     await attempt(one)
     telling = await attempt(one)
@@ -284,7 +284,7 @@ LIMITS = ProviderLimits(requests_per_minute=100, tokens_per_minute=30_000, concu
 
 
 class Provider:
-    """Enforces its limits over a moving minute, as it sees requests come and go."""
+    """A provider that enforces its limits over a moving minute."""
 
     def __init__(self, gates: Gates) -> None:
         self._gates = gates
@@ -300,7 +300,7 @@ class Provider:
 
     @asynccontextmanager
     async def request(self, tokens: int) -> AsyncIterator[Told | None]:
-        """What is left; None: 429."""
+        """Run a request; yields the remaining quota, or None for 429."""
         now = time.monotonic() + self._aged_s
         self._came = [one for one in self._came if one[0] > now - 60.0]
         used = sum(tokens for _, tokens in self._came)
@@ -318,7 +318,7 @@ class Provider:
 
 
 async def send(gatekeeper: Gatekeeper, provider: Provider, dice: random.Random) -> float | None:
-    """One request; None when it was sent, else when it may be."""
+    """Try one request; return None if it was sent, else the time when it may be."""
     tokens = dice.randint(50, 550)
     begun = await gatekeeper.begin("p", "m", tokens + dice.randint(0, 200))
     if isinstance(begun, Denied):
@@ -333,7 +333,7 @@ async def send(gatekeeper: Gatekeeper, provider: Provider, dice: random.Random) 
 
 
 async def flood(gatekeepers: list[Gatekeeper], provider: Provider) -> None:
-    """Requests of all gateways at once, until so many were sent, in minutes that pass at once."""
+    """Send requests from all gateways at once until that many were sent, in simulated minutes."""
     dice = random.Random(5)  # noqa: S311 - No secret.
     sent = 0
     async with asyncio.timeout(60):
@@ -353,14 +353,14 @@ async def flood(gatekeepers: list[Gatekeeper], provider: Provider) -> None:
 async def test_provider_refuses_none_of_500_requests_of_two_gateways(
     gates: Gates, limits: ProviderLimits
 ) -> None:
-    """By the configured limits, and by what the provider tells where they are not known."""
+    """Gateways use the configured limits, or what the provider reports if none are configured."""
     provider = Provider(gates)
     await flood([gates.gatekeeper(limits), gates.gatekeeper(limits)], provider)
     assert (provider.refused, provider.served >= REQUESTS) == (0, True)
 
 
 async def test_provider_refuses_many_where_gateways_share_nothing(gates: Gates) -> None:
-    """So the proof above can fail."""
+    """This shows that the test above can fail."""
     provider = Provider(gates)
     apart = [gates.gatekeeper(LIMITS, prefix=f"{gates.prefix}{name}:") for name in "ab"]
     dice = random.Random(5)  # noqa: S311 - No secret.

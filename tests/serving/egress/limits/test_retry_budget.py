@@ -1,4 +1,4 @@
-"""How many may leave, and be tried again: no more than a share, and no less than a floor."""
+"""Shares: at most a share of requests may leave or be retried, and at least a floor."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def shares(clock: Clock) -> Shares:
 def take(
     shares: Shares, key: str = "k", *, model_share: float = 1.0, key_share: float = 1.0
 ) -> str | None:
-    """Whose share is used up."""
+    """Take a place; return whose share is used up, or None."""
     return shares.take("m", key, model_share=model_share, key_share=key_share)
 
 
@@ -114,7 +114,7 @@ def test_memory_does_not_grow_with_keys(shares: Shares) -> None:
 
 @given(st.lists(st.tuples(st.floats(0, 2), st.integers(0, 4)), min_size=1, max_size=200))
 def test_amplification_is_bounded_whatever_fails(course: list[tuple[float, int]]) -> None:
-    """Attempts are at most 1.2 of the requests, or the floor, in every window."""
+    """Attempts are at most 1.2 times the requests, or the floor, in every window."""
     clock = Clock()
     budget = RetryBudget(clock=clock)
     requests: list[float] = []

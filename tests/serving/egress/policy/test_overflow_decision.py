@@ -1,4 +1,4 @@
-"""When requests leave, and that they come home: by cases, by properties, and in a simulated surge.
+"""The overflow decision: by cases, by properties, and in a simulated surge.
 
 The simulation is an open loop: Poisson arrivals at the real queue, before an engine whose answers
 take a time of their own. What leaves takes no place.
@@ -72,7 +72,7 @@ def decision(clock: Clock) -> OverflowDecision:
 
 
 def decide(decision: OverflowDecision, *waits_s: float) -> list[bool]:
-    """Whether requests leave that would wait for so long."""
+    """Whether requests leave that would wait that long."""
     return [decision.at_arrival(POLICY, Here(wait_s)) == "queue_wait" for wait_s in waits_s]
 
 
@@ -265,7 +265,7 @@ CAPACITY_PER_S = SLOTS / ANSWER_S
 
 @dataclass(frozen=True)
 class Arrival:
-    """One request of the simulation. `reason` is why it left; None: it was served here."""
+    """A request of the simulation. `reason` is why it left; None if it was served locally."""
 
     at_s: float
     reason: Trigger | None
@@ -274,7 +274,7 @@ class Arrival:
 
 
 class Simulation:
-    """An engine of so many slots behind the real queue, and the decision before both."""
+    """An engine with that many slots behind the real queue, with the decision in front."""
 
     def __init__(self, seed: int) -> None:
         self.queue = FairQueue(
@@ -286,7 +286,7 @@ class Simulation:
         self.waited_s: list[float] = []
 
     async def run(self, phases: Sequence[tuple[float, float]]) -> None:
-        """Phases are seconds, and the load as a part of the capacity."""
+        """Run the simulation; phases are seconds, with the load as a part of the capacity."""
         async with asyncio.TaskGroup() as group:
             end_s = 0.0
             for duration_s, load in phases:
@@ -317,7 +317,7 @@ class Simulation:
 
     @property
     def flips(self) -> int:
-        """How often one request saw a surge and the next did not, or the other way round."""
+        """Return how often one request saw a surge and the next did not, or vice versa."""
         seen = [one.surging for one in sorted(self.arrivals, key=lambda one: one.at_s)]
         return sum(a != b for a, b in pairwise(seen))
 

@@ -1,4 +1,4 @@
-"""`/v1/files` over a library in memory: what is taken, told and left behind."""
+"""`/v1/files` on files in memory: what is accepted, returned and left behind."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Written:
 
 @dataclass
 class MemoryBlobs:
-    """Keeps what is written whole."""
+    """Keeps complete uploads."""
 
     kept: dict[tuple[str, str], bytes] = field(default_factory=dict)
 
@@ -77,7 +77,7 @@ class Page:
 
 @dataclass
 class MemoryFiles:
-    """Keeps records in the order of their creation, for those on their access lists."""
+    """Keeps records in order of creation, for readers on their access lists."""
 
     rows: dict[str, Record] = field(default_factory=dict)
     error: Exception | None = None
@@ -403,7 +403,7 @@ BODY = (
 
 
 async def send(place: Place, body: bytes, end: Message) -> list[Message]:
-    """Send a body as an ASGI server does that is told of `end` then."""
+    """Send a body like an ASGI server that then receives `end`."""
     waiting = [{"type": "http.request", "body": body, "more_body": True}, end]
     sent: list[Message] = []
 

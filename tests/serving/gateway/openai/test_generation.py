@@ -36,13 +36,13 @@ DONE = "data: [DONE]"
 
 
 def events(text: str) -> list[Any]:
-    """The JSON of each event, `[DONE]` left out."""
+    """Parse the JSON of each event, without `[DONE]`."""
     lines = [line for line in text.split("\n\n") if line and line != DONE]
     return [orjson.loads(line.removeprefix("data: ")) for line in lines]
 
 
 def collected(chunks: list[Any], *, chat: bool) -> Any:
-    """The answer a client puts together from a stream, in OpenAI's unstreamed shape."""
+    """Assemble a stream into OpenAI's unstreamed answer, as a client does."""
     texts: dict[int, str] = {}
     finishes: dict[int, str] = {}
     for chunk in chunks:
@@ -196,7 +196,7 @@ async def test_unstreamed_completion_has_openai_s_shape(make: Make) -> None:
 
 
 async def reached(make: Make, path: str, body: dict[str, Any], **headers: str) -> GenerationRequest:
-    """What the engine was asked."""
+    """Return the request that the engine received."""
     engine = ScriptedEngine(*WHOLE)
     answer = await make(engine).post(path, {"model": "chat"} | body, **headers)
     assert answer.status_code == 200, answer.text

@@ -1,4 +1,4 @@
-"""`/v1/models`: what a key may use, and no more."""
+"""`/v1/models`: only the models that a key may use."""
 
 from __future__ import annotations
 

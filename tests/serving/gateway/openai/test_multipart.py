@@ -1,4 +1,4 @@
-"""Forms, however they are cut."""
+"""Multipart forms, split at any point."""
 
 from __future__ import annotations
 

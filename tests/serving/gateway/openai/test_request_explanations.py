@@ -25,7 +25,7 @@ DECISION = Decision(
 
 
 class Desk:
-    """A gateway that explains, and a client of it."""
+    """A gateway that explains requests, and a client of it."""
 
     def __init__(self, client: httpx.AsyncClient, explanations: Explanations) -> None:
         self.client = client

@@ -1,4 +1,4 @@
-"""Uploads: received in pieces, within bounds, and whole or not at all."""
+"""Uploads: received in pieces, within bounds, completely or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`/v1/vector_stores` and what is below it, over parts that answer as they are told."""
+"""`/v1/vector_stores` and its subroutes, on scripted parts."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ PASSAGE = Passage(
 
 @dataclass
 class ScriptedPart:
-    """Answers every question with one of its rows, and remembers the last one."""
+    """Answers every call with one of its rows, and records the last call."""
 
     row: Any
     asked: tuple[str, Reader, tuple[Any, ...], dict[str, Any]] | None = None

@@ -1,4 +1,4 @@
-"""Wire models: strict types, limits, and what they hand to an engine."""
+"""Wire models: strict types, limits, and the body for an engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Headers by which a client says how urgent a request is, and when it stops waiting."""
+"""Headers for a request's priority and time-out."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from serving.gateway.wire.options import (
 
 
 def told(**headers: str) -> RequestOptions:
-    """Of a request with headers, `_` for `-` in their names."""
+    """Parse the headers of a request, with `_` for `-` in their names."""
     raw = [(n.replace("_", "-").encode(), v.encode("latin-1")) for n, v in headers.items()]
     return options(Request({"type": "http", "headers": raw}))
 

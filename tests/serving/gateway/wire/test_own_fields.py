@@ -1,4 +1,4 @@
-"""Fields of ours that a body repeats, and names that look like them."""
+"""Repeated fields of ours in a body, and names that resemble them."""
 
 from __future__ import annotations
 

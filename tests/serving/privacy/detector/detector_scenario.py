@@ -1,4 +1,4 @@
-"""A Ray Serve application with the real detector, asked from outside; writes what came of it.
+"""A Ray Serve application with the real detector, called from outside; writes the results.
 
 Usage: detector_scenario.py RESULT.json
 
@@ -53,7 +53,7 @@ async def crowd(handle: Any) -> list[str]:
 
 
 def mapped() -> set[str]:
-    """Libraries in the memory of the detector's process."""
+    """Return the libraries that the detector's process has mapped."""
     for process in psutil.process_iter():
         try:
             if "ServeReplica:a:Detector" in "".join(process.cmdline()):

@@ -1,4 +1,4 @@
-"""All finders together: what is found, in what order, without torch and without a connection."""
+"""All finders together: results, order, no torch, and no connections."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_name_is_found_in_lower_case_and_in_capitals(change: object) -> None:
 
 
 def shifted(text: str, capital: int, small: int) -> str:
-    """The text with letters of another block of Unicode."""
+    """Return the text in letters of another Unicode block."""
     moved = {ord("A") + at: capital + at for at in range(26)}
     return text.translate(moved | {ord("a") + at: small + at for at in range(26)})
 
@@ -129,7 +129,7 @@ print(json.dumps({{"tried": tried, "heavy": heavy, "entities": [s.entity for s i
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    """A process that may connect to nobody, with an empty home of its own."""
+    """Run a process without network access, and with an empty home."""
     home = tmp_path_factory.mktemp("home")
     done = subprocess.run(
         [sys.executable, "-c", _ALONE],

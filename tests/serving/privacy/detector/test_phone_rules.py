@@ -1,4 +1,4 @@
-"""Numbers in groups that no country's rules allow, but people write."""
+"""Phone numbers in groups that no country's rules define, but people write."""
 
 from __future__ import annotations
 

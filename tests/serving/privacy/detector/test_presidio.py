@@ -1,4 +1,4 @@
-"""Presidio's recognisers know identifiers of many countries, and reach nobody."""
+"""Presidio's recognisers know identifiers of many countries, and make no connections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The detector behind a handle: whatever goes wrong there is `DetectorUnavailable` here."""
+"""The detector behind a handle: every failure there is `DetectorUnavailable` here."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FOUND = [[Span(0, 4, "PERSON", 0.9)], []]
 
 
 class FakeHandle:
-    """A handle whose one answer comes after a while; it is its own method and response."""
+    """A handle with one delayed answer; it is also its own method and response."""
 
     def __init__(self, answer: Any, *, after_s: float = 0) -> None:
         self.detect = self

@@ -1,4 +1,4 @@
-"""Detection as a deployment: limits, turns, failures as values; and the handle's other end."""
+"""Detection as a deployment: limits, turns, failures as values; and the client's side."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[4]
 
 
 class Recorded:
-    """`PersonalData` that finds every window whole and remembers who asked, and in which thread."""
+    """`PersonalData` that finds whole windows, and records callers and threads."""
 
     def __init__(self, before: Callable[[], None] = lambda: None) -> None:
         self.looked: list[list[int]] = []
@@ -60,7 +60,7 @@ def turns_of(data: Recorded) -> Turns:
 
 
 async def detect(turns: Turns, texts: list[str]) -> list[list[Span]] | Failure:
-    """As the deployment does, without company."""
+    """Detect as the deployment does, without other requests."""
 
     async def look(windows: list[Window]) -> list[list[Span]]:
         return (await turns.look_together([windows]))[0]
@@ -158,7 +158,7 @@ def test_import_of_both_ends_is_light() -> None:
 
 @pytest.fixture(scope="module")
 def scenario(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What a real deployment answered."""
+    """The results of a real deployment."""
     result = tmp_path_factory.mktemp("scenario") / "result.json"
     run = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("detector_scenario.py")), str(result)],

@@ -1,4 +1,4 @@
-"""Windows cover every text, and whatever is no longer than their overlap is whole in one."""
+"""Windows cover every text, and a value no longer than their overlap is whole in one."""
 
 from __future__ import annotations
 

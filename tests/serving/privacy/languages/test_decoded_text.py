@@ -1,4 +1,4 @@
-r"""Codes are read as what they stand for."""
+r"""Encoded text is read as what it stands for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scripts: words in any but Latin are told, signs and letters of formulas are not."""
+"""Scripts: words in other scripts than Latin are recognised; symbols and formulas are not words."""
 
 from __future__ import annotations
 

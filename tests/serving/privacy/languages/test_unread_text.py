@@ -1,4 +1,4 @@
-"""Which texts are read for names: told by script and language, sentence by sentence."""
+"""Texts that are read for names, decided by script and language for each sentence."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from serving.privacy.refusals import Unread
 
 
 def kept_by(text: str, *allowed: str) -> str | None:
-    """The script or language that keeps a text; None: it may leave."""
+    """Return the script or language that keeps a text inside; None if it may leave."""
     try:
         check_read([text], frozenset(allowed))
     except Unread as unread:

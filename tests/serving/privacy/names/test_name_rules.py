@@ -1,4 +1,4 @@
-"""Rules for names beside the models', and for addresses."""
+"""Rules for names in addition to the models', and for addresses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sentences without a useful case get one; all others stay as they are."""
+"""Sentences without useful case are truecased; others stay unchanged."""
 
 from __future__ import annotations
 

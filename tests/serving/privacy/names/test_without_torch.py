@@ -1,4 +1,4 @@
-"""Heavy libraries are as if not installed, inside the block and nowhere else."""
+"""Heavy libraries appear uninstalled, inside the block only."""
 
 from __future__ import annotations
 

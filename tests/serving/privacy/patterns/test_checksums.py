@@ -1,4 +1,4 @@
-"""Check digits: published examples check, and no other last digit does."""
+"""Check digits: published examples are valid, and no other last digit is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Views: disguised writing is plain in one of them, and leads back to all it came from."""
+"""Views: disguised text is plain in one of them, and maps back to its original."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MARKS = "\u200b\u200c\u200d\u2060\ufeff\u00ad\u0301\u20e3"
 
 
 def seen(text: str, value: str) -> str | None:
-    """The part of the original in which a view shows that value; the last view that does."""
+    """Return the part of the original in which the last view shows that value."""
     for view in reversed(views(text)):
         if (start := view.text.find(value)) >= 0:
             span = view.in_original(Span(start, start + len(value), "CUSTOM"))

@@ -1,4 +1,4 @@
-"""Shapes are looked for only where they can be, which changes nothing of what is found."""
+"""Skipping patterns that cannot match does not change the results."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LONG = [spec.pattern for module in MODULES for spec in module.SPECS if spec.long
 
 
 def least_digits(items: Any) -> int:
-    """Digits that every text has which a parsed pattern matches."""
+    """Return the least number of digits in a match of a parsed pattern."""
     return sum(_least_digits(str(operation), argument) for operation, argument in items)
 
 

@@ -1,4 +1,4 @@
-"""Personal data and secrets that have a form are found, in any writing, and little else is."""
+"""Identifiers and secrets with a pattern are found in any writing, with few false positives."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ separators = st.text(" _-*`\\\u00a0\u2011", max_size=4)
 
 @st.composite
 def written(draw: st.DrawFn) -> tuple[str, str]:
-    """A pseudonym as a model may write it, and its value."""
+    """Draw a pseudonym as a model may write it, with its value."""
     name, value = draw(st.sampled_from(list(VALUES.items())))
     words = name.split("_")
     text = words[0]
@@ -150,7 +150,7 @@ def test_restorer_holds_back_nothing_but_the_beginning_of_an_issued_form(
 
 @given(st.data(), texts)
 def test_restorer_holds_back_no_more_than_it_must(data: st.DataObject, text: str) -> None:
-    """What it has given and what it holds are always all that came."""
+    """Output and held text together always equal the input."""
     values = {name: name for name in VALUES}
     restorer = Restorer(Forms(values))
     given = came = ""
@@ -167,7 +167,7 @@ awkward = st.text(min_size=1) | st.sampled_from(
 
 
 def json_spelling(text: str, escaped: str) -> str:
-    """A JSON string in which some characters are escaped that need not be."""
+    """Encode a JSON string in which some characters are escaped unnecessarily."""
     body = json.dumps(text)[1:-1]
     return '"' + "".join(f"\\u{ord(c):04x}" if c in escaped else c for c in body) + '"'
 

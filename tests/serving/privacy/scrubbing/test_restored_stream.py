@@ -38,7 +38,7 @@ async def collected(
 
 
 def texts(chunks: list[dict[str, Any]]) -> dict[tuple[int, str, int], str]:
-    """All text of each channel."""
+    """Join the text of each channel."""
     found: dict[tuple[int, str, int], str] = {}
 
     def add(key: tuple[int, str, int], text: str | None) -> None:

@@ -147,7 +147,7 @@ async def test_scrub_can_be_undone_at(where: str) -> None:
 
 
 def _without_ids(body: dict[str, Any], like: dict[str, Any]) -> dict[str, Any]:
-    """A copy of a body that has the ids of another."""
+    """Copy a body with the ids of another one."""
     body = deepcopy(body)
     for mine, other in zip(body.get("messages", ()), like.get("messages", ()), strict=True):
         if "tool_call_id" in mine:
