@@ -182,8 +182,7 @@ class EventParser:
     def feed(self, data: bytes) -> list[bytes]:
         """Process the next bytes and return the data of each event that they complete."""
         if self._after_carriage_return and data:
-            # Without this, the line feed of a split CRLF would be an empty line, which ends an
-            # event.
+            # Otherwise the line feed of a split CRLF would be an empty line, which ends an event.
             data = data.removeprefix(b"\n")
             self._after_carriage_return = False
         lines = (self._line + data).splitlines(keepends=True)

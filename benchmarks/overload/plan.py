@@ -37,8 +37,9 @@ class OverloadPlan:
         quiet_part: Rate of a quiet tenant, as a part of its share of the saturation rate.
         noisy_times: Rate of the noisy tenant in B, as a multiple of its share.
         lead_s: Seconds before the counted window without a queue.
-        overload_lead_s: Seconds before the counted window with a queue. A queue that lasts for ten
-            seconds is shed more strictly until it is short, which takes two or three seconds.
+        overload_lead_s: Seconds before the counted window with a queue. After ten seconds, a
+            standing queue sheds more and admits no request until it is short, which takes two or
+            three seconds.
         window_s: Seconds for which arrivals count.
         lengths: Shortest and longest answer in tokens. With one length, slots would end together.
         connections: Maximum number of open connections.

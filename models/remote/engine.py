@@ -86,9 +86,8 @@ class RemoteEngine:
                 item = await incoming.take()
                 complete = isinstance(item, Usage)
                 yield item
-            # grpc.aio handles one event per turn of the loop, so finished calls would pile up by
-            # the
-            # thousand under load.
+            # grpc.aio handles one event per turn of the loop, so under load, finished calls would
+            # pile up by the thousand.
             await asyncio.wait({call}, timeout=CALL_END_DEADLINE_S)
         finally:
             incoming.close()

@@ -18,7 +18,7 @@ from rag.drift.sums import SCORE_BINS, Baseline, Sums, centroid_shift, stability
 
 @dataclass(frozen=True, slots=True)
 class DriftThresholds:
-    """Limits of the measures. Two samples of one distribution pass one in less than 1 of 100 cases.
+    """Limits of the measures. Equal distributions exceed one in fewer than 1 of 100 cases.
 
     Attributes:
         canary_cosine: minimum cosine; below it, the embedder has changed.

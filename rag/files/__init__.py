@@ -1,1 +1,1 @@
-"""Uploaded files: their rows, their bytes, batches of them, and when they expire."""
+"""Uploaded files: their rows, their bytes, their batches and their expiry."""

@@ -168,8 +168,7 @@ class ChromaIndex:
             async with asyncio.timeout(self._timeout_s):
                 return await loop.run_in_executor(self._threads, function, *arguments)
         except (ChromaError, httpx.HTTPError, OSError, ValueError, RuntimeError) as error:
-            # The error's text may contain the query. Chroma raises `ValueError` if its server is
-            # unreachable.
+            # The error's text may contain the query. Chroma raises `ValueError` without a server.
             reason = type(error).__name__
             raise IndexUnavailable(f"The vector index does not answer ({reason}).") from None
 

@@ -26,7 +26,7 @@ class EmbedderChecks:
     ) -> None:
         self._embedders = embedders
         self._clock = clock
-        self._known: dict[str, _Remembering] = {}
+        self._known: dict[str, _CachingEmbedder] = {}
 
     async def refusal(self, generation: Generation) -> str | None:
         """Return why the vectors cannot be used, and the command that helps; None if they can.
@@ -39,7 +39,7 @@ class EmbedderChecks:
             return await mismatch(generation, None, None)
         known = self._known.get(generation.model)
         if known is None or known.embedder is not served.embedder or known.since < self._old():
-            known = _Remembering(served.embedder, self._clock())
+            known = _CachingEmbedder(served.embedder, self._clock())
             self._known[generation.model] = known
         return await mismatch(generation, known, served.revision)
 
@@ -57,7 +57,7 @@ class EmbedderChecks:
         return self._clock() - FRESH_S
 
 
-class _Remembering:
+class _CachingEmbedder:
     """Wraps an embedder and embeds the fixed texts only once."""
 
     def __init__(self, embedder: Embedder, since: float) -> None:

@@ -41,7 +41,7 @@ LEAST_COSINE = 0.999
 
 
 @dataclass(frozen=True, slots=True)
-class Pinned:
+class EmbedderFingerprint:
     """The fingerprint of an embedder, as a generation stores it.
 
     Attributes:
@@ -84,14 +84,14 @@ class ServedEmbedder:
     tokenizer: str = ""
 
 
-async def pin(embedder: Embedder, model: str, revision: str) -> Pinned:
+async def pin(embedder: Embedder, model: str, revision: str) -> EmbedderFingerprint:
     """Embed the canaries and return the fingerprint.
 
     Raises:
         EngineError: the embedder failed.
     """
     vectors = await _canary_vectors(embedder)
-    return Pinned(model, revision, vectors.shape[1], vectors.tobytes())
+    return EmbedderFingerprint(model, revision, vectors.shape[1], vectors.tobytes())
 
 
 async def canary_cosine(embedder: Embedder, canaries: bytes) -> float:

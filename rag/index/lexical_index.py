@@ -111,8 +111,7 @@ _SQLITE = _Statements(
 )
 
 # A row for each word of a chunk, and one with an empty word for the chunk itself. PostgreSQL's own
-# ranking ignores how rare words are: its nDCG@10 on Cranfield is at best 0.473, and BM25's is
-# 0.534.
+# ranking ignores how rare words are: its best nDCG@10 on Cranfield is 0.473, and BM25's is 0.534.
 _POSTGRESQL = _Statements(
     create=(
         (

@@ -1,1 +1,1 @@
-"""From a waiting file to published chunks; recovery after a kill, and the check of it all."""
+"""Ingestion of files into published chunks, recovery after a crash, and the consistency check."""

@@ -32,7 +32,7 @@ _CACHED_WORDS = 50_000
 fill it."""
 
 _PIECES_OF_OVERLAP = 4
-"""Pieces per overlap. More pieces come closer to the overlap's size; fewer make cutting cheaper."""
+"""Pieces per overlap. More pieces come closer to the overlap's size; fewer cut the text less."""
 
 _LEAST_PIECE_TOKENS = 16
 

@@ -25,7 +25,7 @@ from rag.index.protocols import TextIndex, VectorIndex, VectorKey
 from rag.ingestion.chunking import TextChunk
 from rag.ingestion.leases import IngestBatch, Lease, Leases, WriteTarget, is_write_of
 from rag.ingestion.publication import withdraw
-from rag.parsing.parser_process import Cut
+from rag.parsing.parser_process import ChunkingOptions
 from rag.reembedding.generations import generations
 from rag.schema import Chunk, IndexIntent, StoreFile
 
@@ -48,7 +48,7 @@ class Parser(Protocol):
     """Parses and chunks files; `ParserProcess` does."""
 
     async def chunks(
-        self, path: Path, media_type: str, filename: str, *, cut: Cut
+        self, path: Path, media_type: str, filename: str, *, cut: ChunkingOptions
     ) -> list[TextChunk]:
         """Return the chunks of a file.
 
@@ -68,7 +68,7 @@ class LocalBlobs(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Cut:
+class _ChunkedFile:
     """A file and its chunks."""
 
     lease: Lease
@@ -170,7 +170,7 @@ class Ingestion:
 
     async def _index(self, batch: IngestBatch) -> None:
         """Index a batch. Unreadable files fail; if a dependency fails, all files wait."""
-        cut: list[_Cut] = []
+        cut: list[_ChunkedFile] = []
         try:
             if await self._refused(batch):
                 return
@@ -192,18 +192,20 @@ class Ingestion:
                 return True
         return False
 
-    async def _cut(self, batch: IngestBatch) -> list[_Cut]:
+    async def _cut(self, batch: IngestBatch) -> list[_ChunkedFile]:
         """Chunk each file; unreadable ones fail and are left out."""
         tokenizer = batch.targets[0].served.tokenizer
         reading = [self._cut_one(batch, lease, tokenizer) for lease in batch.leases]
         return [one for one in await asyncio.gather(*reading) if one is not None]
 
-    async def _cut_one(self, batch: IngestBatch, lease: Lease, tokenizer: str) -> _Cut | None:
-        cut = Cut(tokenizer, lease.chunk_tokens, lease.overlap_tokens)
+    async def _cut_one(
+        self, batch: IngestBatch, lease: Lease, tokenizer: str
+    ) -> _ChunkedFile | None:
+        cut = ChunkingOptions(tokenizer, lease.chunk_tokens, lease.overlap_tokens)
         try:
             async with self._contents.local(batch.tenant, lease.file_id) as path:
                 chunks = await self._parser.chunks(path, lease.media_type, lease.filename, cut=cut)
-            return _Cut(lease, _bounded(chunks))
+            return _ChunkedFile(lease, _bounded(chunks))
         except NotThere:
             gone = FileUnreadable("The content of the file is gone.", code="server_error")
             await self._leases.fail(batch, lease, gone)
@@ -211,7 +213,7 @@ class Ingestion:
             await self._leases.fail(batch, lease, reason)
         return None
 
-    async def _write(self, target: WriteTarget, cut: Sequence[_Cut]) -> None:
+    async def _write(self, target: WriteTarget, cut: Sequence[_ChunkedFile]) -> None:
         """Embed the chunks of all files together, and write their vectors."""
         named = await asyncio.to_thread(_windows, target, cut)
         for begin in range(0, len(named), WINDOWS):
@@ -221,7 +223,7 @@ class Ingestion:
             keys = [key for key, _ in part]
             await self._vectors.write(target.generation.collection, keys, vectors)
 
-    async def _publish(self, batch: IngestBatch, cut: Sequence[_Cut]) -> None:
+    async def _publish(self, batch: IngestBatch, cut: Sequence[_ChunkedFile]) -> None:
         """Publish the chunks of files whose lease and vectors still hold."""
         async with self._database.transaction() as session:
             found = await generations(session, batch.store_id, lock=True)
@@ -242,7 +244,7 @@ class Ingestion:
             await self._leases.drop_vectors(session, batch, batch.leases)
 
 
-def _complete(row: StoreFile, one: _Cut) -> None:
+def _complete(row: StoreFile, one: _ChunkedFile) -> None:
     row.version, row.status = one.lease.version, "completed"
     row.lease_owner, row.error_code, row.error_message = None, None, None
     row.usage_bytes = sum(len(chunk.text.encode()) for chunk in one.chunks)
@@ -258,7 +260,7 @@ def _bounded(chunks: Sequence[TextChunk]) -> Sequence[TextChunk]:
     return chunks
 
 
-def _windows(target: WriteTarget, cut: Iterable[_Cut]) -> list[tuple[VectorKey, str]]:
+def _windows(target: WriteTarget, cut: Iterable[_ChunkedFile]) -> list[tuple[VectorKey, str]]:
     """Return the texts to embed, each with the key of its vector."""
     windows: Callable[[str], list[str]] = target.served.windows
     return [

@@ -179,7 +179,7 @@ class Leases:
         await session.execute(update(IndexIntent).where(about).values(kind="erase", until=0.0))
 
     async def _waiting(self, session: AsyncSession) -> list[_Store]:
-        """Return the stores with files that nobody is indexing."""
+        """Return the stores with files that no process is indexing."""
         due = select(StoreFile.store_id).where(
             StoreFile.status == _DUE, StoreFile.lease_until <= self._clock()
         )

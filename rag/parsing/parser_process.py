@@ -30,7 +30,7 @@ _CLOSED = "The parser was closed."
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
+class ChunkingOptions:
     """How to chunk a document.
 
     Attributes:
@@ -74,7 +74,7 @@ class ParserProcess:
         return Document([Section(**section) for section in answer["sections"]])
 
     async def chunks(
-        self, path: Path, media_type: str, filename: str, *, cut: Cut
+        self, path: Path, media_type: str, filename: str, *, cut: ChunkingOptions
     ) -> list[TextChunk]:
         """Parse and chunk a file in a parser process; chunking takes a second per megabyte.
 
@@ -93,7 +93,7 @@ class ParserProcess:
         self._idle.clear()
 
     async def _answer(
-        self, path: Path, media_type: str, filename: str, cut: Cut | None
+        self, path: Path, media_type: str, filename: str, cut: ChunkingOptions | None
     ) -> dict[str, Any]:
         request = {
             "path": str(path),

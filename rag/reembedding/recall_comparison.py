@@ -39,7 +39,7 @@ class RecallComparison:
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
+class ComparedGeneration:
     """One of the two generations: its collection and its embedder."""
 
     collection: Collection
@@ -47,7 +47,10 @@ class Side:
 
 
 async def compare(
-    vectors: VectorIndex, before: Side | None, after: Side, chunks: Sequence[tuple[str, str]]
+    vectors: VectorIndex,
+    before: ComparedGeneration | None,
+    after: ComparedGeneration,
+    chunks: Sequence[tuple[str, str]],
 ) -> RecallComparison:
     """Search for chunks, which are given as keys and texts.
 
@@ -65,7 +68,7 @@ async def compare(
     return RecallComparison(len(chunks), _share(keys, old), _share(keys, new), overlap)
 
 
-async def _nearest(vectors: VectorIndex, side: Side, text: str) -> list[str]:
+async def _nearest(vectors: VectorIndex, side: ComparedGeneration, text: str) -> list[str]:
     window = side.served.windows(text)[:1]
     vector = (await side.served.embedder.embed(window)).vectors[0]
     hits = await vectors.search(side.collection, vector, limit=AT)

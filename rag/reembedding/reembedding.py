@@ -26,7 +26,7 @@ from rag.index.protocols import Collection, VectorIndex
 from rag.reembedding import generations as rows
 from rag.reembedding.backfill import INTENT_S, Backfill, Build
 from rag.reembedding.generations import Generations, Progress
-from rag.reembedding.recall_comparison import RecallComparison, Side, compare
+from rag.reembedding.recall_comparison import ComparedGeneration, RecallComparison, compare
 from rag.schema import Chunk, IndexGeneration, IndexIntent, StoreFile
 
 SAMPLE = 200
@@ -119,7 +119,9 @@ class Reembedding:
             found = await rows.generations(session, store_id)
         before = await self._before(found)
         chunks = await self._sample(store_id, sample)
-        return await compare(self._vectors, before, Side(build.collection, build.served), chunks)
+        return await compare(
+            self._vectors, before, ComparedGeneration(build.collection, build.served), chunks
+        )
 
     async def swap(
         self, store_id: str, comparison: RecallComparison | None = None, *, force: bool = False
@@ -195,14 +197,14 @@ class Reembedding:
             await session.flush()
             return _Created(intent.id, found.collection(generation))
 
-    async def _before(self, found: Generations) -> Side | None:
+    async def _before(self, found: Generations) -> ComparedGeneration | None:
         """Return the active generation; None if the embedder that made it is no longer served."""
         active = found.active
         if active is None or (old := self._same(active)) is None:
             return None
         if await canary_cosine(old.embedder, active.canaries) < LEAST_COSINE:
             return None
-        return Side(found.collection(active), old)
+        return ComparedGeneration(found.collection(active), old)
 
     def served(self, model: str) -> ServedEmbedder:
         """Return the embedder that serves a model.

@@ -89,7 +89,9 @@ class StoreFiles:
         attributes: Mapping[str, Any],
         chunking: tuple[int, int] | None,
     ) -> StoreFileRecord:
-        """Attach a file for indexing. A file that is already attached gets the new attributes.
+        """Attach a file for indexing.
+
+        A file that is already attached gets the new attributes, and is indexed again if necessary.
 
         Raises:
             NotThere: the reader may not see the store or the file.

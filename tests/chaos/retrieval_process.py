@@ -36,7 +36,7 @@ from rag.ingestion.ingestion import Ingestion, Parser
 from rag.ingestion.leases import Leases
 from rag.ingestion.recovery import Recovery
 from rag.pages import PageQuery
-from rag.parsing.parser_process import Cut
+from rag.parsing.parser_process import ChunkingOptions
 from rag.reembedding.reembedding import Reembedding
 from rag.search.fusion import Weights
 from rag.search.retrieval import Query, Retriever
@@ -67,7 +67,7 @@ class WordParser(Parser):
     """Cuts a text into chunks, where a word counts as a hundred tokens."""
 
     async def chunks(
-        self, path: Path, media_type: str, filename: str, *, cut: Cut
+        self, path: Path, media_type: str, filename: str, *, cut: ChunkingOptions
     ) -> list[TextChunk]:
         del media_type, filename
         words = (await asyncio.to_thread(path.read_text)).split()

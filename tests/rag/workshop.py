@@ -18,7 +18,7 @@ from rag.ingestion.consistency import Consistency
 from rag.ingestion.ingestion import Ingestion, Parser
 from rag.ingestion.leases import IngestBatch, Leases
 from rag.ingestion.recovery import Recovery
-from rag.parsing.parser_process import Cut
+from rag.parsing.parser_process import ChunkingOptions
 from rag.stores.access_lists import Reader
 from rag.stores.store_files import StoreFileRecord, StoreFiles
 from rag.stores.vector_stores import ServedModel, VectorStores
@@ -69,11 +69,11 @@ class LineParser(Parser):
 
     def __init__(self, texts: Texts) -> None:
         self.texts = texts
-        self.cuts: list[Cut] = []
+        self.cuts: list[ChunkingOptions] = []
         self.down = False
 
     async def chunks(
-        self, path: Path, media_type: str, filename: str, *, cut: Cut
+        self, path: Path, media_type: str, filename: str, *, cut: ChunkingOptions
     ) -> list[TextChunk]:
         del media_type, filename
         self.cuts.append(cut)

@@ -18,7 +18,7 @@ from rag.ingestion.chunking import chunks, embedder_tokenizer
 from rag.parsing import media_types
 from rag.parsing.document import Document, Section
 from rag.parsing.frames import encoded
-from rag.parsing.parser_process import Cut, ParserProcess
+from rag.parsing.parser_process import ChunkingOptions, ParserProcess
 from rag.parsing.worker import GRACE_S
 from tests.rag.parsing.sample_files import pdf
 
@@ -82,7 +82,7 @@ async def test_parser_returns_the_chunks_that_we_would_cut(
 ) -> None:
     path = tmp_path / "file"
     path.write_bytes(pdf(["first " * 90, "second " * 90]))
-    cut = Cut(str(MODEL), chunk_tokens=100, overlap_tokens=50)
+    cut = ChunkingOptions(str(MODEL), chunk_tokens=100, overlap_tokens=50)
     found = await parser.chunks(path, media_types.PDF, "a.pdf", cut=cut)
     document = await parser.parse(path, media_types.PDF, "a.pdf")
     assert found == chunks(document, embedder_tokenizer(MODEL), chunk_tokens=100, overlap_tokens=50)
