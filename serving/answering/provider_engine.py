@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 from uuid import uuid4
 
-import orjson
-
 from models.engine import (
     Delta,
     EngineError,
@@ -77,6 +75,10 @@ class _Crossing:
     usage: Usage | None = None
     head: Chunk = field(default_factory=dict)
     received_bytes: int = 0
+
+    def receive(self, length: int) -> None:
+        """Count a piece of the answer."""
+        self.received_bytes += length
 
     @property
     def duration_ms(self) -> int:
@@ -179,14 +181,15 @@ class ProviderEngine:
             self._target.answer_tokens,
         )
         async with aclosing(
-            self._target.provider.generate(asked, gate=gate, observe=attempt.hear)
+            self._target.provider.generate(
+                asked, gate=gate, observe=attempt.hear, received=crossing.receive
+            )
         ) as items:
             async for item in items:
                 if isinstance(item, Usage):
                     crossing.usage = item
                 else:
                     crossing.head = crossing.head or head_of(item)
-                    crossing.received_bytes += len(orjson.dumps(item))
                     yield item
 
     def _facts(self, departure: Departure) -> DepartureFacts:

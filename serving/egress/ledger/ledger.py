@@ -66,7 +66,17 @@ class DepartureFacts:
 
 @dataclass(frozen=True, slots=True)
 class ArrivalFacts:
-    """How an attempt ended. `outcome` is one word, as in the usage ledger."""
+    """How an attempt ended.
+
+    Attributes:
+        outcome: one word, as in the usage ledger.
+        prompt_tokens: as the provider counts them.
+        completion_tokens: as the provider counts them.
+        cost_nanos: billionths of the currency.
+        received_bytes: length of the answer's HTTP body as far as it was read, a refusal's
+            too: after TLS and the framing of HTTP, without status line and headers.
+        duration_ms: from the beginning of the attempt to its end.
+    """
 
     outcome: str
     prompt_tokens: int = 0

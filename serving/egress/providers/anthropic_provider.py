@@ -21,6 +21,7 @@ from serving.egress.providers.provider import (
     Observe,
     ProviderRejected,
     ProviderRequest,
+    Received,
 )
 from serving.egress.providers.transport import Connections, Destination
 
@@ -54,7 +55,7 @@ class AnthropicProvider:
         self._dialect = dialect
 
     async def generate(
-        self, request: ProviderRequest, *, gate: Gate, observe: Observe
+        self, request: ProviderRequest, *, gate: Gate, observe: Observe, received: Received
     ) -> AsyncGenerator[Chunk | Usage, None]:
         """See `Provider.generate`."""
         if request.kind != "chat":
@@ -68,7 +69,12 @@ class AnthropicProvider:
         content = orjson.dumps(conversion.body)
         answer, beginning = MessageAnswer(head(request), conversion.tools), Beginning()
         exchange = Exchange(
-            self._outlet, request, gate=gate, observe=observe, client_error=AnthropicError
+            self._outlet,
+            request,
+            gate=gate,
+            observe=observe,
+            received=received,
+            client_error=AnthropicError,
         )
 
         async def ask(client: httpx2.AsyncClient, limits: httpx2.Timeout) -> AsyncStream[object]:

@@ -16,6 +16,7 @@ from serving.egress.providers.provider import (
     ProviderError,
     ProviderRequest,
     ProviderUnavailable,
+    Received,
 )
 from serving.egress.providers.refusals import broke_off, refused
 from serving.egress.providers.transport import Connections, GatedTransport
@@ -48,6 +49,7 @@ class Exchange:
         request: for its id and its deadlines.
         gate: see `Provider.generate`.
         observe: see `Provider.generate`.
+        received: see `Provider.generate`.
         client_error: the root of the errors of the client that `opening` calls.
     """
 
@@ -58,6 +60,7 @@ class Exchange:
         *,
         gate: Gate,
         observe: Observe,
+        received: Received,
         client_error: type[Exception],
     ) -> None:
         self._deadlines = request.deadlines
@@ -67,6 +70,7 @@ class Exchange:
             request_id=request.request_id,
             gate=gate,
             observe=observe,
+            received=received,
             departed=self._begin,
         )
         self._loop = asyncio.get_running_loop()

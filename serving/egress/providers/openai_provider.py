@@ -17,7 +17,7 @@ from models.openai_stream import WITH_USAGE, Chunk
 from serving.egress.providers.exchange import Exchange
 from serving.egress.providers.first_chunk import Beginning
 from serving.egress.providers.openai_answer import OpenAIAnswer
-from serving.egress.providers.provider import Gate, Observe, ProviderRequest
+from serving.egress.providers.provider import Gate, Observe, ProviderRequest, Received
 from serving.egress.providers.transport import Connections, Destination
 
 OPENAI_URL = "https://api.openai.com/v1"
@@ -101,13 +101,18 @@ class OpenAIProvider:
         self._dialect = dialect
 
     async def generate(
-        self, request: ProviderRequest, *, gate: Gate, observe: Observe
+        self, request: ProviderRequest, *, gate: Gate, observe: Observe, received: Received
     ) -> AsyncGenerator[Chunk | Usage, None]:
         """See `Provider.generate`."""
         body = openai_body(request, self._dialect)
         answer, beginning = OpenAIAnswer(request, choices=_choices(request)), Beginning()
         exchange = Exchange(
-            self._outlet, request, gate=gate, observe=observe, client_error=OpenAIError
+            self._outlet,
+            request,
+            gate=gate,
+            observe=observe,
+            received=received,
+            client_error=OpenAIError,
         )
         content = orjson.dumps(body)
         path = self._path(request)

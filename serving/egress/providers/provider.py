@@ -160,12 +160,19 @@ class Headroom:
 
 Observe = Callable[[Headroom], None]
 
+Received = Callable[[int], None]
+"""Gets the length of each piece of an answer's HTTP body, in bytes, as the piece is read.
+
+A body is counted after TLS and after the framing of HTTP (chunk sizes, HTTP/2 frames), and before
+its events are parsed. Status lines and headers are not counted.
+"""
+
 
 class Provider(Protocol):
     """Runs models on somebody else's machines."""
 
     def generate(
-        self, request: ProviderRequest, *, gate: Gate, observe: Observe
+        self, request: ProviderRequest, *, gate: Gate, observe: Observe, received: Received
     ) -> AsyncGenerator[Chunk | Usage, None]:
         """Yield chunks in order, then exactly one `Usage` as the last item.
 
@@ -178,6 +185,7 @@ class Provider(Protocol):
             request: what to run.
             gate: is asked once, before the first byte leaves. What it raises is raised here.
             observe: gets what the provider's answer tells of our limits, before the first chunk.
+            received: gets how long each piece of the answer is, refusals too.
 
         Raises:
             ProviderError: any of the tree; after the first item too.

@@ -16,7 +16,7 @@ from typing import cast
 import httpx2
 
 from serving.egress.providers.event_frames import EventFrames
-from serving.egress.providers.provider import Departure, Gate, Observe, ProviderBroken
+from serving.egress.providers.provider import Departure, Gate, Observe, ProviderBroken, Received
 from serving.egress.providers.ratelimit_headers import headroom
 
 USER_AGENT = "ringfence"
@@ -122,6 +122,7 @@ class GatedTransport(httpx2.AsyncBaseTransport):
         request_id: of the request.
         gate: sees the bytes before they leave.
         observe: gets what the answer's headers tell of our limits.
+        received: gets how long each piece of the answer's body is.
         departed: called when the gate has let the request go.
 
     Attributes:
@@ -136,12 +137,14 @@ class GatedTransport(httpx2.AsyncBaseTransport):
         request_id: str,
         gate: Gate,
         observe: Observe,
+        received: Received,
         departed: Callable[[], None],
     ) -> None:
         self._outlet = outlet
         self._request_id = request_id
         self._gate = gate
         self._observe = observe
+        self._received = received
         self._departed = departed
         self._used = False
         self.refusal: Exception | None = None
@@ -183,7 +186,7 @@ class GatedTransport(httpx2.AsyncBaseTransport):
         if fault is not None:
             await response.aclose()
             raise ProviderBroken("the answer is no event stream", code=fault)
-        stream = _Answer(response, self._outlet.bounds)
+        stream = _Answer(response, self._outlet.bounds, self._received)
         return httpx2.Response(response.status_code, headers=_kept(response.headers), stream=stream)
 
     async def _refused(self, response: httpx2.Response) -> httpx2.Response:
@@ -191,6 +194,7 @@ class GatedTransport(httpx2.AsyncBaseTransport):
         body = b""
         try:
             async for piece in cast("httpx2.AsyncByteStream", response.stream):
+                self._received(len(piece))
                 body += piece
                 if len(body) >= self._outlet.bounds.refusal_bytes:
                     break
@@ -226,13 +230,15 @@ def _fault(response: httpx2.Response) -> str | None:
 class _Answer(httpx2.AsyncByteStream):
     """The body of an answer as whole events, within bounds."""
 
-    def __init__(self, response: httpx2.Response, bounds: Bounds) -> None:
+    def __init__(self, response: httpx2.Response, bounds: Bounds, received: Received) -> None:
         self._response = response
+        self._received = received
         self._left = bounds.answer_bytes
         self._frames = EventFrames(max_event_bytes=bounds.event_bytes, max_events=bounds.events)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         async for piece in cast("httpx2.AsyncByteStream", self._response.stream):
+            self._received(len(piece))
             self._left -= len(piece)
             if self._left < 0:
                 raise ProviderBroken("the answer is too large", code="endless")

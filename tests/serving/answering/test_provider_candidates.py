@@ -104,6 +104,11 @@ class Scene:
         said = [one["delta"].get("content") or "" for c in chunks for one in c["choices"]]
         return origin, "".join(said)
 
+    async def received_bytes(self) -> list[int]:
+        """Length of each answer that came back."""
+        crossings = await crossings_of(self._database, self.request_id, "acme")
+        return [one.as_json()["arrival"]["received_bytes"] for one in crossings]
+
     async def ledger(self) -> list[tuple[str, int, str]]:
         """Return destination, body length and outcome of everything that left."""
         crossings = await crossings_of(self._database, self.request_id, "acme")
@@ -162,6 +167,26 @@ async def test_every_byte_that_left_is_in_the_ledger(scene: Start) -> None:
     await near.ask()
     [body] = near.provider.bodies
     assert await near.ledger() == [(f"127.0.0.1:{near.provider.port}", len(body), "ok")]
+
+
+@pytest.mark.parametrize("cuts", [(), (1, 7, 40, 41)], ids=["in one piece", "in pieces"])
+async def test_ledger_has_the_length_of_the_answer_as_it_came(
+    scene: Start, cuts: tuple[int, ...]
+) -> None:
+    sent = b": a comment is no event\n\n" + sse(*HELLO.openai())
+    near = await scene(streams(sent, cuts=cuts))
+    near.open()
+    await near.ask()
+    assert await near.received_bytes() == [len(sent)]
+
+
+async def test_ledger_has_the_length_of_a_refusal(scene: Start) -> None:
+    refusal = {"error": {"message": "no", "code": "overloaded"}}
+    near = await scene(refuses(503, refusal))
+    near.open()
+    with pytest.raises(EngineUnavailable):
+        await near.ask()
+    assert await near.received_bytes() == [len(orjson.dumps(refusal))]
 
 
 async def test_receipt_says_what_left_and_to_whom(scene: Start, tmp_path: Any) -> None:

@@ -42,6 +42,11 @@ class Border:
     departures: list[Departure] = field(default_factory=list)
     told: list[Headroom] = field(default_factory=list)
 
+    received_bytes: int = 0
+
+    def receive(self, length: int) -> None:
+        self.received_bytes += length
+
     async def gate(self, departure: Departure) -> None:
         await asyncio.sleep(self.waits_s)
         if self.forbids is not None:
@@ -61,7 +66,9 @@ async def collect(
     provider: Provider, asked: ProviderRequest | None = None, border: Border | None = None
 ) -> tuple[list[Chunk], Usage]:
     border = border or Border()
-    generator = provider.generate(asked or request(), gate=border.gate, observe=border.told.append)
+    generator = provider.generate(
+        asked or request(), gate=border.gate, observe=border.told.append, received=border.receive
+    )
     async with aclosing(generator) as items:
         got = [item async for item in items]
     *chunks, usage = got

@@ -114,7 +114,9 @@ async def test_a_reader_may_take_its_time(dialect: Dialect) -> None:
         border = Border()
         read = 0
         asked = request(deadlines=STALLED)
-        async for _ in provider.generate(asked, gate=border.gate, observe=border.told.append):
+        async for _ in provider.generate(
+            asked, gate=border.gate, observe=border.told.append, received=border.receive
+        ):
             read += 1
             if read == 1:
                 await asyncio.sleep(STALLED.idle_s + 0.1)
@@ -170,7 +172,9 @@ async def test_closing_the_generator_closes_the_connection(dialect: Dialect) -> 
     behaviour = streams(dialect.begun, then=["hang"])
     async with dialect.at(behaviour) as (server, provider):
         border = Border()
-        generator = provider.generate(request(), gate=border.gate, observe=border.told.append)
+        generator = provider.generate(
+            request(), gate=border.gate, observe=border.told.append, received=border.receive
+        )
         async with aclosing(generator) as items:
             await anext(items)
             assert server.open == 1

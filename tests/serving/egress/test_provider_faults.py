@@ -197,7 +197,9 @@ async def test_an_answer_that_fails_before_it_said_anything_shows_nothing(
     silent = dialect.begun[: dialect.begun.rindex(b"\n\n", 0, -2) + 2]
     async with dialect.at(streams(silent, then=[0.05, "reset"])) as (_, provider):
         border = Border()
-        items = provider.generate(request(), gate=border.gate, observe=border.told.append)
+        items = provider.generate(
+            request(), gate=border.gate, observe=border.told.append, received=border.receive
+        )
         with pytest.raises(ProviderBroken):
             await anext(items)
 

@@ -180,7 +180,7 @@ async def test_another_place_is_refused_before_a_socket_is_opened(url: str) -> N
         border = Border()
         door = GatedTransport(
             outlet, request_id="r1", gate=border.gate, observe=border.told.append,
-            departed=lambda: None,
+            received=border.receive, departed=lambda: None,
         )  # fmt: skip
         place = url.format(port=server.port, other=other.port)
         departing = httpx2.Request("POST", place, content=b"x", extensions={"timeout": NO_LIMITS})
@@ -197,7 +197,7 @@ async def test_a_door_lets_one_request_out() -> None:
         border = Border()
         door = GatedTransport(
             outlet, request_id="r1", gate=border.gate, observe=border.told.append,
-            departed=lambda: None,
+            received=border.receive, departed=lambda: None,
         )  # fmt: skip
         departing = httpx2.Request(
             "POST", server.url + "/v1/x", content=b"x", extensions={"timeout": NO_LIMITS}
