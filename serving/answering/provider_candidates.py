@@ -6,14 +6,16 @@ do, shares, and who is left to try. A request that may not leave is only counted
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from models.engine import EngineError
+from models.engine import EngineError, EngineTimeout
+from serving.accounting.estimate import TokenBudget
 from serving.admission.fair_queue import FairQueue
 from serving.answering.explanations import Considered, Decision, Explanations
 from serving.answering.outbound import OutboundRequest, Scrubber
-from serving.answering.provider_engine import ProviderEngine, ProviderModel
+from serving.answering.provider_engine import ProviderEngine, ProviderModel, ProviderNotReached
 from serving.answering.resume.continuation import Break, rest_of
 from serving.answering.resume.resume_points import PartialText, shortened
 from serving.answering.targets import Target
@@ -25,14 +27,13 @@ from serving.domain.route import LOCAL_ROUTE
 from serving.egress.ledger.chain import Entry
 from serving.egress.ledger.ledger import EgressLedger
 from serving.egress.limits.gatekeeper import Gatekeeper
-from serving.egress.limits.retry_budget import RetryBudget, Shares
+from serving.egress.limits.retry_budget import Place, RetryBudget, Shares
 from serving.egress.policy.capabilities import Capabilities, Facts, why_not
 from serving.egress.policy.overflow_decision import (
     Here,
-    KeyOverflow,
     OverflowDecision,
+    OverflowPolicies,
     OverflowPolicy,
-    after_failure,
     trigger_of,
 )
 from serving.telemetry.meter import outcome_label
@@ -81,7 +82,7 @@ class ProviderOverflow:
     def __init__(self, parts: OverflowParts) -> None:
         self._parts = parts
         self._decisions = {model: OverflowDecision() for model in parts.stand_ins}
-        self._policies = Policies(parts.settings)
+        self._policies = OverflowPolicies(parts.settings)
         self._shares = Shares()
         self._retries = RetryBudget()
 
@@ -108,29 +109,6 @@ class ProviderOverflow:
         )
 
 
-class Policies:
-    """Overflow policies of each model and key."""
-
-    def __init__(self, settings: OverflowSettings) -> None:
-        self._settings = settings
-
-    def of(self, model: str, key_id: str) -> OverflowPolicy:
-        """The policy for one key's requests for one model."""
-        policy = OverflowPolicy.of(self._settings, model)
-        for part in (self._settings.per_model.get(model), self._settings.per_key.get(key_id)):
-            if part is not None:
-                policy = policy.of_key(
-                    KeyOverflow(
-                        enabled=part.enabled,
-                        max_wait_s=part.max_wait_s,
-                        max_share=part.max_share,
-                        providers=part.providers,
-                        triggers=None if part.triggers is None else frozenset(part.triggers),
-                    )
-                )
-        return policy
-
-
 class ProviderFallback:
     """The providers that may answer one request, and what became of each."""
 
@@ -155,54 +133,65 @@ class ProviderFallback:
         self._prompt_tokens = 0
         self._considered: list[Considered] = []
         self._outbound: OutboundRequest | None = None
+        self._scrubbed: tuple[PartialText | None, OutboundRequest | None] | None = None
+        self._not_reached = 0
         self.departures: list[Entry] = []
         self.patience_s = parts.settings.first_delta_timeout_s
         self.preferred = trigger is not None
 
     def handles(self, error: RingfenceError | EngineError) -> bool:
         """See `Fallback.handles`."""
-        trigger: Trigger | None = "overloaded" if isinstance(error, Overloaded) else None
-        if isinstance(error, EngineError):
-            trigger = trigger_of(error)
-        if trigger is not None:
-            self._trigger = after_failure(self._policy, trigger, fits=trigger != "context_length")
-        return trigger is not None and self._trigger is not None
+        self._trigger = self._trigger_after(error)
+        return self._trigger is not None
+
+    async def can_take(self, broken: Break | None = None) -> bool:
+        """See `Fallback.can_take`. Scrubbing is tried last, since it takes longest."""
+        error = EngineTimeout("") if broken is None else broken.error
+        trigger = self._trigger or self._trigger_after(error)
+        if trigger is None or (not self._left and self._full()):
+            return False
+        there = None if broken is None else broken.partial
+        forecast = self._forecast if there is None else rest_of(self._forecast, there)
+        for stand_in, reason in await self._judged(trigger, there):
+            if reason is None and await self._would_begin(stand_in, forecast):
+                return await self._can_be_sent(there)
+        return False
 
     async def targets(self) -> AsyncGenerator[Target, None]:
         """See `Fallback.targets`. A second try after a departure counts as a retry."""
         fitting = await self._fitting()
-        if not fitting or not self._may_leave():
-            return
-        outbound = self._outbound = await self._ready(fitting)
-        if outbound is None:
-            return
-        self._retries.request()
-        for place, one in enumerate(fitting):
-            if self._may_try(one):
-                again = place > 0 or not self.preferred
-                yield self._target(one, outbound, self._forecast, again=again)
+        with self._place(fitting) as allowed:
+            if not allowed:
+                return
+            outbound = self._outbound = await self._ready(fitting)
+            if outbound is None:
+                return
+            self._retries.request()
+            for place, one in enumerate(fitting):
+                if self._may_try(one):
+                    again = place > 0 or not self.preferred
+                    yield self._target(one, outbound, self._forecast, again=again)
 
     async def resume(self, broken: Break) -> AsyncGenerator[Target, None]:
         """See `Fallback.resume`. Who has broken off is not asked again."""
         there = broken.partial
         if self._trigger is None and not self.handles(broken.error):
             return
-        fitting = [
-            one
-            for one in await self._fitting(there)
-            if one.provider_model.route not in there.routes
-        ]
-        if not fitting or not (self.departures or self._may_leave()):
-            return
-        outbound = self._outbound = await self._going_on(fitting, there)
-        if outbound is None:
-            return
-        for one in fitting:
-            if self._may_try(one):
-                yield self._target(one, outbound, rest_of(self._forecast, there), again=True)
+        fitting = await self._fitting(there)
+        with self._place(fitting) as allowed:
+            if not allowed:
+                return
+            outbound = self._outbound = await self._going_on(fitting, there)
+            if outbound is None:
+                return
+            for one in fitting:
+                if self._may_try(one):
+                    yield self._target(one, outbound, rest_of(self._forecast, there), again=True)
 
     def failed(self, target: Target, error: RingfenceError | EngineError) -> None:
         """See `Fallback.failed`."""
+        if isinstance(error, ProviderNotReached):
+            self._not_reached += 1
         if isinstance(error, LeavingRefused):
             considered = Considered(target.route, error.reason, error.detail)
         else:
@@ -218,19 +207,81 @@ class ProviderFallback:
             self._call.principal.tenant, self._call.request_id, decision
         )
 
+    def _trigger_after(self, error: RingfenceError | EngineError) -> Trigger | None:
+        """Why the request leaves after the local model failed like this; None if it does not."""
+        trigger: Trigger | None = "overloaded" if isinstance(error, Overloaded) else None
+        if isinstance(error, EngineError):
+            trigger = trigger_of(error)
+        return trigger if trigger is not None and self._policy.allows(trigger) else None
+
+    def _full(self) -> str | None:
+        """Whose share of requests that leave is used up; returns None if there is a place."""
+        share = self._policy.max_share
+        return self._shares.full(
+            self._call.model, self._call.principal.key_id, model_share=share, key_share=share
+        )
+
+    @property
+    def _left(self) -> bool:
+        """Whether a byte of the request has left."""
+        return len(self.departures) > self._not_reached
+
+    @contextmanager
+    def _place(self, fitting: Sequence[StandIn]) -> Iterator[bool]:
+        """Whether the request may leave, of all that came lately.
+
+        The place that it takes is given back if nothing has left at the end of the scope.
+        """
+        if self._left or not fitting:
+            yield bool(fitting)
+            return
+        share = self._policy.max_share
+        place = self._shares.take(
+            self._call.model, self._call.principal.key_id, model_share=share, key_share=share
+        )
+        if not isinstance(place, Place):
+            self._reject(self._stand_ins(), f"share_of_{place}")
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            if not self._left:
+                place.give_back()
+
+    async def _can_be_sent(self, there: PartialText | None) -> bool:
+        """Whether the text may leave as far as its class and content go; see `_going_on`."""
+        if there is not None and (outside := _outside(there)) != {False}:
+            return outside == {True} and self._outbound is not None
+        if self._scrubbed is None or self._scrubbed[0] is not there:
+            try:
+                self._scrubbed = there, await self._scrub(there)
+            except LeavingRefused as error:
+                if error.reason == "detector_unavailable":
+                    return False
+                self._scrubbed = there, None
+        return self._scrubbed[1] is not None
+
+    async def _scrub(self, partial: PartialText | None) -> OutboundRequest:
+        """What may leave, with what there is of the answer. Raises `LeavingRefused`."""
+        known, self._scrubbed = self._scrubbed, None
+        if known is not None and known[0] is partial and known[1] is not None:
+            return known[1]
+        return await self._parts.scrubber.outbound(
+            self._call.body,
+            tenant=self._call.principal.tenant,
+            privacy=self._call.privacy,
+            partial=partial,
+        )
+
     async def _ready(
         self, fitting: Sequence[StandIn], partial: PartialText | None = None
     ) -> OutboundRequest | None:
-        """Return what may leave, with the partial answer if there is one; None if nothing may."""
+        """Return what may leave, or None if nothing may."""
         try:
-            return await self._parts.scrubber.outbound(
-                self._call.body,
-                tenant=self._call.principal.tenant,
-                privacy=self._call.privacy,
-                partial=partial,
-            )
+            return await self._scrub(partial)
         except LeavingRefused as error:
-            self._reject([one.provider_model for one in fitting], error.reason, error.detail)
+            self._reject(fitting, error.reason, error.detail)
             return None
 
     async def _going_on(
@@ -241,33 +292,40 @@ class ProviderFallback:
         An answer that came from outside and then from here does not leave again: its values are
         restored in it, and nobody says that all of them would be found.
         """
-        outside = [route != LOCAL_ROUTE for route in there.routes]
-        if not any(outside):
+        outside = _outside(there)
+        if outside == {False}:
             return await self._ready(fitting, there)
-        if all(outside) and self._outbound is not None:
+        if outside == {True} and self._outbound is not None:
             return self._outbound.resume(self._call.body, there.tokens)
-        self._reject([one.provider_model for one in fitting], "answered_here_too")
+        self._reject(fitting, "answered_here_too")
         return None
 
     def _may_try(self, stand_in: StandIn) -> bool:
         """Whether the request may leave once more, if it did."""
         if not self.departures or self._retries.take():
             return True
-        self._reject([stand_in.provider_model], "retry_budget")
+        self._reject([stand_in], "retry_budget")
         return False
 
     async def _fitting(self, partial: PartialText | None = None) -> list[StandIn]:
         """Stand-ins that can run this request, or go on with its answer, in their order."""
+        judged = await self._judged(self._trigger, partial)
+        for one, reason in judged:
+            if reason is not None:
+                self._reject([one], reason)
+        return [one for one, reason in judged if reason is None]
+
+    async def _judged(
+        self, trigger: Trigger | None, partial: PartialText | None
+    ) -> list[tuple[StandIn, str | None]]:
+        """Stand-ins in their order, each with what it lacks for this request."""
         most = await self._forecast.most_used()
         self._prompt_tokens = most.prompt_tokens
-        token_budget, prompts = (
-            self._forecast.token_budget,
-            max(1, self._forecast.token_budget.prompts),
-        )
+        token_budget = self._forecast.token_budget
+        prompts = max(1, token_budget.prompts)
         fits = most.prompt_tokens < token_budget.context_tokens * prompts
-        if self._trigger is not None and not self._policy.allows(self._trigger, fits=fits):
-            self._reject([one.provider_model for one in self._stand_ins()], "context_length")
-            return []
+        if trigger is not None and not self._policy.allows(trigger, fits=fits):
+            return [(one, "context_length") for one in self._stand_ins()]
         tokens = 0 if partial is None else partial.tokens
         facts = Facts.of(
             self._call.kind,
@@ -275,13 +333,12 @@ class ProviderFallback:
             prompt_tokens=most.prompt_tokens // prompts + tokens,
             continuation=partial is not None and bool(partial.text),
         )
-        fitting = []
-        for one in self._stand_ins():
-            if (reason := why_not(facts, one.capabilities)) is None:
-                fitting.append(one)
-            else:
-                self._reject([one.provider_model], reason)
-        return fitting
+        tried = () if partial is None else partial.routes
+        return [
+            (one, why_not(facts, one.capabilities))
+            for one in self._stand_ins()
+            if one.provider_model.route not in tried
+        ]
 
     def _stand_ins(self) -> list[StandIn]:
         """Return the candidates that the policy names, in its order."""
@@ -293,40 +350,51 @@ class ProviderFallback:
             if one.provider_model.name == name
         ]
 
-    def _may_leave(self) -> bool:
-        """Whether one more request may, of all that came lately."""
-        share = self._policy.max_share
-        full = self._shares.take(
-            self._call.model, self._call.principal.key_id, model_share=share, key_share=share
-        )
-        if full is not None:
-            self._reject([one.provider_model for one in self._stand_ins()], f"share_of_{full}")
-        return full is None
+    def _reject(self, stand_ins: Sequence[StandIn], reason: str, detail: str | None = None) -> None:
+        self._considered += [
+            Considered(one.provider_model.route, reason, detail) for one in stand_ins
+        ]
 
-    def _reject(
-        self, targets: Sequence[ProviderModel], reason: str, detail: str | None = None
-    ) -> None:
-        self._considered += [Considered(one.route, reason, detail) for one in targets]
+    def _token_budget(self, stand_in: StandIn, forecast: Forecast) -> TokenBudget:
+        """How many tokens the request may use there."""
+        offered = stand_in.capabilities
+        bounds = [one for one in (forecast.token_budget.most, offered.max_output_tokens) if one]
+        return replace(
+            forecast.token_budget,
+            context_tokens=offered.context_tokens,
+            most=min(bounds, default=None),
+        )
+
+    def _tokens(self, token_budget: TokenBudget) -> int:
+        """Tokens of prompt and answer at most."""
+        return self._prompt_tokens + token_budget.completion_tokens(self._prompt_tokens)
+
+    async def _would_begin(self, stand_in: StandIn, forecast: Forecast) -> bool:
+        """Whether breaker and limits of a provider let the request through now."""
+        there, tokens = (
+            stand_in.provider_model,
+            self._tokens(self._token_budget(stand_in, forecast)),
+        )
+        return await self._parts.gatekeeper.would_begin(there.name, there.model, tokens)
 
     def _target(
         self, stand_in: StandIn, outbound: OutboundRequest, forecast: Forecast, *, again: bool
     ) -> Target:
         provider_model = stand_in.provider_model
-        offered = stand_in.capabilities
-        bounds = [one for one in (forecast.token_budget.most, offered.max_output_tokens) if one]
-        token_budget = replace(
-            forecast.token_budget,
-            context_tokens=offered.context_tokens,
-            most=min(bounds, default=None),
-        )
+        token_budget = self._token_budget(stand_in, forecast)
         engine = ProviderEngine(
             provider_model,
             self._call,
             outbound,
-            tokens=self._prompt_tokens + token_budget.completion_tokens(self._prompt_tokens),
+            tokens=self._tokens(token_budget),
             gatekeeper=self._parts.gatekeeper,
             ledger=self._parts.ledger,
             departures=self.departures,
         )
         external = ExternalRoute(provider_model.route, provider_model.tariff, again=again)
         return Target(engine, replace(forecast, token_budget=token_budget, interval=1), external)
+
+
+def _outside(there: PartialText) -> set[bool]:
+    """Of what there is of an answer: whether it came from outside; both if it did in part."""
+    return {route != LOCAL_ROUTE for route in there.routes}

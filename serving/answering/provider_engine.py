@@ -35,6 +35,7 @@ from serving.egress.limits.breaker import Outcome
 from serving.egress.limits.gatekeeper import Attempt, Gatekeeper
 from serving.egress.limits.provider_limits import Denied
 from serving.egress.providers.provider import (
+    NOT_CONNECTED,
     Deadlines,
     Departure,
     Provider,
@@ -64,6 +65,10 @@ class ProviderModel:
     def route(self) -> str:
         """The route as clients and ledgers see it."""
         return f"overflow:{self.name}"
+
+
+class ProviderNotReached(EngineUnavailable):
+    """There was no connection to the provider, so no byte of the request has left."""
 
 
 @dataclass(slots=True)
@@ -237,6 +242,8 @@ def _translated(error: ProviderError) -> EngineError:
     """An error of a provider as clients may see it: it names no provider."""
     if isinstance(error, ProviderRateLimited | ProviderOverloaded):
         return EngineOverloaded("Too many requests wait for this model; try again later.")
+    if error.code == NOT_CONNECTED:
+        return ProviderNotReached("The model is not available now; try again later.")
     if isinstance(error, ProviderUnavailable | ProviderDenied | ProviderRejected):
         return EngineUnavailable("The model is not available now; try again later.")
     return EngineFailed("The answer was broken off.")

@@ -7,11 +7,10 @@ with an answer that broke off.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
 
 from models.engine import (
     Delta,
@@ -41,7 +40,8 @@ from serving.telemetry.meter import Record
 
 __all__ = ["Generation", "GenerationCall", "Routing", "Target"]
 
-Begun = TypeVar("Begun")
+ASK_AGAIN_S = 5.0
+"""For how long the local model goes on before it is asked again who else can take its request."""
 
 _FINAL = (AccessError, DeadlineExceeded, ServerStopping)
 """After these errors no other target is tried."""
@@ -55,14 +55,6 @@ class _Asked:
     request: GenerationRequest
     here: Target
     fallback: Fallback | None
-
-    @property
-    def patience_s(self) -> float | None:
-        """How long the local model may take to continue; None for an engine's usual time."""
-        left_s = self.call.options.timeout_s
-        if self.fallback is None:
-            return left_s
-        return min(self.fallback.patience_s, left_s or self.fallback.patience_s)
 
     def failed(self, target: Target, error: RingfenceError | EngineError) -> None:
         """Note the failure of a target for the explanation."""
@@ -125,8 +117,8 @@ class Routing:
         if fallback.preferred and (found := await self._away(stack, asked, fallback.targets())):
             return found
         try:
-            beginning = stack.enter_async_context(self._run(asked, asked.here))
-            return await _in_time(beginning, fallback.patience_s)
+            async with _patience(None if fallback.preferred else fallback):
+                return await stack.enter_async_context(self._run(asked, asked.here))
         except (Overloaded, EngineError) as error:
             fallback.failed(asked.here, error)
             if fallback.preferred or not fallback.handles(error):
@@ -194,14 +186,21 @@ class Routing:
         away_first = asked.fallback is not None and asked.fallback.preferred
         if away_first and (found := await self._on_away(stack, asked, broken)):
             return found
-        if found := await self._on_here(stack, asked, broken):
+        if found := await self._on_here(stack, asked, broken, last=away_first):
             return found
         return None if away_first else await self._on_away(stack, asked, broken)
 
-    async def _on_here(self, stack: AsyncExitStack, asked: _Asked, broken: Break) -> Next | None:
-        """Continue on the local model: another replica, or the same one after a restart."""
+    async def _on_here(
+        self, stack: AsyncExitStack, asked: _Asked, broken: Break, *, last: bool
+    ) -> Next | None:
+        """Continue on the local model: another replica, or the same one after a restart.
+
+        It has the time that an engine may take if it is the `last` that is asked.
+        """
+        fallback, left_s = None if last else asked.fallback, asked.call.options.timeout_s
         try:
-            return await _in_time(self._resumed(stack, asked, broken), asked.patience_s)
+            async with _patience(fallback, broken, left_s=left_s):
+                return await self._resumed(stack, asked, broken)
         except (RingfenceError, EngineError) as error:
             asked.failed(asked.here, error)
             if isinstance(error, _FINAL):
@@ -257,15 +256,58 @@ class Routing:
         return Origin(call.privacy, attempt.route, record.receipt)
 
 
-async def _in_time(beginning: Awaitable[Begun], seconds: float | None) -> Begun:
-    """Await an answer's beginning. Raises `EngineTimeout` if it is late."""
+@asynccontextmanager
+async def _patience(
+    fallback: Fallback | None, broken: Break | None = None, *, left_s: float | None = None
+) -> AsyncIterator[None]:
+    """The time in which the local model has to begin: `left_s`, or as long as an engine may take.
+
+    After `patience_s` it ends as soon as the fallback can take the request.
+
+    Raises:
+        EngineTimeout: the time was over.
+    """
     try:
-        async with asyncio.timeout(seconds) as patience:
-            return await beginning
+        async with asyncio.timeout(left_s) as limit, AsyncExitStack() as stack:
+            if fallback is not None:
+                stack.callback(_watch(limit, fallback, broken))
+            yield
     except TimeoutError:
-        if not patience.expired():
+        if not limit.expired():
             raise
         raise EngineTimeout("The model took too long to begin.") from None
+
+
+def _watch(
+    limit: asyncio.Timeout, fallback: Fallback, broken: Break | None
+) -> Callable[[], object]:
+    """Begin to look, when its patience is over, for who can take the request; what ends that."""
+    watching: list[asyncio.Task[None]] = []
+
+    async def give_up() -> None:
+        while not await fallback.can_take(broken):  # noqa: ASYNC110  Nobody tells when it can.
+            await asyncio.sleep(min(fallback.patience_s, ASK_AGAIN_S))
+        if not limit.expired():
+            limit.reschedule(asyncio.get_running_loop().time())
+
+    def begin() -> None:
+        watching.append(asyncio.create_task(give_up()))
+        watching[0].add_done_callback(_look_at)
+
+    timer = asyncio.get_running_loop().call_later(fallback.patience_s, begin)
+
+    def end() -> None:
+        timer.cancel()
+        for task in watching:
+            task.cancel()
+
+    return end
+
+
+def _look_at(task: asyncio.Task[None]) -> None:
+    """An unexpected error only means that nobody takes over: its text may hold a prompt."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def _metered(

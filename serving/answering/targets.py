@@ -75,7 +75,18 @@ class Fallback(Protocol):
 
     @property
     def patience_s(self) -> float:
-        """How long the local model may take for its first delta."""
+        """How long the local model may take for its first delta where another target can answer."""
+        ...
+
+    async def can_take(self, broken: Break | None = None) -> bool:
+        """Whether one of them would be asked now if the local model were given up.
+
+        Another request may still be faster: nothing is reserved.
+
+        Args:
+            broken: where the answer broke off that the local model goes on with; None if the local
+                model is at its beginning.
+        """
         ...
 
     @property

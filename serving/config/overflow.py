@@ -146,7 +146,7 @@ class OverflowSettings(Group):
         10.0, ge=0, description="It ends when no place took longer for this time."
     )
     first_delta_timeout_s: float = Field(
-        30.0, gt=0, description="For the model here, before a provider is asked in its place."
+        30.0, gt=0, description="For the local model, where a provider can answer in its place."
     )
     max_share: float = Field(0.5, gt=0, le=1, description="Of a model's requests in a minute.")
     per_model: Mapping[str, NarrowerOverflow] = Field(default_factory=dict)

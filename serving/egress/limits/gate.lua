@@ -13,7 +13,7 @@
 --       outcomes:<target>   hash `<part of time>:good`, `<part of time>:bad`
 -- What nobody asked about for an hour is forgotten. Numbers of a step are -1 where there is none.
 -- Replies, JSON: to `begin` {`granted`, when, 1 for a probe} or {the reason against it, ms to wait};
--- to others {`done`}.
+-- to `ask` the same, and nothing is reserved; to others {`done`}.
 
 local o = cjson.decode(ARGV[2])
 -- A minute of the provider's, and a second for a request to reach it.
@@ -105,13 +105,20 @@ local function broken()
   return 'probe', 0
 end
 
-local function begin()
+-- What is against an attempt, as it is replied; else nil, and whether it would be a probe.
+local function against()
   local reason, wait = resting()
   if reason then return {reason, wait} end
   local state, cooldown = broken()
   if state and state ~= 'probe' then return {state, cooldown} end
   reason, wait = over_limit()
   if reason then return {reason, math.max(1, wait)} end
+  return nil, state
+end
+
+local function begin()
+  local denied, state = against()
+  if denied then return denied end
   for what, taken in pairs({requests = 1, tokens = o.tokens}) do
     if said(what) then call('HINCRBY', left, what, whole(-taken)) end
   end
@@ -233,6 +240,7 @@ local function finish()
   keep()
 end
 
+if o['do'] == 'ask' then return cjson.encode(against() or {'granted', now, 0}) end
 if o['do'] == 'begin' then return cjson.encode(begin()) end
 if o['do'] == 'tell' then tell() else finish() end
 return cjson.encode({'done'})

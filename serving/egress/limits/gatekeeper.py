@@ -155,9 +155,8 @@ class Gatekeeper:
         """
         wanted = Reservation(uuid4().hex, provider, model, tokens)
         limits = self._limits.get(provider, ProviderLimits())
-        bounds = [_or_none(one) for one in limits.bounds]
         try:
-            reply = await self._run("begin", wanted, limits=bounds, lease=self._lease_ms)
+            reply = await self._asked("begin", wanted, limits)
         except ValkeyUnavailable:
             return self._begin_alone(wanted, limits)
         match reply:
@@ -166,6 +165,16 @@ class Gatekeeper:
             case [str(reason), wait_ms] if reason in REASONS:
                 return self._denied(wanted, Denied(reason, wait_ms / 1000))  # type: ignore[arg-type]
         return self._begin_alone(wanted, limits)
+
+    async def would_begin(self, provider: str, model: str, tokens: int) -> bool:
+        """Whether `begin` would reserve an attempt now. Nothing is reserved."""
+        wanted = Reservation(uuid4().hex, provider, model, tokens)
+        limits = self._limits.get(provider, ProviderLimits())
+        try:
+            reply = await self._asked("ask", wanted, limits)
+        except ValkeyUnavailable:
+            return isinstance(self._begin_alone(wanted, limits), Attempt)
+        return bool(reply[0] == "granted")
 
     def hear(self, reservation: Reservation, left: Left) -> None:
         """See `Attempt.hear`."""
@@ -254,6 +263,10 @@ class Gatekeeper:
     async def _try(self, do: str, reservation: Reservation, **fields: Any) -> None:
         with suppress(ValkeyUnavailable):
             await self._run(do, reservation, **fields)
+
+    async def _asked(self, do: str, wanted: Reservation, limits: ProviderLimits) -> Any:
+        bounds = [_or_none(one) for one in limits.bounds]
+        return await self._run(do, wanted, limits=bounds, lease=self._lease_ms)
 
     async def _run(self, do: str, reservation: Reservation, **fields: Any) -> Any:
         step = {

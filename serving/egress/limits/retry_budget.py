@@ -5,10 +5,10 @@ Of one gateway. Where each keeps to a share, all of them together do. Knows no p
 
 from __future__ import annotations
 
-import random
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from serving.egress.limits.sliding_window import MovingCount
@@ -24,9 +24,6 @@ RETRY_FLOOR = 3
 
 MAX_SUBJECTS = 10_000
 """Models and keys whose requests are counted; the one unheard of for longest is dropped first."""
-
-FIRST_DELAY_S = 0.05
-MAX_DELAY_S = 1.0
 
 
 class Allowance:
@@ -52,13 +49,25 @@ class Allowance:
         """Whether one more may be taken."""
         return self._taken.total() < max(self._floor, int(share * self._came.total()))
 
-    def take(self) -> None:
-        """Take one."""
-        self._taken.add()
+    def take(self) -> int:
+        """Take one; its number for `give_back`."""
+        return self._taken.add()
+
+    def give_back(self, taken: int) -> None:
+        """Undo a taking."""
+        self._taken.remove(taken)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A request's place among those of its model, and of its key, that leave."""
+
+    _taken: Sequence[tuple[Allowance, int]]
 
     def give_back(self) -> None:
-        """Undo a taking of a moment ago."""
-        self._taken.add(-1)
+        """For a request of which nothing has left. To be called once."""
+        for allowance, taken in self._taken:
+            allowance.give_back(taken)
 
 
 class Shares:
@@ -89,21 +98,20 @@ class Shares:
 
     def take(
         self, model: str, key: str, *, model_share: float, key_share: float
-    ) -> Literal["model", "key"] | None:
+    ) -> Place | Literal["model", "key"]:
         """Take a place among those that leave; or whose share is used up, and nothing is taken."""
+        if full := self.full(model, key, model_share=model_share, key_share=key_share):
+            return full
+        return Place([(one, one.take()) for one in self._both(model, key)])
+
+    def full(
+        self, model: str, key: str, *, model_share: float, key_share: float
+    ) -> Literal["model", "key"] | None:
+        """Whose share is used up; returns None if there is a place."""
         of_model, of_key = self._both(model, key)
         if not of_model.has_room(model_share):
             return "model"
-        if not of_key.has_room(key_share):
-            return "key"
-        of_model.take()
-        of_key.take()
-        return None
-
-    def give_back(self, model: str, key: str) -> None:
-        """For a request that took a place, and then found nobody to go to."""
-        for one in self._both(model, key):
-            one.give_back()
+        return None if of_key.has_room(key_share) else "key"
 
     def _both(self, model: str, key: str) -> tuple[Allowance, Allowance]:
         return self._allowance((model, None)), self._allowance((model, key))
@@ -132,10 +140,8 @@ class RetryBudget:
         *,
         window_s: float = WINDOW_S,
         clock: Callable[[], float] = time.monotonic,
-        dice: Callable[[], float] = random.random,
     ) -> None:
         self._allowance = Allowance(floor=RETRY_FLOOR, window_s=window_s, clock=clock)
-        self._dice = dice
 
     def request(self) -> None:
         """A request is tried for the first time."""
@@ -147,10 +153,3 @@ class RetryBudget:
             return False
         self._allowance.take()
         return True
-
-    def delay_s(self, retry: int) -> float:
-        """How long to wait before retry number `retry` (from 0) at a provider that just failed.
-
-        Doubling, with full jitter (Brooker, "Exponential Backoff And Jitter", AWS, 2015).
-        """
-        return self._dice() * min(MAX_DELAY_S, FIRST_DELAY_S * 2.0 ** min(retry, 16))

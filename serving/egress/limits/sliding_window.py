@@ -24,11 +24,19 @@ class MovingCount:
         self._counts: dict[int, int] = {}
         self._total = 0
 
-    def add(self, count: int = 1) -> None:
-        """Count some that are there now; below 0: some that were not, after all."""
+    def add(self, count: int = 1) -> int:
+        """Count some that are there now; the number of the part in which they are counted."""
         part = self._move()
         self._counts[part] = self._counts.get(part, 0) + count
         self._total += count
+        return part
+
+    def remove(self, part: int) -> None:
+        """Count one less in a part. Nothing happens if the window has left that part behind."""
+        self._move()
+        if part in self._counts:
+            self._counts[part] -= 1
+            self._total -= 1
 
     def total(self) -> int:
         """How many there were."""

@@ -114,7 +114,7 @@ class OverflowPolicy:
             else min(self.max_share, key.max_share),
         )
 
-    def allows(self, trigger: Trigger, *, fits: bool) -> bool:
+    def allows(self, trigger: Trigger, *, fits: bool = True) -> bool:
         """Whether a request may leave for that reason.
 
         One that does not fit in the context here leaves for no reason unless that one counts:
@@ -124,19 +124,40 @@ class OverflowPolicy:
         return self.enabled and bool(self.providers) and wanted <= self.triggers
 
 
+class OverflowPolicies:
+    """When requests leave, for each model and key."""
+
+    def __init__(self, settings: OverflowSettings) -> None:
+        self._settings = settings
+
+    def of(self, model: str, key_id: str) -> OverflowPolicy:
+        """The policy for one key's requests for one model."""
+        policy = OverflowPolicy.of(self._settings, model)
+        for part in (self._settings.per_model.get(model), self._settings.per_key.get(key_id)):
+            if part is not None:
+                policy = policy.of_key(
+                    KeyOverflow(
+                        enabled=part.enabled,
+                        max_wait_s=part.max_wait_s,
+                        max_share=part.max_share,
+                        providers=part.providers,
+                        triggers=None if part.triggers is None else frozenset(part.triggers),
+                    )
+                )
+        return policy
+
+
 @dataclass(frozen=True, slots=True)
 class Here:
-    """How it stands with the model here when a request comes.
+    """Load of the local model when a request arrives.
 
     Attributes:
         predicted_wait_s: how long this request would wait for a place.
         ready: whether any engine runs it.
-        fits: whether prompt and answer fit in its context.
     """
 
     predicted_wait_s: float
     ready: bool = True
-    fits: bool = True
 
 
 class OverflowDecision:
@@ -162,11 +183,7 @@ class OverflowDecision:
         trigger: Trigger | None = "queue_wait" if too_long else None
         if not here.ready:
             trigger = "engine_unavailable"
-        if not here.fits:
-            trigger = "context_length"
-        if trigger is None or not policy.allows(trigger, fits=here.fits):
-            return None
-        return trigger
+        return trigger if trigger is not None and policy.allows(trigger) else None
 
     def _is_too_long(self, wait: WaitBounds, predicted_wait_s: float) -> bool:
         bound_s = wait.resume_wait_s if self.surges(wait) else wait.max_wait_s
@@ -180,20 +197,6 @@ class OverflowDecision:
         if len(self._ends) >= MAX_SURGES:
             now = self._clock()
             self._ends = {wait: end for wait, end in self._ends.items() if end > now}
-
-
-def after_failure(
-    policy: OverflowPolicy, failure: Trigger, *, fits: bool = True, began: bool = False
-) -> Trigger | None:
-    """Why a request leaves after the model here refused it or failed; None: it fails.
-
-    Args:
-        policy: of its model and key.
-        failure: what happened, as `trigger_of` or the queue tells it.
-        fits: whether prompt and answer fit in the context here.
-        began: whether a delta of the answer was seen: then nobody can begin anew unseen.
-    """
-    return failure if not began and policy.allows(failure, fits=fits) else None
 
 
 def trigger_of(error: EngineError) -> Trigger | None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from models.delivery import frames
-from models.delivery.frames import Address, Kind
+from models.delivery.frames import Address, FrameKind
 from models.delivery.receiver import Incoming, Receiver
 from models.delivery.sender import Sender
 from models.engine import (
@@ -244,7 +244,7 @@ def test_silence_after_an_item_has_a_deadline_of_its_own_that_each_item_renews()
         incoming = Incoming(address, first_timeout_s=300, stall_timeout_s=60, forget=lambda _: None)
         for _ in range(3):
             await asyncio.sleep(50)
-            incoming.put(Kind.DELTA, b"a")
+            incoming.put(FrameKind.DELTA, b"a")
             assert await incoming.take() == b"a"
         with pytest.raises(EngineTimeout, match="60 s"):
             await incoming.take()

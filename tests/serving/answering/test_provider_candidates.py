@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 from uuid import uuid4
@@ -12,6 +12,7 @@ import orjson
 import pytest
 
 from models.engine import EngineError, EngineUnavailable
+from serving.answering.explanations import Explanations
 from serving.domain.calls import GenerationCall
 from serving.domain.principal import Principal
 from serving.domain.privacy_class import PrivacyClass
@@ -19,7 +20,7 @@ from serving.domain.route import Origin
 from serving.egress.ledger.reading import crossings_of
 from serving.egress.ledger.receipts import verify
 from serving.egress.ledger.signing import Signer
-from serving.privacy.spans import Detector
+from serving.privacy.spans import Detector, Span
 from serving.storage.database import Database
 from tests.serving.conftest import SPECS
 from tests.serving.egress.standin import Behaviour, Received, StandIn
@@ -44,6 +45,20 @@ def echo(received: Received) -> Behaviour:
     return streams(sse(*Answer(pieces=pieces).openai()))
 
 
+class Waiting(KnownWords):
+    """Answers when it may."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+        self.asked = asyncio.Event()
+        self.may_answer = asyncio.Event()
+
+    async def detect(self, texts: Sequence[str]) -> list[list[Span]]:
+        self.asked.set()
+        await self.may_answer.wait()
+        return await super().detect(texts)
+
+
 class Scene:
     """A gateway whose model fails, and a provider."""
 
@@ -52,6 +67,7 @@ class Scene:
         self._database = database
         self.provider = provider
         self.request_id = uuid4().hex
+        self._prefix = f"{{test-{uuid4().hex}}}:"
 
     def open(
         self,
@@ -80,6 +96,7 @@ class Scene:
             {"embed": FakeEmbedder()},
             detector=detector,
             overflow=overflow,
+            prefix=self._prefix,
             **settings,
         )
 
@@ -103,6 +120,16 @@ class Scene:
         assert len({chunk["id"] for chunk in chunks}) == 1
         said = [one["delta"].get("content") or "" for c in chunks for one in c["choices"]]
         return origin, "".join(said)
+
+    async def reasons(self) -> list[str | None]:
+        """Why each target that was considered did not answer."""
+        kept = Explanations(
+            self.admission_parts.valkey, self.admission_parts.ledger, prefix=self._prefix
+        )
+        explained = await kept.of("acme", self.request_id)
+        assert explained is not None
+        assert explained.decision is not None
+        return [one.reason for one in explained.decision.considered]
 
     async def received_bytes(self) -> list[int]:
         """Length of each answer that came back."""
@@ -329,6 +356,62 @@ async def test_usage_and_cost_of_the_provider_are_booked_by_its_price(scene: Sta
     assert [row.cost_nanos for row in rows] == [0, used]
 
 
+SLOW = (0.3, *WHOLE)
+"""A model here that takes longer for its first delta than it may where a provider can answer."""
+HASTY = {"first_delta_timeout_s": 0.01}
+TOOL = {"type": "function", "function": {"name": "f"}}
+
+
+async def test_model_that_takes_long_is_given_up_where_a_provider_can_answer(scene: Start) -> None:
+    near = await scene()
+    near.open(asyncio.Event(), overflow=HASTY)
+    async with asyncio.timeout(20):
+        assert (await near.ask())[0].route == "overflow:near"
+
+
+@pytest.mark.parametrize(
+    ("settings", "asked"),
+    [
+        ({"overflow": {"per_key": {"k1": {"enabled": False}}}}, {}),
+        ({"overflow": {"triggers": ["engine_unavailable"]}}, {}),
+        ({"model": {"tools": False}}, {"tools": [TOOL]}),
+        ({}, {"text": "a b c d " * 160}),
+        ({"detector": Down()}, {}),
+        ({"privacy": {"actions": {"PERSON": "block"}}}, {"text": f"I am {NAME}."}),
+        ({"provider": {"tokens_per_minute": 2}}, {}),
+    ],
+    ids=[
+        "overflow is off for the key", "a slow model is no reason", "no tools there",
+        "too long for the model here", "detector down", "blocked", "limit of the provider",
+    ],
+)  # fmt: skip
+async def test_model_that_takes_long_is_waited_for_where_no_provider_can_answer(
+    scene: Start, settings: dict[str, Any], asked: dict[str, Any]
+) -> None:
+    near = await scene()
+    near.open(*SLOW, **settings | {"overflow": HASTY | settings.get("overflow", {})})
+    assert (await near.ask(**asked))[0].route == "local"
+    assert near.provider.connections == 0
+
+
+async def test_model_that_takes_long_is_waited_for_while_the_provider_rests(scene: Start) -> None:
+    near = await scene(refuses(429, None, retry_after="60"))
+    near.open(*SLOW, overflow=HASTY)
+    with pytest.raises(EngineError):
+        await near.ask()
+    assert (await near.ask())[0].route == "local"
+    assert len(near.provider.bodies) == 1
+
+
+async def test_model_that_takes_long_is_waited_for_when_the_share_is_used_up(
+    scene: Start,
+) -> None:
+    near = await scene()
+    near.open(*SLOW, overflow=HASTY | {"max_share": 0.01})
+    routes = [(await near.ask())[0].route for _ in range(3)]
+    assert routes == ["overflow:near", "overflow:near", "local"]
+
+
 async def test_surge_leaves_before_it_waits_and_comes_home_after_it(scene: Start) -> None:
     near = await scene()
     near.open(*WHOLE, overflow={"max_wait_s": 0.0, "resume_wait_s": 0.0, "dwell_s": 0.0})
@@ -348,3 +431,54 @@ async def test_share_of_what_may_leave_is_kept(scene: Start) -> None:
     with pytest.raises(EngineUnavailable):
         await near.ask()
     assert len(near.provider.bodies) == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"detector": Down()}, "Hi"),
+        ({"privacy": {"actions": {"PERSON": "block"}}}, f"I am {NAME}."),
+        ({}, "Dobry den, jak se dnes mate? Pocasi je krasne."),
+        ({"detector": KnownWords({})}, f"Write to {MAIL}."),
+        ({"provider": {"tokens_per_minute": 2}}, "Hi"),
+    ],
+    ids=["detector down", "blocked", "unread language", "gate refuses", "limit of the provider"],
+)  # fmt: skip
+async def test_request_of_which_nothing_left_uses_no_share(
+    scene: Start, settings: dict[str, Any], text: str
+) -> None:
+    near = await scene()
+    near.open(overflow={"max_share": 0.01}, **settings)
+    for _ in range(4):
+        with pytest.raises(EngineUnavailable):
+            await near.ask(text)
+    assert near.provider.bodies == []
+    assert "share_of_model" not in await near.reasons()
+
+
+async def test_request_that_reached_nobody_uses_no_share(scene: Start) -> None:
+    near = await scene()
+    near.open(overflow={"max_share": 0.01})
+    await near.provider.stop()
+    for _ in range(4):
+        with pytest.raises(EngineUnavailable):
+            await near.ask()
+    assert "share_of_model" not in await near.reasons()
+
+
+async def test_request_whose_client_goes_away_before_it_leaves_uses_no_share(
+    scene: Start,
+) -> None:
+    near = await scene()
+    detector = Waiting()
+    near.open(overflow={"max_share": 0.01}, detector=detector)
+    for _ in range(4):
+        asking = asyncio.create_task(near.ask())
+        async with asyncio.timeout(20):
+            await detector.asked.wait()
+        detector.asked.clear()
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+    detector.may_answer.set()
+    assert (await near.ask())[0].route == "overflow:near"

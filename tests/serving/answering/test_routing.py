@@ -49,12 +49,20 @@ class FakeFallback(Fallback):
     closed: int = 0
     departures: Sequence[Entry] = ()
     patience_s: float = 5.0
+    able: list[bool] = field(default_factory=list)
+    """What `can_take` says, one after the other; the last for ever, yes if there is none."""
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
 
     def handles(self, error: RingfenceError | EngineError) -> bool:
         return not isinstance(error, RequestRejected)
 
     def resume(self, broken: Break) -> AsyncGenerator[Target, None]:
         raise AssertionError(f"an answer that may not go on was gone on with: {broken.number}")
+
+    async def can_take(self, broken: Break | None = None) -> bool:
+        assert broken is None
+        self.asked.set()
+        return (self.able.pop(0) if len(self.able) > 1 else self.able[0]) if self.able else True
 
     async def targets(self) -> AsyncGenerator[Target, None]:
         for at, engine in enumerate(self.engines):
@@ -201,6 +209,40 @@ async def test_model_that_takes_too_long_to_begin_is_given_up(ask: Ask) -> None:
     origin, _ = await told(answering)
     assert (origin.route, here.open) == ("overflow:p0", 0)
     assert fallback.outcomes == [("local", "EngineTimeout")]
+
+
+async def test_model_that_takes_long_is_waited_for_while_nobody_else_can_take_the_request(
+    ask: Ask,
+) -> None:
+    gate = asyncio.Event()
+    away = ScriptedEngine(*AWAY)
+    fallback = FakeFallback([away], patience_s=0.01, able=[False])
+    _, answering = ask(ScriptedEngine(gate, *WHOLE), fallback)
+    asking = asyncio.create_task(told(answering))
+    async with asyncio.timeout(20):
+        await fallback.asked.wait()
+        gate.set()
+        assert (await asking)[0].route == "local"
+    assert away.requests == []
+
+
+async def test_model_that_takes_long_is_given_up_as_soon_as_somebody_else_can_take_the_request(
+    ask: Ask,
+) -> None:
+    here = ScriptedEngine(asyncio.Event())
+    fallback = FakeFallback([ScriptedEngine(*AWAY)], patience_s=0.01, able=[False, False, True])
+    _, answering = ask(here, fallback)
+    async with asyncio.timeout(20):
+        origin, _ = await told(answering)
+    assert (origin.route, fallback.able) == ("overflow:p0", [True])
+
+
+async def test_model_here_has_its_full_time_after_others_failed_first(ask: Ask) -> None:
+    away = ScriptedEngine(EngineFailed("No."))
+    fallback = FakeFallback([away], preferred=True, patience_s=0.01)
+    _, answering = ask(ScriptedEngine(0.3, *WHOLE), fallback)
+    assert (await told(answering))[0].route == "local"
+    assert not fallback.asked.is_set()
 
 
 async def test_failure_after_the_first_delta_stays_with_who_began(ask: Ask) -> None:

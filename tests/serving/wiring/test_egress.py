@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from serving.answering.provider_candidates import Policies
 from serving.config import Settings, parse
+from serving.egress.policy.overflow_decision import OverflowPolicies
 from serving.egress.providers.anthropic_provider import AnthropicProvider
 from serving.egress.providers.openai_provider import OpenAIProvider
 from serving.wiring.egress import _provider, _stand_ins
@@ -58,7 +58,7 @@ def test_key_and_model_narrow_what_may_leave() -> None:
         per_model={"a": {"max_share": 0.1}},
         per_key={"k1": {"providers": ["two"], "max_share": 0.9}, "k2": {"enabled": False}},
     )
-    policies = Policies(read.overflow)
+    policies = OverflowPolicies(read.overflow)
     narrow = policies.of("a", "k1")
     assert (narrow.providers, narrow.max_share) == (("two",), 0.1)
     assert not policies.of("a", "k2").enabled

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -37,7 +37,7 @@ from serving.domain.privacy_class import PrivacyClass
 from serving.domain.route import Origin
 from serving.gateway.wire.chat import ChatRequest
 from serving.gateway.wire.options import ON_FAILURE, on_failure
-from serving.privacy.spans import Detector
+from serving.privacy.spans import Detector, DetectorUnavailable, Span
 from serving.storage.database import Database
 from tests.serving.answering.byte_model import ByteModel
 from tests.serving.answering.test_provider_candidates import CALLER, MAIL, NAME, WORDS
@@ -56,6 +56,7 @@ from tests.serving.fakes import (
     usage_frame,
 )
 from tests.serving.live import eventually
+from tests.serving.privacy.known_words import KnownWords
 from tests.serving.wired import Wire
 
 CUT = EngineFailed("Cut.")
@@ -638,6 +639,48 @@ async def test_answer_does_not_go_on_where_it_may_not_leave(
     with pytest.raises(EngineFailed):
         await gateway.ask(privacy=privacy)
     assert near.connections == 0
+
+
+class UpLater(KnownWords):
+    """Down while the model here was asked only once: till then nothing leaves."""
+
+    def __init__(self, engine: Replicas) -> None:
+        super().__init__({})
+        self._engine = engine
+
+    async def detect(self, texts: Sequence[str]) -> list[list[Span]]:
+        if len(self._engine.requests) < 2:
+            raise DetectorUnavailable("down")
+        return await super().detect(texts)
+
+
+@pytest.mark.parametrize(
+    ("model", "triggers"),
+    [({"continuation": False}, ["engine_error"]), ({}, ["engine_unavailable"])],
+    ids=["it cannot go on", "that is no reason"],
+)
+async def test_model_here_has_its_full_time_to_go_on_where_no_provider_can(
+    between: Open, model: dict[str, Any], triggers: list[str]
+) -> None:
+    engine = Replicas(BROKEN, (0.3, *REST))
+    gateway, [near] = await between(
+        engine, answers("ld"), model=model, detector=UpLater(engine), triggers=triggers,
+        first_delta_timeout_s=0.01,
+    )  # fmt: skip
+    assert text_of(await gateway.ask(privacy="scrubbed")) == "Hello world"
+    assert (len(engine.requests), near.connections) == (2, 0)
+
+
+async def test_model_here_that_takes_long_to_go_on_is_given_up_where_a_provider_can(
+    between: Open,
+) -> None:
+    engine = Replicas(BROKEN, (asyncio.Event(),))
+    gateway, [near] = await between(
+        engine, answers("ld"), detector=UpLater(engine), first_delta_timeout_s=0.01
+    )
+    async with asyncio.timeout(20):
+        assert text_of(await gateway.ask(privacy="scrubbed")) == "Hello world"
+    assert len(near.received) == 1
 
 
 async def test_personal_data_that_the_model_here_said_stops_at_the_door(between: Open) -> None:

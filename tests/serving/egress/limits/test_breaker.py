@@ -103,6 +103,25 @@ async def test_one_probe_goes_out_of_all_gateways(gates: Gates) -> None:
     assert {one.reason for one in begun if isinstance(one, Denied)} == {"probing"}
 
 
+async def test_asking_says_what_a_beginning_would_and_takes_no_probe(
+    one: Gatekeeper, other: Gatekeeper, gates: Gates
+) -> None:
+    assert await one.would_begin("p", "m", 10)
+    await open_breaker(one)
+    assert not await other.would_begin("p", "m", 10)
+    await gates.age(RULES.cooldown_s)
+    assert [await one.would_begin("p", "m", 10) for _ in range(3)] == [True] * 3
+    assert (await attempt(other)).is_probe
+    assert not await one.would_begin("p", "m", 10)
+
+
+async def test_gateway_alone_asks_itself(away: Away, lonely: Gatekeeper) -> None:
+    away.gone = True
+    assert await lonely.would_begin("p", "m", 10)
+    await open_breaker(lonely)
+    assert not await lonely.would_begin("p", "m", 10)
+
+
 async def test_probe_that_ends_well_closes_the_breaker(
     one: Gatekeeper, other: Gatekeeper, gates: Gates
 ) -> None:

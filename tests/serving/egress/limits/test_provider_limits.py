@@ -49,6 +49,23 @@ async def test_requests_of_a_minute_are_shared_by_gateways(gates: Gates) -> None
     assert all(gates.elapsed.short_of(one.retry_after_s, WINDOW_S) for one in refused)
 
 
+@pytest.mark.parametrize(
+    "limits",
+    [
+        ProviderLimits(requests_per_minute=2),
+        ProviderLimits(tokens_per_minute=20),
+        ProviderLimits(concurrent_requests=2),
+    ],
+    ids=["requests", "tokens", "concurrent"],
+)
+async def test_asking_reserves_nothing(gates: Gates, limits: ProviderLimits) -> None:
+    one = gates.gatekeeper(limits)
+    for _ in range(2):
+        assert [await one.would_begin("p", "m", 10) for _ in range(3)] == [True] * 3
+        await attempt(one, tokens=10)
+    assert not await one.would_begin("p", "m", 10)
+
+
 async def test_window_of_requests_moves(gates: Gates) -> None:
     one = gates.gatekeeper(ProviderLimits(requests_per_minute=2))
     await attempt(one)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.egress.limits.retry_budget import (
-    MAX_DELAY_S,
     MAX_SUBJECTS,
     OVERFLOW_FLOOR,
     RETRY_FLOOR,
     RETRY_SHARE,
     WINDOW_S,
+    Place,
     RetryBudget,
     Shares,
 )
@@ -43,7 +41,8 @@ def take(
     shares: Shares, key: str = "k", *, model_share: float = 1.0, key_share: float = 1.0
 ) -> str | None:
     """Take a place; return whose share is used up, or None."""
-    return shares.take("m", key, model_share=model_share, key_share=key_share)
+    taken = shares.take("m", key, model_share=model_share, key_share=key_share)
+    return None if isinstance(taken, Place) else taken
 
 
 @given(st.lists(st.tuples(st.floats(0, 10), st.integers(1, 5)), max_size=50))
@@ -92,11 +91,26 @@ def test_few_may_leave_however_few_came(shares: Shares) -> None:
     assert verdicts == [None] * OVERFLOW_FLOOR + ["model"]
 
 
-def test_place_given_back_is_free(shares: Shares) -> None:
+def taken_place(shares: Shares) -> Place:
+    taken = shares.take("m", "k", model_share=0.01, key_share=0.01)
+    assert isinstance(taken, Place)
+    return taken
+
+
+def test_place_given_back_is_free(shares: Shares, clock: Clock) -> None:
+    places = [taken_place(shares) for _ in range(OVERFLOW_FLOOR)]
+    clock.seconds += WINDOW_S / 2
+    places[0].give_back()
+    assert [take(shares, model_share=0.01) for _ in range(2)] == [None, "model"]
+
+
+def test_place_given_back_after_its_window_frees_no_other(shares: Shares, clock: Clock) -> None:
+    old = taken_place(shares)
+    clock.seconds += 2 * WINDOW_S
     for _ in range(OVERFLOW_FLOOR):
-        take(shares, model_share=0.01)
-    shares.give_back("m", "k")
-    assert take(shares, model_share=0.01) is None
+        taken_place(shares)
+    old.give_back()
+    assert take(shares, model_share=0.01) == "model"
 
 
 def test_what_left_long_ago_does_not_count(shares: Shares, clock: Clock) -> None:
@@ -138,10 +152,3 @@ def test_amplification_in_an_outage_is_a_fifth(clock: Clock) -> None:
         budget.request()
         attempts += 1 + sum(budget.take() for _ in range(3))
     assert 1.19 < attempts / 5000 <= 1.2 + RETRY_FLOOR / 5000
-
-
-def test_delay_doubles_up_to_a_bound_and_is_jittered() -> None:
-    longest = [RetryBudget(dice=lambda: 1.0).delay_s(retry) for retry in range(40)]
-    assert longest[:3] == [0.05, 0.1, 0.2]
-    assert all(a <= b <= MAX_DELAY_S for a, b in pairwise(longest))
-    assert RetryBudget(dice=lambda: 0.25).delay_s(1) == 0.025

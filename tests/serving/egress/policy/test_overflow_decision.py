@@ -41,7 +41,6 @@ from serving.egress.policy.overflow_decision import (
     OverflowDecision,
     OverflowPolicy,
     WaitBounds,
-    after_failure,
     trigger_of,
 )
 from tests.serving.virtual_time import now, run
@@ -133,8 +132,6 @@ def test_memory_does_not_grow_with_the_bounds_of_keys(
         (Here(0.0), None),
         (Here(0.0, ready=False), "engine_unavailable"),
         (Here(9.0, ready=False), "engine_unavailable"),
-        (Here(0.0, fits=False), "context_length"),
-        (Here(9.0, ready=False, fits=False), "context_length"),
     ],
 )
 def test_reason_is_the_one_that_no_waiting_would_mend(
@@ -143,19 +140,12 @@ def test_reason_is_the_one_that_no_waiting_would_mend(
     assert decision.at_arrival(OPTED_IN, here) == trigger
 
 
-@pytest.mark.parametrize("here", [Here(9.0, fits=False), Here(0.0, ready=False, fits=False)])
-def test_too_long_a_context_leaves_for_no_other_reason(
-    decision: OverflowDecision, here: Here
-) -> None:
-    assert decision.at_arrival(POLICY, here) is None
-
-
 @pytest.mark.parametrize("trigger", [*TRIGGERS, "context_length"])
 def test_only_triggers_that_count_let_a_request_leave(trigger: Trigger) -> None:
     one = replace(POLICY, triggers=frozenset({trigger}))
     others = replace(OPTED_IN, triggers=OPTED_IN.triggers - {trigger})
-    assert after_failure(one, trigger) == trigger
-    assert after_failure(others, trigger) is None
+    assert one.allows(trigger)
+    assert not others.allows(trigger)
 
 
 @pytest.mark.parametrize("policy", [replace(POLICY, enabled=False), replace(POLICY, providers=())])
@@ -163,16 +153,13 @@ def test_nothing_leaves_where_overflow_is_off_or_nobody_is_there(
     decision: OverflowDecision, policy: OverflowPolicy
 ) -> None:
     assert decision.at_arrival(policy, Here(9.0, ready=False)) is None
-    assert after_failure(policy, "engine_error") is None
+    assert not policy.allows("engine_error")
 
 
-def test_failure_after_the_first_delta_is_not_begun_anew() -> None:
-    assert after_failure(POLICY, "engine_error", began=True) is None
-
-
-def test_refusal_of_what_does_not_fit_opens_no_way() -> None:
-    assert after_failure(POLICY, "overloaded", fits=False) is None
-    assert after_failure(OPTED_IN, "overloaded", fits=False) == "overloaded"
+@pytest.mark.parametrize("trigger", TRIGGERS)
+def test_too_long_a_context_leaves_for_no_other_reason(trigger: Trigger) -> None:
+    assert not POLICY.allows(trigger, fits=False)
+    assert OPTED_IN.allows(trigger, fits=False)
 
 
 @pytest.mark.parametrize(
@@ -309,7 +296,7 @@ class Simulation:
                 self.waited_s.append(slot.waited_s)
                 await asyncio.sleep(self.dice.gammavariate(4.0, ANSWER_S / 4))
         except Overloaded:
-            return after_failure(POLICY, "overloaded")
+            return "overloaded"
         return None
 
     def left(self, from_s: float, to_s: float = float("inf")) -> list[Arrival]:
