@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from serving.domain.errors import InvalidRequest
-from serving.gateway.body import check_schemas, parse
+from serving.gateway import body
+from serving.gateway.body import MAX_CONTAINERS, check_schemas, parse
 from serving.gateway.wire.chat import ChatRequest, CompletionRequest
 from tests.serving.conftest import FIXED_KEY, Backend, Make
 from tests.serving.fakes import WHOLE, ScriptedEngine
@@ -89,6 +90,8 @@ CASES = [
     raw("1,000 levels of arrays", with_field(b"x", b"[" * 1000 + b"]" * 1000)),
     raw("1,000 levels of objects", with_field(b"x", b'{"a":' * 1000 + b"1" + b"}" * 1000)),
     raw("100,000 levels", b"[" * 100_000),
+    raw("60,000 arrays", with_field(b"x", b"[" + b"[]," * 60_000 + b"[]]")),
+    raw("60,000 objects", with_field(b"x", b"[" + b"{}," * 60_000 + b"{}]")),
     Case("no fields", CHAT, {}, "model"),
     Case("no messages", CHAT, {"model": "chat"}, "messages"),
     chat("model is a number", "model", model=5),
@@ -381,6 +384,7 @@ async def test_client_that_leaves_while_it_sends_starts_no_generation(make: Make
 
 
 MANY = 200_000
+MANY_OBJECTS = 40_000
 
 
 @pytest.mark.parametrize(
@@ -400,7 +404,7 @@ def test_body_of_many_wrong_items_is_refused_at_the_first(field: bytes) -> None:
 
 
 def test_message_list_of_many_wrong_items_is_refused_at_the_first() -> None:
-    body = b'{"model":"m","messages":[%b]}' % b",".join([b"{}"] * MANY)
+    body = b'{"model":"m","messages":[%b]}' % b",".join([b"{}"] * MANY_OBJECTS)
     with pytest.raises(InvalidRequest, match=r"messages\[0\]\.role"):
         parse(body, ChatRequest, max_depth=64)
     assert errors_in(body, ChatRequest) == 1
@@ -411,6 +415,30 @@ def errors_in(body: bytes, kind: type[BaseModel]) -> int:
     with pytest.raises(ValidationError) as caught:
         kind.model_validate(orjson.loads(body))
     return caught.value.error_count()
+
+
+@given(st.recursive(
+    st.text() | st.sampled_from(["[{", '"', "\\", '\\"[', "]}"]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+))  # fmt: skip
+@settings(deadline=None)
+def test_containers_are_counted_outside_of_texts(value: Any) -> None:
+    def containers(value: Any) -> int:
+        inner = value.values() if isinstance(value, dict) else value
+        return 0 if isinstance(value, str) else 1 + sum(map(containers, inner))
+
+    many = [value, "[" * MAX_CONTAINERS]
+    assert body._containers(orjson.dumps(many)) == containers(many)
+
+
+def test_text_of_a_request_may_have_any_number_of_brackets() -> None:
+    said = orjson.dumps({"model": "m", "messages": [USER | {"content": '{"a": [1]}' * 50_000}]})
+    assert parse(said, ChatRequest, max_depth=64).messages
+
+
+def test_text_that_never_ends_is_read_once() -> None:
+    with pytest.raises(InvalidRequest):
+        parse(b'["' + b'[\\"' * 1_000_000, ChatRequest, max_depth=64)
 
 
 def test_schemas_of_a_request_share_one_limit() -> None:
