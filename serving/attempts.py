@@ -20,6 +20,8 @@ from serving.admission.admission import Admission, Ask, Most
 from serving.admission.reservations import Settlement
 from serving.domain.calls import Call
 from serving.domain.clock import utc_now
+from serving.domain.errors import RateLimited
+from serving.domain.principal import Principal
 from serving.domain.quota import Quota
 from serving.domain.route import LOCAL_ROUTE
 from serving.telemetry.meter import Meter, Record, outcome_label
@@ -28,6 +30,9 @@ logger = logging.getLogger("ringfence.attempts")
 
 COUNT_TIMEOUT_S = 1.0
 """Time to count the prompt of an answer that was cut short."""
+
+UNREAD = "unread"
+"""Endpoint and model, in metrics, of a request that is refused before its body is parsed."""
 
 NOTHING = Usage(prompt_tokens=0, completion_tokens=0)
 
@@ -101,6 +106,28 @@ class Attempts:
         self._meter = meter
         self._tariffs = tariffs
         self._is_ready = is_ready
+
+    async def check(self, principal: Principal, request_id: str) -> None:
+        """Refuse what limits of the caller forbid already; `begin` decides for the others.
+
+        A refusal is counted as those of `begin` are.
+
+        Raises:
+            RateLimited: a limit of the key or its tenant is reached.
+        """
+        try:
+            await self._admission.check(principal)
+        except RateLimited:
+            unread = Record(
+                request_id=request_id,
+                endpoint=UNREAD,
+                tenant=principal.tenant,
+                key_id=principal.key_id,
+                model=UNREAD,
+                streamed=False,
+            )
+            with self._meter.record(unread):
+                raise
 
     @asynccontextmanager
     async def begin(

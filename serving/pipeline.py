@@ -85,6 +85,14 @@ class Pipeline:
             raise NotPermitted("An admin key does not run models; use an inference key.")
         return principal
 
+    async def may_begin(self, principal: Principal, request_id: str) -> None:
+        """Refuse a request that is not read yet and that a limit of its caller forbids already.
+
+        Raises:
+            RateLimited: which limit, and when to try again.
+        """
+        await self._attempts.check(principal, request_id)
+
     def models(self, principal: Principal) -> list[ModelSpec]:
         """The models this caller may use, in the order of the configuration."""
         return [spec for spec in self._specs.values() if principal.may_use(spec.id)]

@@ -124,15 +124,28 @@ local function hold(o)
   call('HSET', P .. 'held:' .. gateway, o.id, o.held)
 end
 
-local function reserve(o)
+-- The refusal of a request by its limits, if there is one, and what is used of them.
+local function refused(o)
   local used = {}
   for i, limits in ipairs(o.limits) do
     if is_windowed(limits) then used[i] = {window(limits[1])} end
     local measure, wait = refusal(limits, used[i], o.tokens)
     if measure then
-      return with_quota({'refused', measure, i - 1, math.max(1, math.ceil(wait))}, o.limits, used)
+      wait = math.max(1, math.ceil(wait))
+      return with_quota({'refused', measure, i - 1, wait}, o.limits, used), used
     end
   end
+  return nil, used
+end
+
+local function look(o)
+  local reply, used = refused(o)
+  return reply or with_quota({'granted', now}, o.limits, used)
+end
+
+local function reserve(o)
+  local reply, used = refused(o)
+  if reply then return reply end
   local over = over_budget(o.budgets, o.cost)
   if over then return over end
   local tokens = whole(o.tokens)
@@ -245,7 +258,9 @@ if batch <= tonumber(call('HGET', P .. 'batches', gateway) or 0) then
 end
 call('HSET', P .. 'batches', gateway, whole(batch))
 
-local DO = {reserve = reserve, settle = settle, initialise = initialise, restore = restore}
+local DO = {
+  look = look, reserve = reserve, settle = settle, initialise = initialise, restore = restore,
+}
 local replies = {known}
 local operations = cjson.decode(ARGV[5])
 if #operations == 0 then sweep() end

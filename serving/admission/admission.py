@@ -225,6 +225,22 @@ class Admission:
         finally:
             await self._settle(demand, settlement)
 
+    async def check(self, principal: Principal) -> None:
+        """Refuse what the rates of a key and its tenant forbid already. Nothing is reserved.
+
+        For before the work that comes before `enter`, which decides: a limit counts there only.
+
+        Raises:
+            RateLimited: which limit, and when to try again.
+            StoreUnavailable: which limits apply cannot be looked up.
+        """
+        policy = await self.policies.of_caller(principal)
+        if not policy.rates:
+            return
+        demand = Demand("", 0, 0, policy.rates, budgets=(), sums=(), facts="")
+        with suppress(ValkeyUnavailable):  # What then applies, `enter` knows.
+            _granted(await self.reservations.look(demand), demand, policy)
+
     async def _reserved(self, ask: Ask, policy: Policy, ends_at: float) -> tuple[Demand, Quota]:
         """Reserve the most that the request will use. Returns it, and what is left of limits."""
         try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Self
 
@@ -29,6 +29,9 @@ from serving.config import AdmissionSettings, RateDefaults
 from serving.domain.principal import Principal
 from serving.storage.database import Database
 from serving.storage.schema import Tenant
+
+NO_MODEL = ""
+"""In place of a model's name while a request is not read yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +120,13 @@ class Policies:
         asked = (principal.key_id, principal.tenant, model)
         found = self._cache.fresh(asked) or await self._cache.read(asked)
         return found.value
+
+    async def of_caller(self, principal: Principal) -> Policy:
+        """The rates of a key and its tenant, whatever the model. Raises as `of` does."""
+        policy = await self.of(principal, NO_MODEL)
+        own = str(Subject("model", NO_MODEL))
+        rates = [one for one in policy.rates if one.subject != own]
+        return replace(policy, rates=rates, budgets=(), tokens_per_request=None)
 
     async def _ask(self, asked: tuple[str, str, str]) -> Policy:
         _, tenant, _ = asked

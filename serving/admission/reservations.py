@@ -236,6 +236,14 @@ class Reservations:
             self._live[demand.id] = _Live(demand, made_ms)
         return verdict
 
+    async def look(self, demand: Demand) -> Verdict:
+        """What `reserve` would say of the demand's limits now. Nothing is taken.
+
+        Raises:
+            ValkeyUnavailable: nothing is known.
+        """
+        return _verdict(await self._submit(_asked("look", demand)))[0]
+
     def hold(self, demand: Demand) -> None:
         """Note a request that no limit applies to, so that it is not lost if this process is.
 
@@ -382,7 +390,7 @@ def _again(demand: Demand) -> _Operation:
     return _Operation(_asked("restore", demand), reply)
 
 
-def _asked(do: Literal["reserve", "restore"], demand: Demand) -> dict[str, Any]:
+def _asked(do: Literal["look", "reserve", "restore"], demand: Demand) -> dict[str, Any]:
     held = {
         "cost": demand.cost_nanos,
         "limits": demand.limits,

@@ -60,7 +60,13 @@ def build_app(
             await stop()
 
     app = FastAPI(openapi_url=None, redirect_slashes=False, lifespan=lifespan)
-    edge = Edge(pipeline.authenticate, idempotency, server=server, limits=limits)
+    edge = Edge(
+        pipeline.authenticate,
+        idempotency,
+        server=server,
+        limits=limits,
+        may_begin=pipeline.may_begin,
+    )
     app.include_router(generation.router(pipeline, edge, server=server, limits=limits))
     app.include_router(embeddings.router(pipeline, edge, limits=limits))
     app.include_router(tokens.router(pipeline, edge, limits=limits))

@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from serving.config import ServerSettings
 from serving.domain.errors import BodyTimeout, BodyTooLarge, InvalidRequest
+from serving.gateway.large_bodies import Hold
 from serving.gateway.wire.conversation import Wire
 from serving.gateway.wire.json_schema import is_schema
 from serving.gateway.wire.own_fields import refuse_look_alikes, settled
@@ -25,11 +26,21 @@ takes a second in which nothing else runs; strings and numbers take a hundredth 
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 
 
-async def receive(request: Request, server: ServerSettings) -> bytes:
-    """The body as it was sent. Raises `BodyTooLarge` and `BodyTimeout`."""
+async def receive(request: Request, server: ServerSettings, hold: Hold) -> bytes:
+    """The body as it was sent.
+
+    Args:
+        request: not yet read.
+        server: bounds.
+        hold: counts its bytes as they arrive.
+
+    Raises:
+        BodyTooLarge, BodyTimeout: one bound or the other.
+        RateLimited, Overloaded: as `hold` does.
+    """
     try:
         async with asyncio.timeout(server.body_timeout_s):
-            return await _receive(request, server.max_body_bytes)
+            return await _receive(request, server.max_body_bytes, hold)
     except TimeoutError:
         raise BodyTimeout(f"The body did not arrive within {server.body_timeout_s:g} s.") from None
 
@@ -76,7 +87,7 @@ def check_schemas(schemas: dict[str, dict[str, Any]], *, max_bytes: int) -> None
             raise InvalidRequest("A schema's $ref may only point into itself.", param=param)
 
 
-async def _receive(request: Request, max_bytes: int) -> bytes:
+async def _receive(request: Request, max_bytes: int, hold: Hold) -> bytes:
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and (len(announced) > 18 or int(announced) > max_bytes):
         raise _too_large(max_bytes)
@@ -87,6 +98,7 @@ async def _receive(request: Request, max_bytes: int) -> bytes:
             size += len(piece)
             if size > max_bytes:
                 raise _too_large(max_bytes)
+            hold(len(piece))
             pieces.append(piece)
     except ClientDisconnect:
         raise InvalidRequest("The client went away before the body was complete.") from None

@@ -34,10 +34,11 @@ def router(pipeline: Pipeline, edge: Edge, *, limits: LimitSettings) -> APIRoute
         await edge.admit(request)
 
         async def make(wire: EmbeddingRequest) -> Response:
-            wire.check(limits)
             return _response(_call(request, principal(request), wire), wire)
 
-        return await edge.once(request, EmbeddingRequest, make)
+        return await edge.once(
+            request, EmbeddingRequest, make, check=lambda wire: wire.check(limits)
+        )
 
     def _response(call: EmbeddingCall, wire: EmbeddingRequest) -> Response:
         async def produce(send: Send) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
@@ -34,15 +32,16 @@ def router(
         await edge.admit(request)
 
         async def make(wire: ChatRequest | CompletionRequest) -> Response:
-            wire.check(limits)
-            file_search = None
-            if isinstance(wire, ChatRequest):
-                file_search = wire.grounding()
-                await _check_schemas(wire, limits)
+            file_search = wire.grounding() if isinstance(wire, ChatRequest) else None
             call = _call(request, principal(request), kind, wire)
             return _response(call, file_search)
 
-        return await edge.once(request, token_budget, make)
+        return await edge.once(request, token_budget, make, check=_check)
+
+    def _check(wire: ChatRequest | CompletionRequest) -> None:
+        wire.check(limits)
+        if isinstance(wire, ChatRequest) and (schemas := wire.schemas()):
+            body.check_schemas(schemas, max_bytes=limits.max_schema_bytes)
 
     def _response(call: GenerationCall, file_search: FileSearch | None) -> Response:
         generating = pipeline.generate(call, file_search)
@@ -84,8 +83,3 @@ def _call(
     if not call.stream:
         call.body.update(WITH_USAGE)
     return call
-
-
-async def _check_schemas(wire: ChatRequest, limits: LimitSettings) -> None:
-    if schemas := wire.schemas():
-        await asyncio.to_thread(body.check_schemas, schemas, max_bytes=limits.max_schema_bytes)

@@ -29,12 +29,11 @@ def router(pipeline: Pipeline, edge: Edge, *, limits: LimitSettings) -> APIRoute
         await edge.admit(request)
 
         async def make(wire: TokenizeBody) -> Response:
-            wire.check(limits)
             call = _call(request, wire.model)
             tokens, quota = await pipeline.tokenize(call, _asked(wire))
             return json_response(_told(tokens), headers=quota_headers(quota))
 
-        return await edge.once(request, TokenizeBody, make)
+        return await edge.once(request, TokenizeBody, make, check=lambda wire: wire.check(limits))
 
     @routes.post("/detokenize")
     async def detokenize(request: Request) -> Response:
