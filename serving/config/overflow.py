@@ -188,6 +188,11 @@ class LedgerSettings(Group):
     """The record of what left, and the key that signs it."""
 
     signing_key: Path | None = Field(None, description="Ed25519, PEM; default: made once in home.")
+    origin: str = Field(
+        "ringfence/egress-ledger",
+        pattern=r"^[^\s+]{1,200}$",
+        description="Name in checkpoints; before a witness sees them, one under a domain of yours.",
+    )
     checkpoint_file: Path | None = Field(
         None, description="Signed checkpoints are appended here too, best on another machine."
     )

@@ -212,3 +212,7 @@ class EgressCheckpoint(Base):
     at: Mapped[str] = mapped_column(String(32))
     key_id: Mapped[str] = mapped_column(String(43))
     signature: Mapped[str] = mapped_column(String(128))
+    note_text: Mapped[str | None] = mapped_column(Text)
+    """What is signed; null: the fields above, as earlier versions did."""
+    frontier: Mapped[str | None] = mapped_column(Text)
+    """The Merkle tree's complete subtrees, from which the next checkpoint goes on."""

@@ -71,7 +71,9 @@ class EgressParts:
             OSError, SigningKeyUnsafe: the signing key cannot be read or made.
         """
         signer = Signer.load_or_create(key_file(settings))
-        rules = CheckpointRules(signer, file=settings.ledger.checkpoint_file)
+        rules = CheckpointRules(
+            signer, origin=settings.ledger.origin, file=settings.ledger.checkpoint_file
+        )
         leftovers = Leftovers.of(settings.home, "egress", what="entries of the egress ledger")
         ledger = EgressLedger(
             database, secret.get_secret_value().encode(), rules, leftovers=leftovers

@@ -17,10 +17,16 @@ from serving.cli.options import ConfigOption, JsonOption
 from serving.cli.public_keys import PublicKeyOption, failure, trusted_keys
 from serving.config import ConfigError
 from serving.egress.ledger.checkpoints import read_file
-from serving.egress.ledger.errors import LedgerError
+from serving.egress.ledger.errors import LedgerError, LedgerFileInvalid
 from serving.egress.ledger.export import export as export_lines
 from serving.egress.ledger.export import verify_file
-from serving.egress.ledger.reading import latest_crossings, verify_database
+from serving.egress.ledger.ledger.notes import add_checkpoint_request, verifier_key
+from serving.egress.ledger.reading import (
+    last_checkpoint,
+    latest_crossings,
+    leaves_to,
+    verify_database,
+)
 from serving.egress.ledger.verification import Report
 from serving.storage.database import Database
 from serving.storage.errors import DatabaseError
@@ -61,7 +67,10 @@ def verify(
     ] = None,
     checkpoint: Annotated[
         list[Path] | None,
-        typer.Option(help="Checkpoints that were kept elsewhere; may be repeated.", metavar="FILE"),
+        typer.Option(
+            help="Checkpoints or a signed note that were kept elsewhere; may be repeated.",
+            metavar="FILE",
+        ),
     ] = None,
     public_key: PublicKeyOption = None,
     as_json: JsonOption = False,
@@ -70,7 +79,7 @@ def verify(
     """Check that the ledger is whole, in order, and as it was signed; exit code 1 if not."""
     try:
         keys = trusted_keys(public_key, config)
-        anchors = [anchor for path in checkpoint or () for anchor in read_file(path)]
+        anchors = [anchor for path in checkpoint or () for anchor in read_file(path, keys)]
         if file is not None:
             report = verify_file(file, keys, anchors=anchors)
         else:
@@ -120,6 +129,47 @@ def export(config: ConfigOption = None) -> None:
     try:
         _run(config, write)
     except (DatabaseError, ConfigError, OSError) as error:
+        raise failure(error) from error
+
+
+@ledger_app.command()
+def checkpoint(
+    *,
+    since: Annotated[
+        int | None,
+        typer.Option(
+            min=0, metavar="SIZE", help="Print what a witness that has SIZE entries asks."
+        ),
+    ] = None,
+    public_key: PublicKeyOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Print the last checkpoint as a signed note, for witnesses and to be kept elsewhere."""
+
+    async def printed(database: Database) -> str:
+        last = await last_checkpoint(database)
+        if last is None:
+            raise LedgerFileInvalid("nothing was signed yet")
+        note = str(last.note(keys))
+        if since is None:
+            return note
+        return add_checkpoint_request(note, await leaves_to(database, last.sequence), since)
+
+    try:
+        keys = trusted_keys(public_key, config)
+        typer.echo(_run(config, printed), nl=False)
+    except (LedgerError, DatabaseError, ConfigError, OSError, ValueError) as error:
+        raise failure(error) from error
+
+
+@ledger_app.command("verifier-key")
+def verifier_key_(*, public_key: PublicKeyOption = None, config: ConfigOption = None) -> None:
+    """Print the public key, with the ledger's origin, in the form that witnesses are given."""
+    try:
+        origin = configuration.load(config).ledger.origin
+        for key in trusted_keys(public_key, config).by_id.values():
+            typer.echo(verifier_key(origin, key))
+    except (LedgerError, ConfigError, OSError) as error:
         raise failure(error) from error
 
 

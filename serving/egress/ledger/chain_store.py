@@ -16,7 +16,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from serving.egress.ledger.chain import ORIGIN, Draft, Entry, Head
 from serving.egress.ledger.checkpoints import EVERY_ENTRIES, Checkpoint
-from serving.egress.ledger.errors import LedgerTruncated
+from serving.egress.ledger.errors import LedgerFileInvalid, LedgerTruncated
+from serving.egress.ledger.ledger.merkle import Frontier
+from serving.egress.ledger.ledger.notes import ORIGIN_NAME, TreeHead
 from serving.egress.ledger.reading import entry_of
 from serving.egress.ledger.signing import Signer
 from serving.storage.database import Database
@@ -26,9 +28,8 @@ LOCK = text("SELECT pg_advisory_xact_lock(1380533092)")
 """Advisory lock of the chain; any number that no other user of the database takes."""
 
 _HEAD = select(EgressEntry.sequence, EgressEntry.hash).order_by(EgressEntry.sequence.desc())
-_SIGNED = select(EgressCheckpoint.sequence, EgressCheckpoint.at).order_by(
-    EgressCheckpoint.sequence.desc()
-)
+_SIGNED = select(EgressCheckpoint).order_by(EgressCheckpoint.sequence.desc())
+_PAGE = 10_000
 
 
 def utc_text(moment: datetime) -> str:
@@ -42,12 +43,14 @@ class CheckpointRules:
 
     Attributes:
         signer: signs it.
+        origin: the name of this ledger in the notes.
         every_entries: so many entries after the last one.
         every_s: so long after the last one.
         file: gets each one that is made here as a line of JSON; best on another machine.
     """
 
     signer: Signer
+    origin: str = ORIGIN_NAME
     every_entries: int = EVERY_ENTRIES
     every_s: float = 10.0
     file: Path | None = None
@@ -55,11 +58,12 @@ class CheckpointRules:
 
 @dataclass(frozen=True, slots=True)
 class _End:
-    """Where the chain ends, and where and when it was signed last."""
+    """Where the chain ends, where and when it was signed last, and the tree of what was signed."""
 
     head: Head
     signed: int
     signed_at: datetime | None
+    tree: Frontier
 
     @property
     def is_signed(self) -> bool:
@@ -145,18 +149,55 @@ class ChainStore:
         many = end.head.sequence - end.signed >= self._rules.every_entries
         if end.is_signed or not (force or late or many):
             return None
-        made = Checkpoint.sign(end.head, utc_text(now), self._rules.signer)
+        made = Checkpoint.sign(
+            end.head,
+            await _tree_to(session, end),
+            utc_text(now),
+            signer=self._rules.signer,
+            origin=self._rules.origin,
+        )
         await session.execute(insert(EgressCheckpoint).values(**asdict(made)))
         return made
 
 
 async def _end(session: AsyncSession) -> _End:
     last = (await session.execute(_HEAD.limit(1))).first()
-    signed = (await session.execute(_SIGNED.limit(1))).first()
+    signed = await session.scalar(_SIGNED.limit(1))
     head = ORIGIN if last is None else Head(*last)
     if signed is None:
-        return _End(head, 0, None)
-    return _End(head, signed.sequence, datetime.fromisoformat(signed.at))
+        return _End(head, 0, None, Frontier())
+    return _End(head, signed.sequence, datetime.fromisoformat(signed.at), _tree_of(signed))
+
+
+def _tree_of(signed: EgressCheckpoint) -> Frontier:
+    """The tree of a checkpoint; one of an earlier version has none, and all entries are read."""
+    if signed.note_text is None or signed.frontier is None:
+        return Frontier()
+    try:
+        tree = Frontier.from_text(signed.sequence, signed.frontier)
+        if TreeHead.of(signed.note_text).root == tree.root:
+            return tree
+    except (ValueError, LedgerFileInvalid):
+        pass
+    raise LedgerTruncated(
+        f"the checkpoint of entry {signed.sequence} is not as it was signed; run "
+        "`ringfence ledger verify`"
+    )
+
+
+async def _tree_to(session: AsyncSession, end: _End) -> Frontier:
+    """The tree over all entries: that of the last checkpoint, and the entries since."""
+    tree = end.tree
+    while tree.size < end.head.sequence:
+        query = select(EgressEntry.sequence, EgressEntry.hash).order_by(EgressEntry.sequence)
+        rows = await session.execute(query.where(EgressEntry.sequence > tree.size).limit(_PAGE))
+        found = rows.all()
+        if [row.sequence for row in found] != [tree.size + i for i in range(1, len(found) + 1)]:
+            raise LedgerTruncated(
+                f"an entry after entry {tree.size} is gone; run `ringfence ledger verify`"
+            )
+        tree = tree.with_leaves(bytes.fromhex(row.hash) for row in found)
+    return tree
 
 
 async def _has(session: AsyncSession, seen: Head) -> bool:

@@ -14,6 +14,7 @@ from sqlalchemy import select
 
 from serving.egress.ledger.chain import Entry
 from serving.egress.ledger.checkpoints import Checkpoint
+from serving.egress.ledger.errors import LedgerFileInvalid
 from serving.egress.ledger.signing import PublicKeys
 from serving.egress.ledger.verification import Report, Verification
 from serving.storage.database import Database
@@ -96,8 +97,31 @@ async def all_checkpoints(database: Database) -> list[Checkpoint]:
     async with database.session() as session:
         query = select(EgressCheckpoint).order_by(EgressCheckpoint.sequence)
         rows = await session.scalars(query)
-        names = Checkpoint.__dataclass_fields__
-        return [Checkpoint(**{name: getattr(row, name) for name in names}) for row in rows]
+        return [_checkpoint_of(row) for row in rows]
+
+
+async def last_checkpoint(database: Database) -> Checkpoint | None:
+    """The newest checkpoint; None if nothing was signed yet. Raises as above."""
+    query = select(EgressCheckpoint).order_by(EgressCheckpoint.sequence.desc())
+    async with database.session() as session:
+        row = await session.scalar(query.limit(1))
+        return None if row is None else _checkpoint_of(row)
+
+
+async def leaves_to(database: Database, sequence: int) -> list[bytes]:
+    """The leaves of the tree over the first so many entries. Raises as above.
+
+    Raises:
+        LedgerFileInvalid: An entry is missing, or was changed.
+    """
+    leaves: list[bytes] = []
+    async for entry in all_entries(database):
+        if entry.sequence != len(leaves) + 1 or not entry.is_intact():
+            raise LedgerFileInvalid(f"entry {len(leaves) + 1} is missing or changed")
+        leaves.append(bytes.fromhex(entry.hash))
+        if len(leaves) == sequence:
+            break
+    return leaves
 
 
 async def verify_database(
@@ -114,6 +138,10 @@ async def verify_database(
 def entry_of(row: EgressEntry) -> Entry:
     """The entry that a row holds."""
     return Entry(**{name: getattr(row, name) for name in Entry.__dataclass_fields__})
+
+
+def _checkpoint_of(row: EgressCheckpoint) -> Checkpoint:
+    return Checkpoint(**{name: getattr(row, name) for name in Checkpoint.__dataclass_fields__})
 
 
 def _crossings(entries: Iterable[Entry]) -> list[Crossing]:

@@ -107,7 +107,7 @@ def verify(token: str, keys: PublicKeys) -> Receipt:
         header = jwt.get_unverified_header(token)
         if set(header) != {"alg", "kid", "typ"} or header["typ"] != _TYPE:
             raise ReceiptInvalid("its header is not a receipt's")
-        key = keys.get(header["kid"])
+        key = keys.by_id.get(header["kid"])
         if key is None:
             raise ReceiptInvalid("it is signed by another key than those given")
         return Receipt.model_validate_json(_JWS.decode(token, key, algorithms=[ALGORITHM]))

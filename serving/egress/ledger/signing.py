@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -57,10 +57,14 @@ def base64url(data: bytes) -> str:
 
 
 class PublicKeys:
-    """Public keys that are trusted, by their ids. After a change of the key there are several."""
+    """Public keys that are trusted. After a change of the key there are several.
+
+    Attributes:
+        by_id: The keys by their ids.
+    """
 
     def __init__(self, keys: Iterable[Ed25519PublicKey]) -> None:
-        self._by_id = {key_id(key): key for key in keys}
+        self.by_id: Mapping[str, Ed25519PublicKey] = {key_id(key): key for key in keys}
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -83,15 +87,11 @@ class PublicKeys:
         return cls(found)
 
     def __contains__(self, which: object) -> bool:
-        return which in self._by_id
-
-    def get(self, which: str) -> Ed25519PublicKey | None:
-        """The key of that id, if it is one of these."""
-        return self._by_id.get(which)
+        return which in self.by_id
 
     def signed(self, which: str, *, message: bytes, signature: bytes) -> bool:
         """Whether the key of that id is one of these and signed the message."""
-        key = self._by_id.get(which)
+        key = self.by_id.get(which)
         if key is None:
             return False
         try:

@@ -30,6 +30,7 @@ from dataclasses import dataclass
 
 from serving.egress.ledger.chain import ORIGIN, Entry
 from serving.egress.ledger.checkpoints import EVERY_ENTRIES, Checkpoint
+from serving.egress.ledger.ledger.merkle import Frontier
 from serving.egress.ledger.signing import PublicKeys
 
 
@@ -47,6 +48,10 @@ class Fault:
 
 def _span(first: int, last: int) -> str:
     return f"entry {first}" if first == last else f"entries {first} to {last}"
+
+
+def _signed(checkpoint: Checkpoint) -> str:
+    return f"signed at {checkpoint.at}" if checkpoint.at else "signed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +93,7 @@ class Verification:
         for checkpoint in (*checkpoints, *anchors):
             self._checkpoints[checkpoint.sequence].append(checkpoint)
         self._head = ORIGIN
+        self._tree = Frontier()
         self._signed_to = 0
         self._fault: Fault | None = None
 
@@ -116,6 +122,7 @@ class Verification:
             return Fault(
                 max(1, expected - 1), expected, "changed: the second does not continue the first"
             )
+        self._tree = self._tree.with_leaves([bytes.fromhex(entry.hash)])
         return self._disagreement(entry)
 
     def _disagreement(self, entry: Entry) -> Fault | None:
@@ -123,11 +130,11 @@ class Verification:
         for checkpoint in self._checkpoints.pop(entry.sequence, ()):
             if not checkpoint.is_genuine(self._keys):
                 return self._not_genuine(checkpoint)
-            if checkpoint.hash != entry.hash:
+            if not checkpoint.fits(entry, self._tree):
                 return Fault(
                     self._signed_to + 1,
                     entry.sequence,
-                    f"changed: they are not those that were signed at {checkpoint.at}",
+                    f"changed: they are not those that were {_signed(checkpoint)}",
                 )
             self._signed_to = entry.sequence
         return None
@@ -142,7 +149,7 @@ class Verification:
             return None
         end = max(self._checkpoints)
         last = self._head.sequence
-        what = f"missing at the end: entry {end} was signed at {self._checkpoints[end][0].at}"
+        what = f"missing at the end: entry {end} was {_signed(self._checkpoints[end][0])}"
         if last > self._signed_to:
             what += f"; {_span(self._signed_to + 1, last)} may have been changed too"
         return Fault(last + 1, end, what)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import sqlite3
 from collections.abc import Awaitable, Callable
@@ -127,6 +128,40 @@ def test_truncation_with_its_checkpoints_is_found_by_the_file_of_them(
     kept = str(written / "checkpoints.jsonl")
     told = run("ledger", "verify", "--checkpoint", kept, code=1).stderr
     assert "broken at entries 3 to 5: missing at the end" in told
+
+
+def test_note_that_a_witness_has_cosigned_finds_the_truncation(
+    run: Run, written: Path, tmp_path: Path
+) -> None:
+    cosigned = tmp_path / "cosigned.note"
+    line = "\u2014 witness.example/w1 CMp+6LWBU0anHGH5aNDTJkH/gj79\n"
+    cosigned.write_text(run("ledger", "checkpoint").stdout + line, "utf-8")
+    run("ledger", "verify", "--checkpoint", str(cosigned))
+    tamper(
+        written,
+        "DELETE FROM egress_entries WHERE sequence > 2",
+        "DELETE FROM egress_checkpoints WHERE sequence > 2",
+    )
+    told = run("ledger", "verify", "--checkpoint", str(cosigned), code=1).stderr
+    assert "broken at entries 3 to 5: missing at the end: entry 5 was signed" in told
+
+
+@pytest.mark.usefixtures("written")
+def test_checkpoint_is_printed_as_a_witness_asks_for_it(run: Run) -> None:
+    note = run("ledger", "checkpoint").stdout
+    name, key_id, _ = run("ledger", "verifier-key").stdout.split("+", 2)
+    assert note.startswith(f"{name}\n5\n")
+    signature = note.rpartition(f"\n\u2014 {name} ")[2]
+    assert base64.b64decode(signature)[:4].hex() == key_id
+    asked = run("ledger", "checkpoint", "--since", "3").stdout
+    assert asked.startswith("old 3\n")
+    assert asked.endswith(f"\n\n{note}")
+    assert "from 9 to 5" in run("ledger", "checkpoint", "--since", "9", code=1).stderr
+
+
+def test_ledger_that_was_never_signed_has_no_checkpoint(run: Run, home: Path) -> None:
+    Signer.load_or_create(home / "signing-key.pem")
+    assert "nothing was signed yet" in run("ledger", "checkpoint", code=1).stderr
 
 
 def test_ledger_that_was_never_written_is_empty(run: Run, home: Path) -> None:

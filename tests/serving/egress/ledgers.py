@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from serving.egress.ledger.ledger.merkle import Frontier
+from serving.egress.ledger.ledger.notes import ORIGIN_NAME
 from sqlalchemy import delete, select
 
 from serving.egress.ledger.chain import ORIGIN, Draft, Entry
@@ -75,8 +77,21 @@ def chain(count: int) -> list[Entry]:
     return entries
 
 
-def signed(entry: Entry, signer: Signer = SIGNER) -> Checkpoint:
-    return Checkpoint.sign(entry.head, AT, signer)
+def signed(
+    entry: Entry, signer: Signer = SIGNER, *, before: Sequence[Entry] | None = None
+) -> Checkpoint:
+    """The checkpoint of a chain that ends with this entry, after those of `chain` or others."""
+    earlier = chain(entry.sequence - 1) if before is None else before
+    leaves = [bytes.fromhex(one.hash) for one in [*earlier, entry]]
+    tree = Frontier().with_leaves(leaves)
+    return Checkpoint.sign(entry.head, tree, AT, signer=signer, origin=ORIGIN_NAME)
+
+
+def signed_before(entry: Entry, signer: Signer = SIGNER) -> Checkpoint:
+    """The same as version 1 signed it."""
+    draft = Checkpoint(*entry.head, AT, signer.key_id, "")
+    lines = ("ringfence egress checkpoint 1", *entry.head, AT, signer.key_id)
+    return replace(draft, signature=signer.sign("\n".join(map(str, lines)).encode()).hex())
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from serving.storage.migrate import upgrade
 from serving.storage.schema import METADATA
 
 ROOT = Path(__file__).parents[3]
-HEAD = "0006"
+HEAD = "0007"
 
 
 async def read(url: str, statement: str) -> list[tuple[object, ...]]:

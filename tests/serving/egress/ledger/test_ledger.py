@@ -9,24 +9,27 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
-from sqlalchemy import text
+from serving.egress.ledger.ledger.merkle import Frontier
+from serving.egress.ledger.ledger.notes import TreeHead
+from sqlalchemy import insert, text
 
 from serving.egress.ledger.chain import Entry
 from serving.egress.ledger.chain_store import LOCK
 from serving.egress.ledger.checkpoints import read_file
-from serving.egress.ledger.errors import LedgerTruncated, LedgerUnavailable
+from serving.egress.ledger.errors import LedgerFileInvalid, LedgerTruncated, LedgerUnavailable
 from serving.egress.ledger.ledger import ArrivalFacts, EgressLedger
-from serving.egress.ledger.reading import all_checkpoints, verify_database
+from serving.egress.ledger.reading import all_checkpoints, leaves_to, verify_database
 from serving.egress.ledger.verification import Report
 from serving.storage.database import Database
 from serving.storage.leftovers import Leftovers
+from serving.storage.schema import EgressCheckpoint
 from tests.serving.egress.ledgers import (
     NOON,
     SECRET,
@@ -38,6 +41,7 @@ from tests.serving.egress.ledgers import (
     migrated_url,
     postgres_url,
     rules,
+    signed_before,
     signed_in,
 )
 
@@ -347,8 +351,8 @@ async def test_every_checkpoint_is_in_the_file_too(database: Database, tmp_path:
     for _ in range(4):
         await ledger.depart(facts(), BODY)
     await ledger.close()
-    kept = read_file(file)
-    assert kept == await all_checkpoints(database)
+    kept = read_file(file, SIGNER.public_keys)
+    assert kept == [replace(one, frontier=None) for one in await all_checkpoints(database)]
     assert [one.sequence for one in kept] == [1, 3, 4]
     assert (await verify_database(database, SIGNER.public_keys, anchors=kept)).fault is None
 
@@ -385,6 +389,51 @@ async def test_nothing_leaves_once_what_was_written_here_is_changed(
     assert len(await entries_in(database)) == 2
 
 
+async def test_checkpoints_of_version_1_stay_and_notes_go_on_from_them(
+    ledger: EgressLedger, database: Database
+) -> None:
+    for _ in range(3):
+        entry = await ledger.depart(facts(), BODY)
+    before = signed_before(entry)
+    await change(database, "DELETE FROM egress_checkpoints")
+    async with database.transaction() as session:
+        await session.execute(insert(EgressCheckpoint).values(**asdict(before)))
+    await ledger.depart(facts(), BODY)
+    await ledger.close()
+    last = (await all_checkpoints(database))[-1]
+    leaves = await leaves_to(database, 4)
+    assert await all_checkpoints(database) == [before, last]
+    assert TreeHead.of(last.note_text or "").root == Frontier().with_leaves(leaves).root
+    assert await verified(database) == Report(4, 4, None)
+    await change(database, "UPDATE egress_entries SET tenant = 'x' WHERE sequence = 2")
+    with pytest.raises(LedgerFileInvalid, match="entry 2"):
+        await leaves_to(database, 4)
+
+
+async def test_tree_that_is_not_as_it_was_signed_lets_nothing_leave(
+    ledger: EgressLedger, database: Database
+) -> None:
+    await ledger.depart(facts(), BODY)
+    for change_of in (
+        "UPDATE egress_checkpoints SET frontier = 'nonsense'",
+        "UPDATE egress_checkpoints SET frontier = '" + "A" * 43 + "='",
+        "UPDATE egress_checkpoints SET note_text = 'x'",
+    ):
+        await change(database, change_of)
+        with pytest.raises(LedgerTruncated, match="checkpoint of entry 1 is not as it was signed"):
+            await ledger.depart(facts(), BODY)
+
+
+async def test_chain_with_a_gap_since_it_was_signed_is_not_signed(
+    ledger: EgressLedger, database: Database
+) -> None:
+    for _ in range(4):
+        await ledger.depart(facts(), BODY)
+    await change(database, "DELETE FROM egress_entries WHERE sequence = 3")
+    await ledger.close()
+    assert await signed_in(database) == [1]
+
+
 COPY = """
 INSERT INTO egress_entries
 SELECT 11, previous, kind, at, request_id, attempt_id, tenant, departure, facts, hash
@@ -406,6 +455,8 @@ TAMPERING: list[tuple[str, tuple[int, int] | None]] = [
     (COPY, (11, 11)),
     (SWAP, (3, 3)),
     ("UPDATE egress_checkpoints SET hash = 'x'", (1, 1)),
+    ("UPDATE egress_checkpoints SET note_text = NULL", (1, 1)),
+    ("UPDATE egress_checkpoints SET note_text = 'x' WHERE sequence = 10", (10, 10)),
     ("UPDATE egress_checkpoints SET sequence = 8 WHERE sequence = 10", (8, 8)),
     ("SELECT 1", None),
 ]

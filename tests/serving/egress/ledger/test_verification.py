@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from serving.egress.ledger.chain import ORIGIN, Entry, entry_hash
 from serving.egress.ledger.checkpoints import EVERY_ENTRIES, Checkpoint
 from serving.egress.ledger.verification import Fault, Report, verify
-from tests.serving.egress.ledgers import AT, OTHER_SIGNER, SIGNER, chain, signed
+from tests.serving.egress.ledgers import AT, OTHER_SIGNER, SIGNER, chain, signed, signed_before
 
 KEYS = SIGNER.public_keys
 FIELDS = ("at", "request_id", "attempt_id", "tenant", "facts", "kind", "previous", "hash")
@@ -176,8 +176,14 @@ def test_rewritten_ledger_is_located_between_two_checkpoints() -> None:
 
 BAD_CHECKPOINTS: list[tuple[Checkpoint, str]] = [
     (signed(chain(3)[1], OTHER_SIGNER), "entry 2: the checkpoint there is of an unknown key"),
-    (replace(signed(chain(3)[1]), at="x"), "entry 2: the checkpoint there has a wrong signature"),
-    (replace(signed(chain(9)[8]), at="x"), "entry 9: the checkpoint there has a wrong signature"),
+    (
+        replace(signed(chain(3)[1]), signature="00"),
+        "entry 2: the checkpoint there has a wrong signature",
+    ),
+    (
+        replace(signed(chain(9)[8]), signature="00"),
+        "entry 9: the checkpoint there has a wrong signature",
+    ),
 ]
 
 
@@ -201,6 +207,19 @@ def test_missing_checkpoints_are_noticed_once_there_must_be_one() -> None:
 def test_ledger_of_another_chain_is_found_by_an_anchor() -> None:
     entries = chain(5)
     others = rehashed([replace(entry, tenant="globex") for entry in entries])
-    report = verify(others, [signed(entry) for entry in others], KEYS, anchors=[signed(entries[4])])
+    checkpoints = [signed(entry, before=others[:at]) for at, entry in enumerate(others)]
+    assert verify(others, checkpoints, KEYS).fault is None
+    report = verify(others, checkpoints, KEYS, anchors=[signed(entries[4])])
     assert report.fault is not None
     assert report.fault.last == 5
+
+
+@pytest.mark.parametrize("at", range(1, 5))
+def test_change_below_a_checkpoint_of_either_version_is_found(at: int) -> None:
+    entries = chain(4)
+    changed = replace(entries[at - 1], tenant="other")
+    other = rehashed([*entries[: at - 1], changed, *entries[at:]])
+    for checkpoint in (signed(entries[-1]), signed_before(entries[-1])):
+        assert verify(entries, [checkpoint], KEYS) == Report(4, 4, None)
+        told = verify(other, [checkpoint], KEYS).fault
+        assert (told and (told.first, told.last)) == (1, 4)
