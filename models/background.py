@@ -16,7 +16,7 @@ from pathlib import Path
 
 logger = logging.getLogger("ringfence.background")
 
-LONGEST_PAUSE_S = 30.0
+LONGEST_PAUSE_S = 5.0
 """The longest wait after failures, unless the loop itself is slower."""
 
 FIRST_PAUSE_S = 0.1
@@ -95,20 +95,29 @@ class BackgroundLoop:
         """End the pause, or leave out the next one."""
         self._woken.set()
 
+    def cancel(self) -> None:
+        """Begin to stop; `close` waits for the end."""
+        self._closed = True
+        if self._task is not None:
+            self._task.cancel()
+
     async def close(self, *, timeout_s: float = CLOSE_S) -> None:
         """Stop. A step that does not end within `timeout_s` of being cancelled is left behind."""
-        self._closed = True
+        self.cancel()
         if self._task is None:
             return
-        self._task.cancel()
         _, running = await asyncio.wait({self._task}, timeout=timeout_s)
         if running:
             logger.error("background loop %s does not end", self.name)
 
+    @property
+    def runs(self) -> bool:
+        """Whether it was started, and has neither been closed nor done its work."""
+        return self._task is not None and not self._task.done()
+
     def state(self) -> LoopState:
         """How it fares now."""
-        runs = self._task is not None and not self._task.done()
-        age_s = self._time() - self._succeeded_at if runs else None
+        age_s = self._time() - self._succeeded_at if self.runs else None
         return LoopState(self.name, self._failures, age_s)
 
     async def _run(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -11,12 +10,12 @@ from dataclasses import dataclass
 from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from models.engine import EngineError
+from models.background import BackgroundLoop
 from rag.database import Database
 from rag.drift.query_sums import QuerySums, day_of
 from rag.drift.report import DriftReport, DriftThresholds, Observed, Staleness, report
 from rag.drift.sums import Baseline, Sums
-from rag.errors import NotThere, RagError
+from rag.errors import NotThere
 from rag.index.embedder_versions import ServedEmbedder, canary_cosine
 from rag.index.protocols import Collection, VectorIndex
 from rag.reembedding import generations as rows
@@ -55,7 +54,6 @@ class Drift:
         thresholds: values beyond which a measure raises an alert.
         event: called with each report that has alerts.
         clock: returns Unix seconds.
-        passing: further errors after which `keep` continues, such as the database's.
     """
 
     def __init__(
@@ -68,7 +66,6 @@ class Drift:
         thresholds: DriftThresholds | None = None,
         event: Callable[[DriftReport], None] = lambda _: None,
         clock: Callable[[], float] = time.time,
-        passing: tuple[type[Exception], ...] = (),
     ) -> None:
         self._database = database
         self._vectors = vectors
@@ -77,7 +74,6 @@ class Drift:
         self._thresholds = thresholds or DriftThresholds()
         self._event = event
         self._clock = clock
-        self._passing: tuple[type[Exception], ...] = (RagError, EngineError, *passing)
         self._writer = uuid.uuid4().hex
         self._searched: set[str] = set()
 
@@ -106,18 +102,18 @@ class Drift:
         for generation_id in sorted(self._sums.unknown):
             await self._make_known(generation_id)
 
-    async def keep(self, interval_s: float) -> None:
-        """Report on searched stores every `interval_s` seconds, until cancelled."""
+    def loops(self, *, interval_s: float) -> list[BackgroundLoop]:
+        """The loop that stores sums, and reports on searched stores every `interval_s` seconds."""
         due = self._clock() + interval_s
-        while True:
-            await asyncio.sleep(min(FLUSH_S, interval_s))
-            try:
-                await self.flush()
-                if self._clock() >= due:
-                    due = self._clock() + interval_s
-                    await self.report_searched()
-            except self._passing:
-                continue  # The failing part may work again at the next interval.
+
+        async def step() -> None:
+            nonlocal due
+            await self.flush()
+            if self._clock() >= due:
+                due = self._clock() + interval_s
+                await self.report_searched()
+
+        return [BackgroundLoop("drift", step, every_s=min(FLUSH_S, interval_s))]
 
     async def report_searched(self) -> list[DriftReport]:
         """Report on stores that were searched since the last call, and store the reports.

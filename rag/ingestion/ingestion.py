@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +17,7 @@ from typing import Protocol
 import numpy as np
 from sqlalchemy import delete, insert
 
+from models.background import BackgroundLoop
 from models.engine import EngineError, RequestRejected
 from rag.database import Database
 from rag.errors import FileUnreadable, NotThere, RagError
@@ -109,22 +110,23 @@ class Ingestion:
             *(RagError, EngineError, OSError),
             *passing,
         )
-        self._work = asyncio.Event()
+        self._in_work: list[IngestBatch] = []
 
-    def wake(self) -> None:
-        """Look for files at once."""
-        self._work.set()
-
-    async def keep(self, *, workers: int, poll_s: float) -> None:
-        """Index files until cancelled.
+    def loops(self, *, workers: int, poll_s: float) -> list[BackgroundLoop]:
+        """The loops that index files and renew leases. A worker that is woken looks at once.
 
         Args:
             workers: batches at a time. One is embedded while another is parsed or published.
-            poll_s: time between two looks for files without a `wake`.
+            poll_s: time between two looks for files of a worker that nobody wakes.
         """
-        async with asyncio.TaskGroup() as group:
-            for _ in range(workers):
-                group.create_task(self._keep(poll_s))
+        renew_s = self._leases.lease_s / 3
+        return [
+            BackgroundLoop("ingestion_leases", self._renew, every_s=renew_s, longest_s=renew_s),
+            *(
+                BackgroundLoop(f"ingestion_{number}", self._work, every_s=poll_s, at_once=True)
+                for number in range(1, workers + 1)
+            ),
+        ]
 
     async def step(self) -> bool:
         """Index one batch. Returns whether there was one.
@@ -135,38 +137,27 @@ class Ingestion:
         batch = await self._leases.take()
         if batch is None:
             return False
-        async with self._renewed(batch):
+        with self._renewed(batch):
             await self._index(batch)
         return True
 
-    async def _keep(self, poll_s: float) -> None:
-        while True:
-            self._work.clear()
-            try:
-                found = await self.step()
-            except self._passing as error:
-                logger.warning("indexing is interrupted: %s", type(error).__name__)
-                found = False
-            if not found:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(poll_s):
-                        await self._work.wait()
+    async def _work(self) -> None:
+        while await self.step():
+            pass
 
-    @asynccontextmanager
-    async def _renewed(self, batch: IngestBatch) -> AsyncIterator[None]:
-        """Renew the lease of a batch in the background."""
-
-        async def renew() -> None:
-            while True:
-                await asyncio.sleep(self._leases.lease_s / 3)
-                with suppress(*self._passing):  # Publishing checks whether the lease still holds.
-                    await self._leases.renew(batch)
-
-        renewing = asyncio.create_task(renew())
+    @contextmanager
+    def _renewed(self, batch: IngestBatch) -> Iterator[None]:
+        """Have the lease of a batch renewed."""
+        self._in_work.append(batch)
         try:
             yield
         finally:
-            renewing.cancel()
+            self._in_work.remove(batch)
+
+    async def _renew(self) -> None:
+        """Renew every lease. Publishing checks whether a lease still holds."""
+        for batch in list(self._in_work):
+            await self._leases.renew(batch)
 
     async def _index(self, batch: IngestBatch) -> None:
         """Index a batch. Unreadable files fail; if a dependency fails, all files wait."""

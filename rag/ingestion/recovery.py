@@ -5,22 +5,17 @@ Runs continuously and after every crash. Nothing else erases vectors of unpublis
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
 from sqlalchemy import ColumnElement, delete, exists, select, update
 
+from models.background import BackgroundLoop
 from rag.database import Database
-from rag.errors import RagError
 from rag.files.expiry import Expiry
 from rag.index.protocols import Collection, TextIndex, VectorIndex, chunk_key
 from rag.schema import File, IndexGeneration, IndexIntent, StoreFile, VectorStore
-
-logger = logging.getLogger("ringfence.recovery")
 
 INTENTS = 100
 """Intents that are read from SQL at a time."""
@@ -64,7 +59,6 @@ class Recovery:
         contents: the blob store.
         expiry: removes files and stores that have expired.
         clock: returns Unix seconds.
-        passing: further errors after which work is retried, as in `Ingestion`.
     """
 
     def __init__(
@@ -76,7 +70,6 @@ class Recovery:
         contents: BlobSweeper,
         expiry: Expiry,
         clock: Callable[[], float],
-        passing: tuple[type[Exception], ...] = (),
     ) -> None:
         self._database = database
         self._vectors = vectors
@@ -84,33 +77,24 @@ class Recovery:
         self._contents = contents
         self._expiry = expiry
         self._clock = clock
-        self._passing: tuple[type[Exception], ...] = (RagError, OSError, *passing)
-        self._work = asyncio.Event()
 
-    def wake(self) -> None:
-        """Look for intents at once."""
-        self._work.set()
-
-    async def keep(self, *, poll_s: float, sweep_s: float) -> None:
-        """Settle and sweep until cancelled.
+    def loops(self, *, poll_s: float, sweep_s: float) -> list[BackgroundLoop]:
+        """The loop that settles and sweeps. If it is woken, it looks for intents at once.
 
         Args:
-            poll_s: time between two looks for intents without a `wake`.
+            poll_s: time between two looks for intents of a loop that nobody wakes.
             sweep_s: time between two sweeps; the first one is immediate.
         """
         due = self._clock()
-        while True:
-            self._work.clear()
-            try:
-                await self.settle()
-                if self._clock() >= due:
-                    await self.sweep()
-                    due = self._clock() + sweep_s
-            except self._passing as error:
-                logger.warning("recovery is interrupted: %s", type(error).__name__)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(poll_s):
-                    await self._work.wait()
+
+        async def step() -> None:
+            nonlocal due
+            await self.settle()
+            if self._clock() >= due:
+                await self.sweep()
+                due = self._clock() + sweep_s
+
+        return [BackgroundLoop("recovery", step, every_s=poll_s, at_once=True)]
 
     async def settle(self) -> None:
         """Remove what has expired, and carry out the intents that are due.

@@ -21,6 +21,7 @@ from uuid import uuid4
 
 import orjson
 
+from models.background import BackgroundLoop
 from serving.access.fresh_cache import MAX_AGE_S, Forget
 from serving.storage.errors import ValkeyUnavailable
 from serving.storage.valkey import PREFIX, Valkey, script
@@ -127,7 +128,9 @@ class Invalidations(Announcer):
         self._heard = 0
         self._trusted_until = float("-inf")
         self._subscribers: list[Forget] = []
-        self._listening: asyncio.Task[None] | None = None
+        self.loop = BackgroundLoop(
+            "invalidation", self._listen, every_s=0.0, at_once=True, longest_s=RETRY_S
+        )
 
     @classmethod
     def open(cls, url: str, *, prefix: str = PREFIX) -> Self:
@@ -148,26 +151,20 @@ class Invalidations(Announcer):
 
     def start(self) -> None:
         """Begin to listen. Without it `is_current` is never true."""
-        self._listening = asyncio.create_task(self._listen())
+        self.loop.start()
 
     async def close(self) -> None:
         """Stop. Changes no longer wait for this gateway."""
         self._trusted_until = float("-inf")
-        if self._listening is not None:
-            self._listening.cancel()
-            await asyncio.wait({self._listening})
-            with suppress(ValkeyUnavailable, TimeoutError):
-                async with asyncio.timeout(LEAVE_WAIT_S):
-                    await self._run("leave", self._gateway)
+        await self.loop.close()
+        with suppress(ValkeyUnavailable, TimeoutError):
+            async with asyncio.timeout(LEAVE_WAIT_S):
+                await self._run("leave", self._gateway)
         await self._valkey.close()
 
     async def _listen(self) -> None:
-        while True:
-            try:
-                await self._renew()
-                await self._hear()
-            except ValkeyUnavailable:
-                await asyncio.sleep(RETRY_S)
+        await self._renew()
+        await self._hear()
 
     async def _renew(self) -> None:
         """Say what was heard, and be trusted for a while."""

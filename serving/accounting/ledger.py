@@ -18,6 +18,7 @@ from uuid import uuid4
 import orjson
 from sqlalchemy import ColumnElement, Executable, case, func, or_, select
 
+from models.background import BackgroundLoop
 from serving.accounting.attempt import LOST
 from serving.accounting.usage import AttemptRecord, Dimension, UsageRow
 from serving.storage.database import Database, Dialect
@@ -87,11 +88,11 @@ class Ledger:
         self._resumed = False
         self._unsettled = unsettled
         self._name = uuid4().hex
-        self._draining: asyncio.Task[None] | None = None
+        self.loop = BackgroundLoop("usage_ledger", self._move, every_s=DRAIN_S)
 
     def start(self) -> None:
         """Begin to move rows."""
-        self._draining = asyncio.create_task(self._drain_for_ever())
+        self.loop.start()
 
     async def close(self) -> list[Leftover]:
         """Move the last rows, and write those that will not be settled any more.
@@ -101,9 +102,7 @@ class Ledger:
         Returns:
             What could not be written.
         """
-        if self._draining is not None:
-            self._draining.cancel()
-            await asyncio.wait({self._draining}, timeout=CLOSE_WAIT_S)
+        await self.loop.close(timeout_s=CLOSE_WAIT_S)
         with suppress(ValkeyUnavailable, DatabaseUnavailable, TimeoutError):
             async with asyncio.timeout(CLOSE_WAIT_S):
                 await self.drain()
@@ -224,17 +223,13 @@ class Ledger:
                 return []
         return await asyncio.to_thread(self._leftovers.keep, rows)
 
-    async def _drain_for_ever(self) -> None:
-        while True:
-            await asyncio.sleep(DRAIN_S)
-            try:
-                if await self._my_turn():
-                    await self.drain()
-            except DatabaseUnavailable:
-                logger.warning("the ledger cannot be written now; its rows wait in Valkey")
-            except ValkeyUnavailable:
-                with suppress(DatabaseUnavailable):
-                    await self._write(self._unsettled(), settled=False)
+    async def _move(self) -> None:
+        try:
+            if await self._my_turn():
+                await self.drain()
+        except ValkeyUnavailable:
+            await self._write(self._unsettled(), settled=False)
+            raise
 
     async def _my_turn(self) -> bool:
         taken = await self._valkey.command("SET", self._drainer, self._name, "NX", "PX", _TURN_MS)

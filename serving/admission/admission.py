@@ -20,6 +20,7 @@ from contextlib import (
 from dataclasses import dataclass, field
 from datetime import date, datetime
 
+from models.background import BackgroundLoop
 from serving.admission.budgets import Lookups, begin, budget_of, sums_of
 from serving.admission.fair_queue import FairQueue, QueueFull, QueueTimeout, Slot
 from serving.admission.policies import Policies, Policy
@@ -171,17 +172,22 @@ class Admission:
     unchecked: int = 0
     stopping: bool = False
     _running: dict[str, set[Permit]] = field(default_factory=lambda: defaultdict(set))
-    _watching: asyncio.Task[None] | None = None
-    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    watch: BackgroundLoop = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.watch = BackgroundLoop(
+            "key_revocation", self._look_at_keys, every_s=REVOCATION_CHECK_S,
+            longest_s=REVOCATION_CHECK_S,
+        )  # fmt: skip
 
     def start(self) -> None:
         """Begin to be heard of by Valkey, and to look for keys that were revoked."""
         self.reservations.start()
-        self._watching = asyncio.create_task(self._watch_keys())
+        self.watch.start()
 
     def recheck_keys(self, _changed: frozenset[str] | None) -> None:
         """Look at once whether keys of requests that run or wait were revoked."""
-        self._changed.set()
+        self.watch.wake()
 
     def stop(self) -> None:
         """End every request that runs or waits for its turn, and let none in any more."""
@@ -191,9 +197,8 @@ class Admission:
                 permit.end(ServerStopping())
 
     async def close(self) -> None:
-        """Send the remaining settlements."""
-        if self._watching is not None:
-            self._watching.cancel()
+        """Send what is left to settle."""
+        await self.watch.close()
         await self.reservations.close()
 
     @asynccontextmanager
@@ -297,17 +302,12 @@ class Admission:
             if not running:
                 self._running.pop(key_id, None)
 
-    async def _watch_keys(self) -> None:
-        while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(REVOCATION_CHECK_S):  # wait_for loses cancellations.
-                    await self._changed.wait()
-            self._changed.clear()
-            for key_id in list(self._running):
-                with suppress(StoreUnavailable):  # Nobody was revoked that we know of.
-                    if not await self.still_works(key_id):
-                        for permit in list(self._running.get(key_id, ())):
-                            permit.end(_revoked())
+    async def _look_at_keys(self) -> None:
+        for key_id in list(self._running):
+            with suppress(StoreUnavailable):  # Nobody was revoked that we know of.
+                if not await self.still_works(key_id):
+                    for permit in list(self._running.get(key_id, ())):
+                        permit.end(_revoked())
 
     def _longest_s(self, ask: Ask) -> float:
         return min(self.max_request_s, ask.timeout_s or self.max_request_s)

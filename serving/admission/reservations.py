@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +18,7 @@ from uuid import uuid4
 
 import orjson
 
+from models.background import BackgroundLoop
 from serving.domain.quota import Headroom, Quota
 from serving.storage.errors import ValkeyNotAsked, ValkeyUnavailable
 from serving.storage.valkey import PREFIX, Valkey, script
@@ -186,23 +186,28 @@ class Reservations:
         self._unheld: dict[str, Demand] = {}
         self._holding: asyncio.TimerHandle | None = None
         self._flying: asyncio.Task[None] | None = None
-        self._beating: asyncio.Task[None] | None = None
-        self.available = True
-        """Whether the last batch was answered."""
+        self._failure: Exception | None = None
+        self.loop = BackgroundLoop(
+            "admission_leases", self._beat, every_s=self._pause_s, longest_s=RETRY_S
+        )
 
     def start(self) -> None:
         """Begin to be heard of. Without it the lease runs out between requests."""
-        self._beating = asyncio.create_task(self._beat())
+        self.loop.start()
 
     async def close(self) -> None:
-        """Send the rest, at most for the time of one more batch."""
-        if self._beating is not None:
-            self._beating.cancel()
+        """Send what is left, for as long as one more batch takes."""
+        await self.loop.close()
         if self._holding is not None:
             self._holding.cancel()
         self._depart()
         if self._flying is not None:
             await asyncio.wait({self._flying})
+
+    @property
+    def available(self) -> bool:
+        """Whether the last batch was answered."""
+        return self._failure is None
 
     @property
     def is_full(self) -> bool:
@@ -322,13 +327,13 @@ class Reservations:
                 self._number += 1
             try:
                 known = await self._send(batch)
-            except ValkeyUnavailable as error:
+            except Exception as error:  # noqa: BLE001  Who waits is told, whatever it was.
                 self._failed(batch, error)
                 return
             self._unanswered = []
             if not known or not self.available:
                 self._queue += [_again(live.demand) for live in self._live.values()]
-            self.available = True
+            self._failure = None
             if not self._queue:
                 return
 
@@ -351,9 +356,11 @@ class Reservations:
                 one.reply.set_result(reply)
         return bool(known) or self._number == 1
 
-    def _failed(self, batch: list[_Operation], error: ValkeyUnavailable) -> None:
+    def _failed(self, batch: list[_Operation], error: Exception) -> None:
         """Tell everybody who waits. Settlements stay, for the next batch."""
-        self.available = False
+        self._failure = error
+        if not isinstance(error, ValkeyUnavailable):
+            error = ValkeyUnavailable(f"Valkey's reply was of no use: {type(error).__name__}")
         for one in batch:
             if not one.reply.done():
                 one.reply.set_exception(error)
@@ -363,13 +370,15 @@ class Reservations:
         self._unanswered = [one for one in batch if one.settles]
         self._queue = [one for one in self._queue if one.settles]
 
+    def _pause_s(self) -> float:
+        return self._heartbeat_s if self.available else RETRY_S
+
     async def _beat(self) -> None:
-        while True:
-            await asyncio.sleep(self._heartbeat_s if self.available else RETRY_S)
-            self._depart()
-            if self._flying is not None:
-                with suppress(asyncio.CancelledError):
-                    await asyncio.wait({self._flying})
+        self._depart()
+        if self._flying is not None:
+            await asyncio.wait({self._flying})
+        if self._failure is not None:
+            raise self._failure
 
 
 def _done() -> asyncio.Future[Any]:

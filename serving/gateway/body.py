@@ -13,8 +13,8 @@ from starlette.requests import ClientDisconnect, Request
 from serving.config import ServerSettings
 from serving.domain.errors import BodyTimeout, BodyTooLarge, InvalidRequest
 from serving.gateway.large_bodies import Hold
-from serving.gateway.wire.chat.json_schema import is_schema
 from serving.gateway.wire.conversation import Wire
+from serving.gateway.wire.json_schema import is_schema
 from serving.gateway.wire.own_fields import refuse_look_alikes, settled
 
 Body = TypeVar("Body", bound=Wire)

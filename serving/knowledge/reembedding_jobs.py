@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, replace
@@ -10,9 +9,9 @@ from functools import partial
 
 from sqlalchemy import select
 
-from models.engine import EngineError
+from models.background import BackgroundLoop, close_all
 from rag.database import Database
-from rag.errors import NotThere, RagError, Refused
+from rag.errors import NotThere, Refused
 from rag.reembedding.generations import Progress
 from rag.reembedding.recall_comparison import RecallComparison
 from rag.reembedding.reembedding import Reembedding
@@ -31,21 +30,13 @@ class ReembeddingJobs:
     Args:
         reembedding: does the work, which is all in SQL and the index.
         database: where it is seen what an earlier process began.
-        passing: errors after which a job goes on later, such as the database's.
     """
 
-    def __init__(
-        self,
-        reembedding: Reembedding,
-        database: Database,
-        *,
-        passing: tuple[type[Exception], ...] = (),
-    ) -> None:
+    def __init__(self, reembedding: Reembedding, database: Database) -> None:
         self._reembedding = reembedding
         self._database = database
-        self._passing: tuple[type[Exception], ...] = (RagError, EngineError, *passing)
         self._facts: dict[str, ReembeddingFacts] = {}
-        self._running: dict[str, asyncio.Task[None]] = {}
+        self._running: dict[str, BackgroundLoop] = {}
 
     async def begin(self, store_id: str, model: str, *, force: bool) -> ReembeddingFacts:
         """Begin, or go on with one by the same model. Forced, one by another model is given up.
@@ -104,35 +95,33 @@ class ReembeddingJobs:
 
     async def close(self) -> None:
         """Stop; what was done stays done."""
-        for store_id in list(self._running):
-            await self._stop(store_id)
+        await close_all(self._running.values())
 
     def _start(self, store_id: str, model: str, work: Callable[[], Awaitable[None]]) -> None:
-        if store_id in self._running:
+        running = self._running.get(store_id)
+        if running is not None and running.runs:
             return
         self._facts[store_id] = ReembeddingFacts("running", model)
-        task = asyncio.create_task(self._see_through(store_id, work))
-        self._running[store_id] = task
-        task.add_done_callback(lambda _: self._running.pop(store_id, None))
+        self._running[store_id] = loop = BackgroundLoop(
+            "reembedding", partial(self._see_through, store_id, work), every_s=AGAIN_S,
+            at_once=True, once=True,
+        )  # fmt: skip
+        loop.start()
 
     async def _stop(self, store_id: str) -> None:
-        if (task := self._running.get(store_id)) is not None:
-            task.cancel()
-            await asyncio.wait([task])
+        if (loop := self._running.get(store_id)) is not None:
+            await loop.close()
 
     async def _see_through(self, store_id: str, work: Callable[[], Awaitable[None]]) -> None:
-        """Go on for as long as somebody does not answer; a refusal or the store's end ends it."""
-        while True:
-            try:
-                return await work()
-            except (Refused, NotThere) as error:
-                self._failed(store_id, error.message)
-                return None
-            except self._passing as error:
-                waits = f"It waits, and goes on by itself: {type(error).__name__}."
-                self._facts[store_id] = replace(self._facts[store_id], error=waits)
-                logger.warning("re-embedding waits: %s", type(error).__name__)
-            await asyncio.sleep(AGAIN_S)
+        """Only a refusal or the store's end ends it; after any other error it is tried again."""
+        try:
+            await work()
+        except (Refused, NotThere) as error:
+            self._failed(store_id, error.message)
+        except Exception as error:
+            waits = f"It waits, and goes on by itself: {type(error).__name__}."
+            self._facts[store_id] = replace(self._facts[store_id], error=waits)
+            raise
 
     async def _go_back(self, store_id: str) -> None:
         await self._reembedding.run(store_id, told=partial(self._told, store_id))

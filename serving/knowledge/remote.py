@@ -9,6 +9,7 @@ from typing import Any
 
 from ray.serve.handle import DeploymentHandle
 
+from models.background import LoopState
 from models.engine import EngineError
 from rag.errors import RagError
 from rag.index.protocols import Collection
@@ -86,6 +87,10 @@ class RemoteKnowledge:
     async def check(self) -> Sequence[str]:
         """See `Curator`."""
         return await from_wire(self._curator.check.remote(), timeout_s=CURATION_S)
+
+    async def loops(self) -> Sequence[LoopState]:
+        """How what runs beside searches fares. Raises as `Curator` does."""
+        return await from_wire(self._curator.loops.remote(), timeout_s=WAKE_S)
 
     async def _wake(self) -> None:
         with suppress(RagError, EngineError):

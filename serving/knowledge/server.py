@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from models.background import LoopState
 from models.catalog import HEALTH_CHECK_PERIOD_S, NO_ACCESS_LOG, ModelSpec
 from models.prepare import prepare, revision_of
 from models.remote.embedder import RemoteEmbedder
@@ -115,6 +116,10 @@ class KnowledgeServer:
     async def check(self) -> Told[list[str]]:
         """See `Curator`."""
         return await told(self._service.check())
+
+    async def loops(self) -> list[LoopState]:
+        """How what runs beside searches fares here."""
+        return [loop.state() for loop in self._service.loops]
 
 
 def _served(

@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import select
 
+from models.background import BackgroundLoop, close_all
 from models.embedding.reranker import Reranker
-from models.engine import EngineError
+from models.engine import EngineError, EngineUnavailable
 from rag.drift.drift import Drift
 from rag.drift.query_sums import QuerySums
 from rag.drift.report import DriftReport, DriftThresholds
-from rag.errors import IndexUnavailable, RagError
+from rag.errors import IndexUnavailable
 from rag.files.blobs import Blobs
 from rag.files.expiry import Expiry
 from rag.index.chroma_index import ChromaIndex
@@ -99,19 +100,20 @@ class KnowledgeService:
         )  # fmt: skip
         self._expiry = Expiry(database, text, clock=clock)
         self._recovery = Recovery(
-            database, vectors, text, contents=contents, expiry=self._expiry, clock=clock,
-            passing=PASSING,
+            database, vectors, text, contents=contents, expiry=self._expiry, clock=clock
         )  # fmt: skip
         self._consistency = Consistency(database, vectors, text, contents)
         self._jobs = ReembeddingJobs(
-            Reembedding(database, vectors, embedders, clock=clock), database, passing=PASSING
+            Reembedding(database, vectors, embedders, clock=clock), database
         )
         self._drift = Drift(
             database, vectors, embedders, sums=self._sums,
             thresholds=_thresholds(self._settings.drift), event=self._drifted, clock=clock,
-            passing=PASSING,
         )  # fmt: skip
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._mending: set[asyncio.Task[None]] = set()
+        self._told: set[str] = set()
+        self._workers: list[BackgroundLoop] = []
+        self.loops: list[BackgroundLoop] = []
 
     def start(self, *, curates: bool = True) -> None:
         """Begin what runs beside searches.
@@ -120,28 +122,33 @@ class KnowledgeService:
             curates: whether this process indexes, recovers and re-embeds; one does.
         """
         settings = self._settings
-        self._spawn(self._drift.keep(settings.drift.interval_s))
-        if not curates:
-            return
-        self._spawn(self._ingestion.keep(workers=WORKERS, poll_s=POLL_S))
-        self._spawn(self._recovery.keep(poll_s=POLL_S, sweep_s=settings.sweep_s))
-        self._spawn(self._resume())
-        self._spawn(self._look_at_embedders())
+        self.loops = self._drift.loops(interval_s=settings.drift.interval_s)
+        if curates:
+            self._workers = [
+                *self._ingestion.loops(workers=WORKERS, poll_s=POLL_S),
+                *self._recovery.loops(poll_s=POLL_S, sweep_s=settings.sweep_s),
+            ]
+            self.loops += [
+                *self._workers,
+                _until_done("reembedding_resume", self._jobs.resume),
+                _until_done("embedder_checks", self._look_at_embedders),
+            ]
+        for loop in self.loops:
+            loop.start()
 
     async def close(self) -> None:
-        """Stop. The next process continues what was begun."""
-        for task in self._tasks:
+        """End that; what was begun is gone on with by the next process."""
+        await close_all(self.loops)
+        for task in self._mending:
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
         await self._jobs.close()
         await self._parser.close()
         await asyncio.to_thread(self._vectors.close)
 
     def wake(self) -> None:
         """There is something to index or to remove."""
-        self._ingestion.wake()
-        self._recovery.wake()
+        for loop in self._workers:
+            loop.wake()
 
     async def create(self, collection: Collection) -> None:
         """Make an empty collection. Raises `IndexUnavailable`."""
@@ -237,34 +244,26 @@ class KnowledgeService:
     def _drifted(self, report: DriftReport) -> None:
         logger.warning("vector store %s drifts: %s", report.store_id, ", ".join(report.alerts))
         if self._settings.drift.reembed and "canary_cosine" in report.alerts:
-            self._spawn(self._mend(report.store_id))
+            task = asyncio.create_task(self._mend(report.store_id))
+            self._mending.add(task)
+            task.add_done_callback(self._mending.discard)
 
     async def _look_at_embedders(self) -> None:
-        """Tell which stores cannot be searched because their embedder has changed; once."""
-        told: set[str] = set()
-        while True:
-            try:
-                unsure = False
-                for store in await self.stores():
-                    unsure = unsure or store.mismatch == UNKNOWN
-                    if store.mismatch not in (None, UNKNOWN) and store.id not in told:
-                        told.add(store.id)
-                        logger.error("%s", store.mismatch)
-                        if self._settings.drift.reembed:
-                            await self._mend(store.id)
-                if not unsure:
-                    return
-            except (RagError, *PASSING) as error:
-                logger.warning("embedders cannot be compared: %s", type(error).__name__)
-            await asyncio.sleep(AGAIN_S)
+        """Tell which stores cannot be searched because their embedder has changed; once.
 
-    async def _resume(self) -> None:
-        while True:
-            try:
-                return await self._jobs.resume()
-            except PASSING as error:
-                logger.warning("re-embedding is not gone on with: %s", type(error).__name__)
-            await asyncio.sleep(AGAIN_S)
+        Raises:
+            EngineUnavailable: not all could be compared.
+        """
+        unsure = False
+        for store in await self.stores():
+            unsure = unsure or store.mismatch == UNKNOWN
+            if store.mismatch not in (None, UNKNOWN) and store.id not in self._told:
+                self._told.add(store.id)
+                logger.error("%s", store.mismatch)
+                if self._settings.drift.reembed:
+                    await self._mend(store.id)
+        if unsure:
+            raise EngineUnavailable(UNKNOWN)
 
     async def _mend(self, store_id: str) -> None:
         """New vectors by the model that is served now under the old one's name, or by default."""
@@ -275,18 +274,12 @@ class KnowledgeService:
             if active is not None and found.building is None:  # Else somebody mends it already.
                 model = active.model if active.model in self._served else self._default
                 await self._jobs.begin(store_id, model or active.model, force=True)
-        except (RagError, EngineError, *PASSING) as error:
+        except Exception as error:  # noqa: BLE001  The next report of drift tries again.
             logger.warning("re-embedding does not begin: %s", type(error).__name__)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("a task of retrieval ended: %s", type(error).__name__)
+def _until_done(name: str, work: Callable[[], Awaitable[None]]) -> BackgroundLoop:
+    return BackgroundLoop(name, work, every_s=AGAIN_S, at_once=True, once=True)
 
 
 def _vectors(settings: Settings) -> ChromaIndex:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-
+from models.background import BackgroundLoop
 from serving.domain.model_state import ModelState, Readiness
 
 EVERY_S = 1.0
@@ -24,17 +23,7 @@ class EngineWatch:
         self._readiness = readiness
         self._every_s = every_s
         self._lost: frozenset[str] = frozenset()
-        self._watching: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Begin to look."""
-        self._watching = asyncio.create_task(self._watch())
-
-    async def close(self) -> None:
-        """Stop."""
-        if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.wait([self._watching])
+        self.loop = BackgroundLoop("engine_watch", self, every_s=self._pause_s, at_once=True)
 
     def ready(self, model: str) -> bool:
         """Whether an engine runs that model, as far as is known."""
@@ -48,7 +37,5 @@ class EngineWatch:
         )
         return states
 
-    async def _watch(self) -> None:
-        while True:
-            await self()
-            await asyncio.sleep(self._every_s / 4 if self._lost else self._every_s)
+    def _pause_s(self) -> float:
+        return self._every_s / 4 if self._lost else self._every_s

@@ -8,13 +8,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import orjson
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
+from models.background import LoopState
 from models.engine import Delta, EngineError, Usage
 from serving.domain.errors import RingfenceError, outcome
 
@@ -120,6 +123,10 @@ class Meter:
             self._watched[name] = gauge
         (gauge.labels(**labels) if labels else gauge).set_function(value)
 
+    def watch_loops(self, states: Callable[[], Iterable[LoopState]]) -> None:
+        """Show how background loops fare. To be called once."""
+        self._registry.register(_Loops(states))
+
     def render(self) -> bytes:
         """Everything in Prometheus' text format."""
         return generate_latest(self._registry)
@@ -152,3 +159,27 @@ class Meter:
             "completion_tokens": usage.completion_tokens,
         }
         logger.info("%s", orjson.dumps(line).decode())
+
+
+class _Loops(Collector):
+    """Background loops, looked at whenever metrics are read."""
+
+    def __init__(self, states: Callable[[], Iterable[LoopState]]) -> None:
+        self._states = states
+
+    def collect(self) -> Iterator[Metric]:
+        failures = CounterMetricFamily(
+            "ringfence_background_failures", "Steps of background loops that failed.",
+            labels=["loop"],
+        )  # fmt: skip
+        ages = GaugeMetricFamily(
+            "ringfence_background_success_age_seconds",
+            "Since a step of a running background loop last succeeded.",
+            labels=["loop"],
+        )
+        for state in self._states():
+            failures.add_metric([state.name], state.failures)
+            if state.success_age_s is not None:
+                ages.add_metric([state.name], state.success_age_s)
+        yield failures
+        yield ages

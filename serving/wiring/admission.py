@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Self
 
+from models.background import BackgroundLoop
 from models.catalog import ModelSpec
 from serving.access.authenticator import Authenticator
 from serving.access.invalidation import Invalidations
@@ -80,8 +81,18 @@ class AdmissionParts:
         spending = Spending(valkey, ledger.spent_nanos, prefix=prefix)
         return cls(valkey, invalidations, spending, ledger, admission, attempts)
 
+    @property
+    def loops(self) -> tuple[BackgroundLoop, ...]:
+        """What runs beside requests: leases, revocations, moving rows into the ledger."""
+        return (
+            self.invalidations.loop,
+            self.admission.reservations.loop,
+            self.admission.watch,
+            self.ledger.loop,
+        )
+
     def start(self) -> None:
-        """Begin what runs beside requests: leases, revocations, moving rows into the ledger."""
+        """Begin what runs beside requests."""
         self.invalidations.start()
         self.admission.start()
         self.ledger.start()

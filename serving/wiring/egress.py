@@ -9,6 +9,7 @@ from typing import Self
 
 from pydantic import SecretStr
 
+from models.background import BackgroundLoop
 from serving.accounting.pricing import Tariff
 from serving.admission.fair_queue import FairQueue
 from serving.answering.explanations import Explanations
@@ -106,9 +107,14 @@ class EgressParts:
             tuple(providers.values()),
         )
 
+    @property
+    def loops(self) -> tuple[BackgroundLoop, ...]:
+        """What runs beside requests: the watch, leases, the signing of the ledger's head."""
+        return (self.engines.loop, self.gatekeeper.loop, *self.ledger.loops)
+
     def start(self) -> None:
-        """Begin what runs beside requests: the watch, leases, the signing of the ledger's head."""
-        self.engines.start()
+        """Begin what runs beside requests."""
+        self.engines.loop.start()
         self.ledger.start()
         if self.overflow is not None:
             self.gatekeeper.start()
@@ -116,7 +122,7 @@ class EgressParts:
     async def close(self) -> tuple[list[Leftover], bool]:
         """Stop. Returns what could not be written, and whether the ledger's head is signed."""
         await asyncio.gather(*(one.aclose() for one in self.providers))
-        await self.engines.close()
+        await self.engines.loop.close()
         await self.gatekeeper.close()
         return await self.ledger.close()
 

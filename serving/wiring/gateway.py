@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Self
@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
+from models.background import LoopState
 from serving.access.authenticator import Authenticator
 from serving.access.invalidation import Invalidations
 from serving.access.keys import KeyStore
@@ -159,10 +160,11 @@ class GatewayParts:
         )
 
     def start(self) -> None:
-        """Begin what runs beside requests."""
+        """Begin what runs beside requests, and show in metrics how it fares."""
         for part in (self.admission, self.egress, self.retrieval):
             if part is not None:
                 part.start()
+        self.meter.watch_loops(self._loop_states)
 
     async def close(self) -> Written:
         """Write what waits and close everything, even if closing one part fails."""
@@ -204,6 +206,14 @@ class GatewayParts:
             documents=self._documents(pipeline),
             administration=self._administration(),
         )
+
+    def _loop_states(self) -> Iterator[LoopState]:
+        """How background loops fare, here and in `Knowledge`."""
+        for part in (self.admission, self.egress, self.retrieval):
+            if part is not None:
+                yield from (loop.state() for loop in part.loops)
+        if self.retrieval is not None:
+            yield from self.retrieval.indexing.states()
 
     def _pipeline(self) -> Pipeline:
         models, issuer = self.models, self.egress.receipt_issuer

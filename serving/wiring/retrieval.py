@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
+from models.background import BackgroundLoop, close_all
 from models.embedding.embedder import Embedder
 from models.prepare import revision_of
 from models.tokens.token_counter import TokenCounter
@@ -22,6 +23,7 @@ from serving.knowledge.remote import RemoteKnowledge
 from serving.retrieval.drift_watch import DriftWatch
 from serving.retrieval.grounding import Grounding
 from serving.retrieval.knowledge import Knowledge
+from serving.retrieval.knowledge_watch import KnowledgeWatch
 from serving.retrieval.query_vectors import QueryVectors
 from serving.retrieval.searching import Searching
 from serving.storage.database import Database
@@ -37,11 +39,13 @@ class RetrievalParts:
         documents: files and vector stores in SQL.
         knowledge: what can be looked up.
         drift: of the stores, in metrics.
+        indexing: how what runs in `Knowledge` fares.
     """
 
     documents: Documents
     knowledge: Knowledge
     drift: DriftWatch
+    indexing: KnowledgeWatch
 
     @classmethod
     def open(
@@ -70,15 +74,21 @@ class RetrievalParts:
         vectors = QueryVectors(admission_parts.attempts, embedders, counters)
         searching = Searching(documents.stores, remote, vectors)
         knowledge = Knowledge(searching, Grounding(searching, counters))
-        return cls(documents, knowledge, DriftWatch(database, meter))
+        return cls(documents, knowledge, DriftWatch(database, meter), KnowledgeWatch(remote.loops))
+
+    @property
+    def loops(self) -> tuple[BackgroundLoop, ...]:
+        """What runs beside requests."""
+        return self.drift.loop, self.indexing.loop
 
     def start(self) -> None:
         """Begin what runs beside requests."""
-        self.drift.start()
+        for loop in self.loops:
+            loop.start()
 
     async def close(self) -> None:
-        """Stop."""
-        await self.drift.close()
+        """End that."""
+        await close_all(self.loops)
 
 
 def _documents(

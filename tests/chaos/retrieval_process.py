@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from models.background import BackgroundLoop
 from models.engine import EngineError
 from rag.errors import RagError
 from rag.files.blobs import Blobs
@@ -100,19 +101,23 @@ class Documents:
         )  # fmt: skip
         self.recovery = Recovery(
             database, vectors, text, contents=contents,
-            expiry=Expiry(database, text, clock=clock), clock=clock, passing=PASSING,
+            expiry=Expiry(database, text, clock=clock), clock=clock,
         )  # fmt: skip
         reembedding = Reembedding(database, vectors, self.embedders, clock=clock)
-        self.jobs = ReembeddingJobs(reembedding, database, passing=PASSING)
+        self.jobs = ReembeddingJobs(reembedding, database)
         self.consistency = Consistency(database, vectors, text, contents)
+        self.loops: list[BackgroundLoop] = []
         self.retriever = Retriever(database, vectors, text, clock=clock)
 
     async def run(self) -> None:
-        """Run the background work of the process until it ends."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self.ingestion.keep(workers=2, poll_s=POLL_S))
-            group.create_task(self.recovery.keep(poll_s=POLL_S, sweep_s=0.5))
-            group.create_task(self.jobs.resume())
+        """What the process does beside being used, for as long as it lives."""
+        self.loops = [
+            *self.ingestion.loops(workers=2, poll_s=POLL_S),
+            *self.recovery.loops(poll_s=POLL_S, sweep_s=0.5),
+        ]
+        for loop in self.loops:
+            loop.start()
+        await self.jobs.resume()
 
     async def upload(self, file_id: str, text: str) -> None:
         """Write bytes first, as the gateway does."""
@@ -219,7 +224,8 @@ class User:
         await self.documents.store_files.attach(
             READER, store, file_id, attributes={}, chunking=chunking
         )
-        self.documents.ingestion.wake()
+        for loop in self.documents.loops:
+            loop.wake()
         self.attached.append((store, file_id))
         tell("done", "attach", store, file_id)
 

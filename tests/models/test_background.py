@@ -127,7 +127,7 @@ def test_work_that_is_to_be_done_once_ends_with_its_first_success() -> None:
     steps = Steps(OSError(), OSError(), None)
     loop = BackgroundLoop("one", steps, every_s=5, at_once=True, once=True)
     ran(loop, 100)
-    assert steps.at == [0, 5, 15]
+    assert steps.at == [0, 5, 10]
     assert loop.state().failures == 2
 
 

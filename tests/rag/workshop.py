@@ -108,16 +108,14 @@ class Workshop:
             default_model="old", store_files=self.store_files, clock=clock,
         )  # fmt: skip
         self.leases = Leases(database, text, self.embedders, clock=clock)
-        passing = (DatabaseUnavailable,)
         self.ingestion = Ingestion(
             database, self.vectors, text, leases=self.leases, contents=self.texts,
             parser=self.parser, checks=EmbedderChecks(self.embedders, clock=clock),
-            passing=passing,
+            passing=(DatabaseUnavailable,),
         )  # fmt: skip
         self.expiry = Expiry(database, text, clock=clock)
         self.recovery = Recovery(
-            database, self.vectors, text, contents=self.texts, expiry=self.expiry, clock=clock,
-            passing=passing,
+            database, self.vectors, text, contents=self.texts, expiry=self.expiry, clock=clock
         )  # fmt: skip
         self.consistency = Consistency(database, self.vectors, text, self.texts)
 

@@ -20,7 +20,7 @@ from serving.egress.ledger.checkpoints import read_file
 from serving.egress.ledger.errors import LedgerError, LedgerFileInvalid
 from serving.egress.ledger.export import export as export_lines
 from serving.egress.ledger.export import verify_file
-from serving.egress.ledger.ledger.notes import add_checkpoint_request, verifier_key
+from serving.egress.ledger.notes import add_checkpoint_request, verifier_key
 from serving.egress.ledger.reading import (
     last_checkpoint,
     latest_crossings,

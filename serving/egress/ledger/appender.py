@@ -12,13 +12,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from sqlalchemy.exc import IntegrityError
-
 from serving.egress.ledger.chain import Draft, Entry
 from serving.egress.ledger.chain_store import ChainStore, CheckpointRules
 from serving.egress.ledger.checkpoints import Checkpoint, append_to_file
 from serving.egress.ledger.errors import LedgerTruncated, LedgerUnavailable
-from serving.storage.errors import DatabaseUnavailable
 
 __all__ = ["Appender", "CheckpointRules"]
 
@@ -86,7 +83,7 @@ class Appender:
         Returns:
             What had to be written and may not be, and whether the head is signed.
         """
-        with suppress(TimeoutError, DatabaseUnavailable, LedgerTruncated):
+        with suppress(Exception):  # Whatever it is, what is left has to be kept.
             async with asyncio.timeout(timeout_s):
                 if self._writing is not None:
                     await asyncio.wait([self._writing])
@@ -113,7 +110,7 @@ class Appender:
             self._sent = batch
             try:
                 entries, made = await self._store.extend([pending.draft for pending in batch])
-            except (DatabaseUnavailable, IntegrityError, LedgerTruncated) as error:
+            except Exception as error:  # noqa: BLE001  What must be written waits, whatever it was.
                 self._sent = []
                 await self._put_back(batch, error)
                 continue

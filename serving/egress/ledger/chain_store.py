@@ -17,8 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from serving.egress.ledger.chain import ORIGIN, Draft, Entry, Head
 from serving.egress.ledger.checkpoints import EVERY_ENTRIES, Checkpoint
 from serving.egress.ledger.errors import LedgerFileInvalid, LedgerTruncated
-from serving.egress.ledger.ledger.merkle import Frontier
-from serving.egress.ledger.ledger.notes import ORIGIN_NAME, TreeHead
+from serving.egress.ledger.merkle import Frontier
+from serving.egress.ledger.notes import ORIGIN_NAME, TreeHead
 from serving.egress.ledger.reading import entry_of
 from serving.egress.ledger.signing import Signer
 from serving.storage.database import Database

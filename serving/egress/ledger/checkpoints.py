@@ -19,8 +19,8 @@ import orjson
 
 from serving.egress.ledger.chain import Entry, Head
 from serving.egress.ledger.errors import LedgerFileInvalid
-from serving.egress.ledger.ledger.merkle import Frontier
-from serving.egress.ledger.ledger.notes import (
+from serving.egress.ledger.merkle import Frontier
+from serving.egress.ledger.notes import (
     Note,
     NoteSignature,
     TreeHead,

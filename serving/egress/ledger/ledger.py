@@ -15,20 +15,23 @@ from datetime import UTC, datetime
 
 import orjson
 
+from models.background import BackgroundLoop, close_all
 from serving.domain.privacy_class import PrivacyClass
 from serving.egress.ledger.appender import Appender
 from serving.egress.ledger.chain import Draft, Entry, facts_json
 from serving.egress.ledger.chain_store import ChainStore, CheckpointRules, utc_text
-from serving.egress.ledger.errors import LedgerTruncated, LedgerUnavailable
+from serving.egress.ledger.errors import LedgerUnavailable
 from serving.egress.ledger.reading import Crossing, crossings_of
 from serving.storage.database import Database
-from serving.storage.errors import DatabaseUnavailable
 from serving.storage.leftovers import NOWHERE, Leftover, Leftovers, lines_of
 
 logger = logging.getLogger("ringfence.egress")
 
 NOT_SENT = "not_sent"
 """Outcome of an attempt whose entry came too late: it was given up, and nothing left."""
+
+RESUME_AGAIN_S = 1.0
+"""The pause before kept entries that could not be read are looked for again."""
 
 _LABEL = b"ringfence egress body 1"
 
@@ -115,20 +118,22 @@ class EgressLedger:
     ) -> None:
         self._database = database
         self._key = hmac.digest(secret, _LABEL, "sha256")
-        self._every_s = rules.every_s
         self._write_timeout_s = write_timeout_s
         self._now = now
         store = ChainStore(database, rules, now=now)
         self._appender = Appender(store, rules)
         self._leftovers = leftovers
-        self._running: set[asyncio.Task[None]] = set()
+        self.loops = (
+            BackgroundLoop("egress_signing", self._appender.checkpoint, every_s=rules.every_s),
+            BackgroundLoop(
+                "egress_resume", self._resume, every_s=RESUME_AGAIN_S, at_once=True, once=True
+            ),
+        )
 
     def start(self) -> None:
         """Begin to sign the head of a ledger that nobody appends to."""
-        self._running = {
-            asyncio.create_task(self._sign_for_ever()),
-            asyncio.create_task(self._resume()),
-        }
+        for loop in self.loops:
+            loop.start()
 
     async def close(self) -> tuple[list[Leftover], bool]:
         """Write what is left, sign the head, and stop. Takes a few seconds at most.
@@ -136,14 +141,13 @@ class EgressLedger:
         Returns:
             What could not be written, and whether the head is signed.
         """
-        for task in self._running:
-            task.cancel()
+        for loop in self.loops:
+            loop.cancel()
         left, signed = await self._appender.close(timeout_s=self._write_timeout_s)
         lines = [orjson.dumps(asdict(draft)).decode() for draft in left]
         kept = await asyncio.to_thread(self._leftovers.keep, lines)  # Before anything that waits.
         await self._appender.ended()
-        if self._running:
-            await asyncio.wait(self._running)
+        await close_all(self.loops)
         return kept, signed
 
     def body_hmac(self, body: bytes) -> str:
@@ -225,14 +229,6 @@ class EgressLedger:
                 file.unlink(missing_ok=True)
             except OSError as error:
                 logger.error("kept entries cannot be read: %s", error.strerror)  # noqa: TRY400
-
-    async def _sign_for_ever(self) -> None:
-        while True:
-            await asyncio.sleep(self._every_s)
-            try:
-                await self._appender.checkpoint()
-            except (DatabaseUnavailable, LedgerTruncated) as error:
-                logger.warning("the egress ledger cannot be signed now: %s", error)
 
 
 def _draft(line: str) -> Draft | None:

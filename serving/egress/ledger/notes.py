@@ -17,7 +17,7 @@ from typing import Self
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from serving.egress.ledger.errors import LedgerFileInvalid
-from serving.egress.ledger.ledger.merkle import Frontier, consistency_proof
+from serving.egress.ledger.merkle import Frontier, consistency_proof
 
 ORIGIN_NAME = "ringfence/egress-ledger"
 """The origin of a ledger that was given no name of its own."""

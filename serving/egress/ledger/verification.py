@@ -30,7 +30,7 @@ from dataclasses import dataclass
 
 from serving.egress.ledger.chain import ORIGIN, Entry
 from serving.egress.ledger.checkpoints import EVERY_ENTRIES, Checkpoint
-from serving.egress.ledger.ledger.merkle import Frontier
+from serving.egress.ledger.merkle import Frontier
 from serving.egress.ledger.signing import PublicKeys
 
 

@@ -23,6 +23,7 @@ from uuid import uuid4
 
 import orjson
 
+from models.background import BackgroundLoop
 from serving.egress.limits.breaker import RULES, BreakerRules, LocalBreakers, Outcome
 from serving.egress.limits.provider_limits import (
     REASONS,
@@ -127,21 +128,21 @@ class Gatekeeper:
         self._rules = rules
         self._prefix = prefix
         self._lease_ms = round(lease_s * 1000)
-        self._heartbeat_s = heartbeat_s
         self._dice = dice
         self._own = LocalBreakers(rules, clock)
         self._live: dict[str, str] = {}
         self._sending: set[asyncio.Task[None]] = set()
-        self._beating: asyncio.Task[None] | None = None
+        self.loop = BackgroundLoop(
+            "provider_leases", self._renew, every_s=heartbeat_s, longest_s=heartbeat_s
+        )
 
     def start(self) -> None:
         """Begin to renew leases. Without it an attempt is given up for lost after one."""
-        self._beating = asyncio.create_task(self._beat())
+        self.loop.start()
 
     async def close(self) -> None:
         """Send what is on its way. Each has the deadline of a call."""
-        if self._beating is not None:
-            self._beating.cancel()
+        await self.loop.close()
         if self._sending:
             await asyncio.wait(self._sending)
 
@@ -282,12 +283,9 @@ class Gatekeeper:
     async def _script(self, step: dict[str, Any]) -> Any:
         return orjson.loads(await self._valkey.run(_SCRIPT, self._prefix, orjson.dumps(step)))
 
-    async def _beat(self) -> None:
-        while True:
-            await asyncio.sleep(self._heartbeat_s)
-            attempts = [(provider, id_) for id_, provider in self._live.items()]
-            with suppress(ValkeyUnavailable):
-                await self._script({"do": "renew", "attempts": attempts, "lease": self._lease_ms})
+    async def _renew(self) -> None:
+        attempts = [(provider, id_) for id_, provider in self._live.items()]
+        await self._script({"do": "renew", "attempts": attempts, "lease": self._lease_ms})
 
 
 def _or_none(number: int | None) -> int:

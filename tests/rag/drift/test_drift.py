@@ -200,12 +200,12 @@ async def test_reports_are_made_on_schedule_and_go_on_after_an_index_that_does_n
         shelf.database, shelf.vectors, shelf.embedders, sums=counted, event=told.put_nowait
     )
     search(counted, 1, 1)
-    keeping = asyncio.create_task(kept.keep(0.01))
+    (loop,) = kept.loops(interval_s=0.01)
+    loop.start()
     async with asyncio.timeout(60):
         while counted.unknown:  # noqa: ASYNC110  A set of its, not an event.
             await asyncio.sleep(0.01)
         search(counted, 1)
         made = await told.get()
-    keeping.cancel()
-    await asyncio.wait((keeping,))
+    await loop.close()
     assert (made.alerts, failures < 0) == (["canary_cosine"], True)

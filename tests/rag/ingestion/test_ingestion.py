@@ -7,8 +7,9 @@ import asyncio
 import pytest
 from sqlalchemy import func, select, update
 
+from models.background import close_all
 from models.engine import EngineUnavailable
-from rag.errors import IndexUnavailable
+from rag.errors import FileUnreadable, IndexUnavailable
 from rag.ingestion import leases
 from rag.reembedding.reembedding import Reembedding
 from rag.schema import IndexIntent, StoreFile
@@ -260,6 +261,35 @@ async def test_lease_is_renewed_while_a_file_takes_long(shop: Workshop) -> None:
     assert (await shop.file(store, file)).status == "completed"
 
 
+async def test_lease_is_renewed_on_after_an_error_that_nobody_expects(
+    shop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renewals, enough = 0, asyncio.Event()
+
+    async def renew(_bundle: object) -> None:
+        nonlocal renewals
+        renewals += 1
+        if renewals == 1:
+            raise TypeError
+        enough.set()
+
+    async def chunks(*_: object, **_named: object) -> list[object]:
+        await enough.wait()
+        raise FileUnreadable("enough")
+
+    monkeypatch.setattr(shop.leases, "lease_s", 0.03)
+    monkeypatch.setattr(shop.leases, "renew", renew)
+    monkeypatch.setattr(shop.parser, "chunks", chunks)
+    await shop.attach(await shop.store(), await shop.upload("text"))
+    loops = shop.ingestion.loops(workers=1, poll_s=0.05)
+    for loop in loops:
+        loop.start()
+    async with asyncio.timeout(20):
+        await enough.wait()
+    await close_all(loops)
+    assert renewals > 1
+
+
 async def test_vectors_go_into_the_generation_that_is_being_built_too(shop: Workshop) -> None:
     store = await shop.store()
     reembedding = Reembedding(shop.database, shop.vectors, shop.embedders, clock=shop.clock)
@@ -326,15 +356,17 @@ async def test_keeps_indexing_until_it_is_stopped_through_failures(shop: Worksho
             raise EngineUnavailable("x")
 
     embedder.before = fail_once
-    keeping = asyncio.create_task(shop.ingestion.keep(workers=2, poll_s=0.05))
+    loops = shop.ingestion.loops(workers=2, poll_s=0.05)
+    for loop in loops:
+        loop.start()
     files = [await shop.upload(f"text {n}") for n in range(30)]
     await shop.attach(store, *files)
-    shop.ingestion.wake()
+    for loop in loops:
+        loop.wake()
     async with asyncio.timeout(60):
         while (await shop.stores.get(READER, store)).counts.completed < 30:
             shop.clock.now += 1
             await asyncio.sleep(0.05)
-    keeping.cancel()
-    await asyncio.wait([keeping])
+    await close_all(loops)
     await shop.recovery.settle()
     assert await shop.consistency.check() == []

@@ -147,13 +147,13 @@ async def test_keeps_going_after_errors_until_it_is_cancelled(shop: Workshop) ->
             raise IndexUnavailable("x")
 
     shop.vectors.before = fail
-    keeping = asyncio.create_task(shop.recovery.keep(poll_s=0.02, sweep_s=60))
+    (loop,) = shop.recovery.loops(poll_s=0.02, sweep_s=60)
+    loop.start()
     await shop.stores.delete(READER, store)
-    shop.recovery.wake()
+    loop.wake()
     await eventually(lambda: nothing_noted(shop))
-    keeping.cancel()
-    await asyncio.wait([keeping], timeout=5)
-    assert keeping.cancelled()
+    await loop.close()
+    assert not loop.runs
     assert shop.vectors.kept == {}
 
 

@@ -140,12 +140,12 @@ async def test_sweeps_at_once_and_then_when_it_is_due(shop: Workshop) -> None:
         return lost not in shop.vectors.kept
 
     await shop.vectors.create(lost)
-    keeping = asyncio.create_task(shop.recovery.keep(poll_s=0.02, sweep_s=60))
+    (loop,) = shop.recovery.loops(poll_s=0.02, sweep_s=60)
+    loop.start()
     await eventually(gone)
     await shop.vectors.create(lost)
     await asyncio.sleep(0.2)
     assert lost in shop.vectors.kept
     shop.clock.now += 61
     await eventually(gone)
-    keeping.cancel()
-    await asyncio.wait([keeping], timeout=5)
+    await loop.close()

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from serving.egress.ledger.ledger.merkle import Frontier
-from serving.egress.ledger.ledger.notes import ORIGIN_NAME
 from sqlalchemy import delete, select
 
 from serving.egress.ledger.chain import ORIGIN, Draft, Entry
 from serving.egress.ledger.chain_store import CheckpointRules
 from serving.egress.ledger.checkpoints import Checkpoint
 from serving.egress.ledger.ledger import DepartureFacts
+from serving.egress.ledger.merkle import Frontier
+from serving.egress.ledger.notes import ORIGIN_NAME
 from serving.egress.ledger.reading import entry_of
 from serving.egress.ledger.signing import Signer
 from serving.storage.database import Database

@@ -54,7 +54,7 @@ async def jobs_of(shop: Workshop) -> AsyncIterator[ReembeddingJobs]:
     reembedding = Reembedding(
         shop.database, shop.vectors, shop.embedders, clock=shop.clock, patience_s=0
     )
-    jobs = ReembeddingJobs(reembedding, shop.database, passing=(DatabaseUnavailable,))
+    jobs = ReembeddingJobs(reembedding, shop.database)
     try:
         yield jobs
     finally:

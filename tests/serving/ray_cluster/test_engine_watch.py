@@ -40,7 +40,7 @@ async def test_model_is_ready_unless_it_is_known_not_to_be(
 async def test_watch_sees_what_changes_until_it_is_closed() -> None:
     states = States(m=ModelState("ready"))
     watch = EngineWatch(states, every_s=0.01)
-    watch.start()
+    watch.loop.start()
     states.states = {"m": ModelState("loading")}
     assert await eventually(lambda: not watch.ready("m"))
-    await watch.close()
+    await watch.loop.close()

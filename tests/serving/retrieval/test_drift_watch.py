@@ -31,11 +31,11 @@ async def test_last_report_of_each_store_counts(database: Database) -> None:
     await _report(database, "vs_1", "psi")
     meter = Meter()
     watch = DriftWatch(database, meter, every_s=0.01)
-    watch.start()
+    watch.loop.start()
     async with asyncio.timeout(60):
         while 'stores{measure="psi"} 2.0' not in meter.render().decode():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-    await watch.close()
+    await watch.loop.close()
     text = meter.render().decode()
     assert 'ringfence_drifting_vector_stores{measure="canary_cosine"} 1.0' in text
     assert 'ringfence_drifting_vector_stores{measure="staleness"} 0.0' in text

@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 import pytest
 
+from models.background import LoopState
 from models.engine import ContextLengthExceeded, EngineFailed, RequestRejected, Usage
 from serving.domain.errors import InvalidRequest
 from serving.telemetry.meter import Meter, Record
@@ -113,3 +114,19 @@ def test_request_that_was_cut_short_counts_its_deltas() -> None:
         running.delta(b"data: {}\n\n")
         raise asyncio.CancelledError
     assert samples(meter)['ringfence_tokens_total{kind="completion",model="m"}'] == 2
+
+
+def test_background_loops_are_shown_by_name() -> None:
+    states = [
+        LoopState("one", 3, 12.5),
+        LoopState("two", 0, None),
+    ]
+    meter = Meter()
+    meter.watch_loops(lambda: states)
+    assert samples(meter) == {
+        'ringfence_background_failures_total{loop="one"}': 3,
+        'ringfence_background_failures_total{loop="two"}': 0,
+        'ringfence_background_success_age_seconds{loop="one"}': 12.5,
+    }
+    states[1] = LoopState("two", 1, 0.5)
+    assert samples(meter)['ringfence_background_failures_total{loop="two"}'] == 1

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import orjson
 import pytest
-from serving.egress.ledger.ledger.merkle import Frontier
-from serving.egress.ledger.ledger.notes import NoteSignature
 
 from serving.egress.ledger.checkpoints import Checkpoint, append_to_file, read_file
 from serving.egress.ledger.errors import LedgerFileInvalid
+from serving.egress.ledger.merkle import Frontier
+from serving.egress.ledger.notes import NoteSignature
 from tests.serving.egress.ledgers import OTHER_SIGNER, SIGNER, chain, signed, signed_before
 
 CHECKPOINT = signed(chain(3)[-1])

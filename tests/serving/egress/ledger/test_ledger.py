@@ -16,8 +16,6 @@ from typing import Any
 
 import orjson
 import pytest
-from serving.egress.ledger.ledger.merkle import Frontier
-from serving.egress.ledger.ledger.notes import TreeHead
 from sqlalchemy import insert, text
 
 from serving.egress.ledger.chain import Entry
@@ -25,6 +23,8 @@ from serving.egress.ledger.chain_store import LOCK
 from serving.egress.ledger.checkpoints import read_file
 from serving.egress.ledger.errors import LedgerFileInvalid, LedgerTruncated, LedgerUnavailable
 from serving.egress.ledger.ledger import ArrivalFacts, EgressLedger
+from serving.egress.ledger.merkle import Frontier
+from serving.egress.ledger.notes import TreeHead
 from serving.egress.ledger.reading import all_checkpoints, leaves_to, verify_database
 from serving.egress.ledger.verification import Report
 from serving.storage.database import Database

@@ -7,7 +7,8 @@ import hashlib
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from serving.egress.ledger.ledger.merkle import Frontier, consistency_proof
+
+from serving.egress.ledger.merkle import Frontier, consistency_proof
 
 # The leaves and roots that certificate-transparency and golang.org/x/mod/sumdb/tlog test with.
 LEAVES = [

@@ -10,8 +10,10 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from hypothesis import given
 from hypothesis import strategies as st
-from serving.egress.ledger.ledger.merkle import Frontier
-from serving.egress.ledger.ledger.notes import (
+
+from serving.egress.ledger.errors import LedgerFileInvalid
+from serving.egress.ledger.merkle import Frontier
+from serving.egress.ledger.notes import (
     ORIGIN_NAME,
     Note,
     NoteSignature,
@@ -21,8 +23,6 @@ from serving.egress.ledger.ledger.notes import (
     key_hash,
     verifier_key,
 )
-
-from serving.egress.ledger.errors import LedgerFileInvalid
 from tests.serving.egress.ledgers import SIGNER, chain, signed
 
 # The examples of c2sp.org/signed-note and of golang.org/x/mod/sumdb/note, and Go's checksum log.
