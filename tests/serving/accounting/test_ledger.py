@@ -262,7 +262,9 @@ async def test_moving_goes_on_after_the_database_was_locked(
     await put(near, valkey_prefix, ended(one))
     ledger.start()
     with held_for_writing(tmp_path / "ringfence.db"):
-        assert await eventually(lambda: "its rows wait in Valkey" in caplog.text)
+        assert await eventually(
+            lambda: "usage_ledger failed, and goes on: DatabaseUnavailable" in caplog.text
+        )
     assert await arrives(impatient, (one.id, "ok", 7))
     await ledger.close()
 

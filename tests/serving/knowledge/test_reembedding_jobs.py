@@ -276,7 +276,7 @@ async def test_job_of_a_store_that_is_deleted_ends(shop: Workshop, store: str) -
         await shop.stores.delete(READER, store)
 
         async def gone() -> bool:
-            return not jobs._running
+            return not any(loop.runs for loop in jobs._running.values())
 
         await eventually(gone)
         with pytest.raises(NotThere):
