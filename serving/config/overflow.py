@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, SecretStr, StringConstraints, model_
 from models.catalog import Price
 from serving.config.group import Group
 from serving.domain.languages import LANGUAGES
+from serving.domain.operator_pattern import OperatorPattern
 from serving.domain.privacy_class import Action, EntityType
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
@@ -30,12 +31,7 @@ TRIGGERS: tuple[Trigger, ...] = (
 
 
 def _pattern(text: str) -> str:
-    try:
-        pattern = re.compile(text)
-    except re.error as error:
-        raise ValueError(f"is no regular expression: {error}") from None
-    if pattern.search(""):
-        raise ValueError("matches the empty text, so it marks nothing")
+    OperatorPattern(text)
     return text
 
 

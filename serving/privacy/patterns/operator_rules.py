@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, Self
 
+from serving.domain.operator_pattern import OperatorPattern
+from serving.domain.operator_pattern import UnusablePattern as Unusable
 from serving.privacy.patterns.normalised import View, folded
 from serving.privacy.spans import Span
 
@@ -39,11 +41,13 @@ class OperatorRules:
     """Patterns and words, ready to be looked for. Made by `of`; the bare one has none.
 
     Args:
-        patterns: compiled, by name.
+        patterns: by name.
+        unspaced: words of scripts that do not part words, matched anywhere.
         words: from the first token of words to the pattern of all that begin with it.
     """
 
-    patterns: Mapping[str, re.Pattern[str]] = field(default_factory=dict, repr=False)
+    patterns: Mapping[str, OperatorPattern] = field(default_factory=dict, repr=False)
+    unspaced: Sequence[re.Pattern[str]] = field(default=(), repr=False)
     words: Mapping[str, re.Pattern[str]] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -63,40 +67,41 @@ class OperatorRules:
             UnusablePattern, UnusableWord: one of them.
         """
         compiled = {name: _compiled(name, text) for name, text in patterns.items()}
+        unspaced: list[re.Pattern[str]] = []
         beginning: defaultdict[str, list[str]] = defaultdict(list)
         for name, those in words.items():
             for word in those:
                 plain = _plain(name, word)
                 if _is_unspaced(plain):
-                    compiled[f"{name}: {plain}"] = re.compile(re.escape(plain))
+                    unspaced.append(re.compile(re.escape(plain)))
                 else:
                     beginning[_TOKEN.findall(plain)[0]].append(plain)
         indexed = {token: _any_of(token, those) for token, those in beginning.items()}
-        return cls(MappingProxyType(compiled), MappingProxyType(indexed))
+        return cls(MappingProxyType(compiled), tuple(unspaced), MappingProxyType(indexed))
 
     def find(self, view: View) -> Iterator[Span]:
         """Whatever of a view they match, of type CUSTOM."""
         for pattern in self.patterns.values():
-            for match in pattern.finditer(view.text):
+            for start, end in pattern.find(view.text):
+                yield Span(start, end, "CUSTOM", _SCORE)
+        for word in self.unspaced:
+            for match in word.finditer(view.text):
                 yield Span(*match.span(), "CUSTOM", _SCORE)
         for token in _TOKEN.finditer(view.lowered) if self.words else ():
             words = self.words.get(token[0])
-            if words and (word := words.match(view.lowered, token.start())):
-                yield Span(*word.span(), "CUSTOM", _SCORE)
+            if words and (known := words.match(view.lowered, token.start())):
+                yield Span(*known.span(), "CUSTOM", _SCORE)
 
 
-def _compiled(name: str, text: str) -> re.Pattern[str]:
+def _compiled(name: str, text: str) -> OperatorPattern:
     if len(text) > MAX_PATTERN_CHARS:
         raise UnusablePattern(
             f"The pattern {name!r} has {len(text)} characters; {MAX_PATTERN_CHARS} are the most."
         )
     try:
-        pattern = re.compile(text)
-    except (re.error, RecursionError, OverflowError) as error:
-        raise UnusablePattern(f"The pattern {name!r} is no regular expression: {error}.") from None
-    if pattern.search(""):
-        raise UnusablePattern(f"The pattern {name!r} matches the empty text, so it marks nothing.")
-    return pattern
+        return OperatorPattern(text)
+    except Unusable as error:
+        raise UnusablePattern(f"The pattern {name!r} {error}.") from None
 
 
 def _plain(name: str, word: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cloudpickle  # type: ignore[import-untyped]
 import pytest
 
 from serving.privacy.patterns.operator_rules import (
@@ -83,3 +84,9 @@ def test_rules_do_not_print_the_words_they_hide() -> None:
 
 def test_no_rules_find_nothing_of_their_own() -> None:
     assert found("PT-12345 falcon", OperatorRules()) == []
+
+
+def test_rules_reach_another_process_whole() -> None:
+    rules = OperatorRules.of({"patient": r"\bPT-\w{5}"}, {"secret": ["falcon", "\u9f99\u8ba1"]})
+    there = cloudpickle.loads(cloudpickle.dumps(rules))
+    assert found("PT-12345 falcon \u9f99\u8ba1", there) == ["PT-12345", "falcon", "\u9f99\u8ba1"]
