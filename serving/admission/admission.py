@@ -197,7 +197,7 @@ class Admission:
                 permit.end(ServerStopping())
 
     async def close(self) -> None:
-        """Send what is left to settle."""
+        """Send the remaining settlements."""
         await self.watch.close()
         await self.reservations.close()
 

@@ -196,7 +196,7 @@ class Reservations:
         self.loop.start()
 
     async def close(self) -> None:
-        """Send what is left, for as long as one more batch takes."""
+        """Send the rest, at most for the time of one more batch."""
         await self.loop.close()
         if self._holding is not None:
             self._holding.cancel()

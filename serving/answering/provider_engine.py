@@ -32,7 +32,7 @@ from serving.egress.ledger.chain import Entry
 from serving.egress.ledger.errors import LedgerTruncated, LedgerUnavailable
 from serving.egress.ledger.ledger import ArrivalFacts, DepartureFacts, EgressLedger
 from serving.egress.limits.breaker import Outcome
-from serving.egress.limits.gatekeeper import Attempt, Gatekeeper
+from serving.egress.limits.gatekeeper import Gatekeeper, ProviderAttempt
 from serving.egress.limits.provider_limits import Denied
 from serving.egress.providers.provider import (
     NOT_CONNECTED,
@@ -152,7 +152,7 @@ class ProviderEngine:
             await self._settle(attempt, crossing, ended)
 
     async def _deltas(
-        self, request: GenerationRequest, attempt: Attempt, crossing: _Crossing
+        self, request: GenerationRequest, attempt: ProviderAttempt, crossing: _Crossing
     ) -> AsyncGenerator[Delta, None]:
         """The answer as rendered events."""
         chunks = self._chunks(request, attempt, crossing)
@@ -165,7 +165,7 @@ class ProviderEngine:
             yield event(usage_chunk(crossing.head, crossing.usage))
 
     async def _chunks(
-        self, request: GenerationRequest, attempt: Attempt, crossing: _Crossing
+        self, request: GenerationRequest, attempt: ProviderAttempt, crossing: _Crossing
     ) -> AsyncGenerator[Chunk, None]:
         """Yield the provider's chunks; its usage goes into the crossing."""
 
@@ -214,7 +214,7 @@ class ProviderEngine:
         )
 
     async def _settle(
-        self, attempt: Attempt, crossing: _Crossing, ended: BaseException | None
+        self, attempt: ProviderAttempt, crossing: _Crossing, ended: BaseException | None
     ) -> None:
         """Close the entry and report the provider's outcome, even if the caller is cancelled."""
         usage = crossing.usage or Usage(0, 0)

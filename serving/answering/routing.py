@@ -21,7 +21,7 @@ from models.engine import (
     GenerationRequest,
     Usage,
 )
-from serving.answering.resume.continuation import Attempt, Break, Continuation, Next, rest_of
+from serving.answering.resume.continuation import Break, Continuation, Next, RunningAttempt, rest_of
 from serving.answering.resume.partial_answer import PartialAnswer
 from serving.answering.resume.resume_points import ResumePoint, resumed
 from serving.answering.targets import Fallback, Generation, Overflow, ReceiptIssuer, Target
@@ -109,7 +109,7 @@ class Routing:
                 given = partial(self._given, asked, attempt)
                 yield Generation(attempt.deltas, attempt.quota, given)
 
-    async def _first(self, stack: AsyncExitStack, asked: _Asked) -> Attempt:
+    async def _first(self, stack: AsyncExitStack, asked: _Asked) -> RunningAttempt:
         """The first way that has a delta."""
         fallback = asked.fallback
         if fallback is None:
@@ -129,7 +129,7 @@ class Routing:
 
     async def _away(
         self, stack: AsyncExitStack, asked: _Asked, targets: AsyncGenerator[Target, None]
-    ) -> Attempt | None:
+    ) -> RunningAttempt | None:
         """The first of some other ways that has a delta."""
         async with aclosing(targets):
             async for target in targets:
@@ -227,7 +227,7 @@ class Routing:
         return None if attempt is None else (attempt, ResumePoint(len(there.text), there.tokens))
 
     @asynccontextmanager
-    async def _run(self, asked: _Asked, target: Target) -> AsyncIterator[Attempt]:
+    async def _run(self, asked: _Asked, target: Target) -> AsyncIterator[RunningAttempt]:
         """Run one attempt: the scope owns its reservation, its slot and the engine's stream."""
         call = asked.call
         async with (
@@ -245,9 +245,9 @@ class Routing:
             if not isinstance(first, bytes):
                 raise EngineFailed("The model's engine sent no answer.")
             async with aclosing(_metered(first, items, record)) as deltas:
-                yield Attempt(deltas, quota, target.route, record)
+                yield RunningAttempt(deltas, quota, target.route, record)
 
-    def _given(self, asked: _Asked, attempt: Attempt) -> Origin:
+    def _given(self, asked: _Asked, attempt: RunningAttempt) -> Origin:
         """Return the origin of an answer that is now given. Its attempt keeps the receipt."""
         call, record = asked.call, attempt.record
         if self._receipt_issuer is not None:

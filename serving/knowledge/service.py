@@ -137,7 +137,7 @@ class KnowledgeService:
             loop.start()
 
     async def close(self) -> None:
-        """End that; what was begun is gone on with by the next process."""
+        """Stop. The next process continues what was begun."""
         await close_all(self.loops)
         for task in self._mending:
             task.cancel()

@@ -87,7 +87,7 @@ class RetrievalParts:
             loop.start()
 
     async def close(self) -> None:
-        """End that."""
+        """Stop."""
         await close_all(self.loops)
 
 

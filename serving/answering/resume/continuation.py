@@ -27,7 +27,7 @@ PAUSE_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class RunningAttempt:
     """An attempt that has begun: its answer, where that comes from, and what it uses."""
 
     deltas: AsyncGenerator[Delta, None]
@@ -45,7 +45,7 @@ class Break:
     number: int
 
 
-Next = tuple[Attempt, ResumePoint]
+Next = tuple[RunningAttempt, ResumePoint]
 Onward = Callable[[AsyncExitStack, Break], Awaitable[Next | None]]
 """Begins an attempt that continues the answer, within a stack. Returns None if nobody can."""
 
@@ -63,7 +63,7 @@ class Continuation:
         self._onward = resume
         self.stack = AsyncExitStack()
         """Holds the running attempt."""
-        self.attempt: Attempt | None = None
+        self.attempt: RunningAttempt | None = None
         """The running attempt; None once it is settled."""
         self.ended = False
         """Whether the client has the whole answer."""
@@ -79,7 +79,7 @@ class Continuation:
     ) -> bool | None:
         return await self.stack.__aexit__(kind, error, traceback)
 
-    async def deltas(self, first: Attempt) -> AsyncGenerator[Delta, None]:
+    async def deltas(self, first: RunningAttempt) -> AsyncGenerator[Delta, None]:
         """The whole answer, which `first` began.
 
         Raises:
@@ -108,7 +108,9 @@ class Continuation:
             yield last
         self.ended = True
 
-    async def _after(self, error: EngineError, broken: Attempt, number: int) -> tuple[Attempt, int]:
+    async def _after(
+        self, error: EngineError, broken: RunningAttempt, number: int
+    ) -> tuple[RunningAttempt, int]:
         """The next attempt, and which it is. Raises `error` when there is none."""
         partial = self._answer.partial(_usage(broken))
         while number < MAX_CONTINUATIONS:
@@ -128,7 +130,7 @@ class Continuation:
         await stack.__aexit__(type(error), error, error.__traceback__)
 
 
-def _usage(attempt: Attempt) -> Usage:
+def _usage(attempt: RunningAttempt) -> Usage:
     """Return an attempt's usage; if it broke off, the usage that it was settled with."""
     return attempt.record.usage or Usage(0, 0)
 

@@ -52,7 +52,7 @@ SPREAD = 0.2
 _SCRIPT = script(Path(__file__).parent / "gate.lua")
 
 
-class Attempt:
+class ProviderAttempt:
     """A right to send one request to a provider. Whoever holds it ends it, once.
 
     As a context manager it ends as `abandoned` what nobody has ended.
@@ -146,7 +146,7 @@ class Gatekeeper:
         if self._sending:
             await asyncio.wait(self._sending)
 
-    async def begin(self, provider: str, model: str, tokens: int) -> Attempt | Denied:
+    async def begin(self, provider: str, model: str, tokens: int) -> ProviderAttempt | Denied:
         """Reserve an attempt, or say what is against it. All or nothing, and without waiting.
 
         Args:
@@ -178,7 +178,7 @@ class Gatekeeper:
         return bool(reply[0] == "granted")
 
     def hear(self, reservation: Reservation, left: Left) -> None:
-        """See `Attempt.hear`."""
+        """See `ProviderAttempt.hear`."""
         told = {
             "requests": self._until(left.requests, left.requests_reset_s),
             "tokens": self._until(left.tokens, left.tokens_reset_s),
@@ -195,7 +195,7 @@ class Gatekeeper:
         tokens_used: int | None,
         retry_after_s: float | None,
     ) -> None:
-        """See `Attempt.end`."""
+        """See `ProviderAttempt.end`."""
         self._live.pop(reservation.id, None)
         self._own.count(reservation.target, outcome)
         asked_s = retry_after_s or None  # To be asked for no time is not to be asked.
@@ -211,11 +211,11 @@ class Gatekeeper:
         )
         await asyncio.shield(sending)
 
-    def _granted(self, reservation: Reservation, *, is_probe: bool) -> Attempt:
+    def _granted(self, reservation: Reservation, *, is_probe: bool) -> ProviderAttempt:
         if not is_probe:
             self._own.learn(reservation.target, is_open=False)
         self._live[reservation.id] = reservation.provider
-        return Attempt(self, reservation, is_probe=is_probe)
+        return ProviderAttempt(self, reservation, is_probe=is_probe)
 
     def _denied(self, wanted: Reservation, denied: Denied) -> Denied:
         if denied.reason in ("open", "probing"):
@@ -224,7 +224,7 @@ class Gatekeeper:
             self._own.let_rest(wanted.provider, denied.retry_after_s)
         return denied
 
-    def _begin_alone(self, wanted: Reservation, limits: ProviderLimits) -> Attempt | Denied:
+    def _begin_alone(self, wanted: Reservation, limits: ProviderLimits) -> ProviderAttempt | Denied:
         """Begin while nobody knows what other gateways do."""
         if rests_s := self._own.rests_s(wanted.provider):
             return Denied("resting", rests_s)
@@ -232,7 +232,7 @@ class Gatekeeper:
             return Denied("open", AWAY_S)
         if not limits.is_empty:
             return Denied("unshared", AWAY_S)
-        return Attempt(self, wanted, is_probe=False)
+        return ProviderAttempt(self, wanted, is_probe=False)
 
     def _until(self, count: int | None, reset_s: float | None) -> tuple[int, int] | None:
         """What is left of something, and for how many milliseconds that holds."""

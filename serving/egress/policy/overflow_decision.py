@@ -125,7 +125,7 @@ class OverflowPolicy:
 
 
 class OverflowPolicies:
-    """When requests leave, for each model and key."""
+    """Overflow policies of each model and key."""
 
     def __init__(self, settings: OverflowSettings) -> None:
         self._settings = settings

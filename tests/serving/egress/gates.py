@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from serving.egress.limits.breaker import Outcome
-from serving.egress.limits.gatekeeper import Attempt, Gatekeeper
+from serving.egress.limits.gatekeeper import Gatekeeper, ProviderAttempt
 from serving.egress.limits.provider_limits import Denied, ProviderLimits
 from serving.storage.valkey import Valkey
 from tests.elapsed import Elapsed
@@ -49,10 +49,10 @@ async def gates(valkey: Valkey, valkey_prefix: str) -> AsyncIterator[Gates]:
 
 async def attempt(
     gatekeeper: Gatekeeper, *, provider: str = "p", model: str = "m", tokens: int = 10
-) -> Attempt:
+) -> ProviderAttempt:
     """Enter, which must be allowed."""
     begun = await gatekeeper.begin(provider, model, tokens)
-    assert isinstance(begun, Attempt), begun
+    assert isinstance(begun, ProviderAttempt), begun
     return begun
 
 

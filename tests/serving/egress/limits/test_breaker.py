@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from serving.egress.limits.breaker import RULES, Outcome
-from serving.egress.limits.gatekeeper import AWAY_S, LEASE_S, SPREAD, Attempt, Gatekeeper
+from serving.egress.limits.gatekeeper import AWAY_S, LEASE_S, SPREAD, Gatekeeper, ProviderAttempt
 from serving.egress.limits.provider_limits import Denied, ProviderLimits
 from serving.storage.errors import ValkeyUnavailable
 from serving.storage.valkey import Valkey
@@ -98,7 +98,7 @@ async def test_one_probe_goes_out_of_all_gateways(gates: Gates) -> None:
     begun = await asyncio.gather(
         *(gatekeepers[number % 4].begin("p", "m", 10) for number in range(80))
     )
-    probes = [one for one in begun if isinstance(one, Attempt)]
+    probes = [one for one in begun if isinstance(one, ProviderAttempt)]
     assert [probe.is_probe for probe in probes] == [True]
     assert {one.reason for one in begun if isinstance(one, Denied)} == {"probing"}
 

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 
 from serving.config.overflow import ProviderModelSettings, ProviderSettings
 from serving.egress.limits.breaker import Outcome
-from serving.egress.limits.gatekeeper import AWAY_S, LEASE_S, Attempt, Gatekeeper
+from serving.egress.limits.gatekeeper import AWAY_S, LEASE_S, Gatekeeper, ProviderAttempt
 from serving.egress.limits.provider_limits import Denied, ProviderLimits
 from serving.storage.errors import ValkeyUnavailable
 from tests.serving.egress.gates import Gates, attempt, denied, gates
@@ -43,7 +43,7 @@ async def test_requests_of_a_minute_are_shared_by_gateways(gates: Gates) -> None
     begun = await asyncio.gather(
         *(gatekeepers[number % 2].begin("p", "m", 10) for number in range(200))
     )
-    assert sum(isinstance(one, Attempt) for one in begun) == 50
+    assert sum(isinstance(one, ProviderAttempt) for one in begun) == 50
     refused = [one for one in begun if isinstance(one, Denied)]
     assert {one.reason for one in refused} == {"requests_per_minute"}
     assert all(gates.elapsed.short_of(one.retry_after_s, WINDOW_S) for one in refused)
@@ -205,7 +205,7 @@ async def test_what_began_before_the_provider_told_is_taken_off(gates: Gates) ->
     await attempt(one)
     telling.hear(Told(requests=4, requests_reset_s=20.0))
     await one.close()
-    assert [isinstance(await one.begin("p", "m", 1), Attempt) for _ in range(3)] == [
+    assert [isinstance(await one.begin("p", "m", 1), ProviderAttempt) for _ in range(3)] == [
         True,
         True,
         False,
