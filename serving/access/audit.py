@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from serving.domain.clock import utc_now
 from serving.storage.database import Database
-from serving.storage.schema import AuditEvent as AuditRow
+from serving.storage.schema import AuditEventRow as AuditRow
 
 Actor = str
 """Who changes something: the id of an admin key, or `COMMAND`."""

@@ -31,7 +31,7 @@ from serving.domain.clock import utc_now
 from serving.domain.principal import Role
 from serving.domain.privacy_class import PrivacyClass
 from serving.storage.database import Database
-from serving.storage.schema import ApiKey, Limit
+from serving.storage.schema import ApiKey, LimitRow
 
 MAX_GRACE_S = 30 * 86_400.0
 
@@ -237,12 +237,12 @@ def _audit(
 
 async def _copy_limits(session: AsyncSession, old_id: str, new_id: str) -> None:
     """Give a key the limits of another; without them a rotation would be a way around them."""
-    kept = (Limit.measure, Limit.value, Limit.without_store, Limit.updated_at)
+    kept = (LimitRow.measure, LimitRow.value, LimitRow.without_store, LimitRow.updated_at)
     copies = select(literal("key"), literal(new_id), *kept).where(
-        Limit.subject_kind == "key", Limit.subject == old_id
+        LimitRow.subject_kind == "key", LimitRow.subject == old_id
     )
     columns = ["subject_kind", "subject", *(column.key for column in kept)]
-    await session.execute(insert(Limit).from_select(columns, copies))
+    await session.execute(insert(LimitRow).from_select(columns, copies))
 
 
 def _check_expiry(expires_at: datetime, now: datetime) -> None:

@@ -19,9 +19,7 @@ from serving.access.invalidation import Announce, to_nobody
 from serving.access.names import check_name, is_name
 from serving.domain.clock import utc_now
 from serving.storage.database import Database
-from serving.storage.schema import ApiKey, UtcDateTime
-from serving.storage.schema import Limit as LimitRow
-from serving.storage.schema import Tenant as TenantRow
+from serving.storage.schema import ApiKey, LimitRow, TenantRow, UtcDateTime
 
 DEFAULT_TENANT = "default"
 """The tenant of the key in the environment and of the keys of the first start."""

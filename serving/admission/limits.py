@@ -27,7 +27,7 @@ from serving.access.tenants import (
 )
 from serving.domain.clock import utc_now
 from serving.storage.database import Database
-from serving.storage.schema import Limit as LimitRow
+from serving.storage.schema import LimitRow
 from serving.storage.upsert import insert
 
 SubjectKind = Literal["key", "tenant", "model"]

@@ -28,7 +28,7 @@ from serving.admission.reservations import RateLimits
 from serving.config import AdmissionSettings, RateDefaults
 from serving.domain.principal import Principal
 from serving.storage.database import Database
-from serving.storage.schema import Tenant
+from serving.storage.schema import TenantRow
 
 NO_MODEL = ""
 """In place of a model's name while a request is not read yet."""
@@ -133,7 +133,7 @@ class Policies:
         subjects = _subjects(*asked)
         async with self._database.session() as session:
             own = await limits_of(session, subjects)
-            weight = await session.scalar(select(Tenant.weight).where(Tenant.name == tenant))
+            weight = await session.scalar(select(TenantRow.weight).where(TenantRow.name == tenant))
         limits = [limit for subject in subjects for limit in self._complete(subject, own)]
         return Policy.of(limits, weight=1.0 if weight is None else weight)
 

@@ -53,7 +53,7 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-class Tenant(Base):
+class TenantRow(Base):
     """The owner of keys, files and usage."""
 
     __tablename__ = "tenants"
@@ -102,7 +102,7 @@ class ApiKey(Base):
     rotated_from: Mapped[str | None] = mapped_column(ForeignKey("api_keys.id", ondelete="SET NULL"))
 
 
-class Limit(Base):
+class LimitRow(Base):
     """A limit or budget of a key (by its id), a tenant or a model.
 
     `value` counts requests or tokens; of a budget it is billionths of the currency.
@@ -163,7 +163,7 @@ class UsageAttempt(Base):
     """Whether Valkey has the settlement. False if it was written while Valkey was away."""
 
 
-class AuditEvent(Base):
+class AuditEventRow(Base):
     """A change: who made it, when, of what, and to what. Never a key's text."""
 
     __tablename__ = "audit_events"

@@ -174,7 +174,7 @@ class Gatekeeper:
         try:
             reply = await self._asked("ask", wanted, limits)
         except ValkeyUnavailable:
-            return isinstance(self._begin_alone(wanted, limits), Attempt)
+            return isinstance(self._begin_alone(wanted, limits), ProviderAttempt)
         return bool(reply[0] == "granted")
 
     def hear(self, reservation: Reservation, left: Left) -> None:

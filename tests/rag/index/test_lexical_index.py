@@ -15,7 +15,7 @@ from rag.index.protocols import FileFilter, TextIndex
 from rag.schema import Chunk, File, StoreFile, VectorStore
 from serving.domain.clock import utc_now
 from serving.storage.database import Database
-from serving.storage.schema import Tenant
+from serving.storage.schema import TenantRow
 
 TEXTS = {
     "wings": ["The lift of a wing grows with its speed.", "Wings of bees beat fast."],
@@ -49,7 +49,7 @@ class Shelf:
 async def shelf(database: Database) -> Shelf:
     index = text_index(database.dialect)
     async with database.transaction() as session:
-        session.add(Tenant(name="acme", created_at=utc_now(), weight=1.0))
+        session.add(TenantRow(name="acme", created_at=utc_now(), weight=1.0))
         await session.flush()
         store = VectorStore(
             id="vs_1", tenant="acme", name="s", details={}, created_at=1, last_active_at=1

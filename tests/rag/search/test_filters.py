@@ -15,7 +15,7 @@ from rag.schema import File, StoreFile, VectorStore
 from rag.search.filters import Comparison, Compound, Filter, clause, matches, parse
 from serving.domain.clock import utc_now
 from serving.storage.database import Database
-from serving.storage.schema import Tenant
+from serving.storage.schema import TenantRow
 
 KEYS = ["a", 'q"uote', "d.ot", "$[0]"]
 VALUES = st.one_of(
@@ -57,7 +57,7 @@ SAMPLES: list[dict[str, Any]] = [
 
 async def fill(database: Database) -> None:
     async with database.transaction() as session:
-        session.add(Tenant(name="acme", created_at=utc_now(), weight=1.0))
+        session.add(TenantRow(name="acme", created_at=utc_now(), weight=1.0))
         await session.flush()
         session.add(
             VectorStore(

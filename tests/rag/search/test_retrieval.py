@@ -29,7 +29,7 @@ from rag.search.retrieval import Found, Query, Retriever
 from rag.stores.access_lists import Reader
 from rag.stores.visibility import FEW
 from serving.storage.database import Database
-from serving.storage.schema import Tenant
+from serving.storage.schema import TenantRow
 
 NOW = 1_000
 LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
@@ -234,7 +234,8 @@ def query(*generations: Generation, **fields: Any) -> Query:
 async def world(database: Database) -> World:
     async with database.transaction() as session:
         await session.execute(
-            insert(Tenant), [{"name": name, "created_at": LONG_AGO} for name in ("acme", "other")]
+            insert(TenantRow),
+            [{"name": name, "created_at": LONG_AGO} for name in ("acme", "other")],
         )
     return World(database)
 

@@ -6,7 +6,7 @@ from serving.access.tenants import TenantStore
 from serving.domain.clock import utc_now
 from serving.storage.database import Database
 from serving.storage.errors import DatabaseUnavailable
-from serving.storage.schema import AuditEvent as AuditRow
+from serving.storage.schema import AuditEventRow as AuditRow
 
 
 async def test_newest_changes_come_first_and_pages_go_back(database: Database) -> None:

@@ -14,7 +14,7 @@ from rag.schema import Base
 from serving.storage.database import Database
 from serving.storage.errors import DatabaseUnavailable, DatabaseUrlInvalid
 from serving.storage.migrate import upgrade
-from serving.storage.schema import ApiKey, Tenant
+from serving.storage.schema import ApiKey, TenantRow
 
 NOW = datetime(2026, 1, 1, 12, 30, 15, 123456, tzinfo=UTC)
 
@@ -23,13 +23,13 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def tenant(name: str) -> Tenant:
-    return Tenant(name=name, created_at=NOW)
+def tenant(name: str) -> TenantRow:
+    return TenantRow(name=name, created_at=NOW)
 
 
 async def tenants(database: Database) -> list[str]:
     async with database.session() as session:
-        return list(await session.scalars(select(Tenant.name).order_by(Tenant.name)))
+        return list(await session.scalars(select(TenantRow.name).order_by(TenantRow.name)))
 
 
 async def test_transaction_commits_when_its_block_ends(database: Database) -> None:
@@ -60,7 +60,7 @@ async def test_session_cannot_write(database: Database) -> None:
 
 
 async def test_session_sees_one_state_however_long_it_reads(database: Database) -> None:
-    names = select(Tenant.name)
+    names = select(TenantRow.name)
     async with database.session() as session:
         before = list(await session.scalars(names))
         async with database.transaction() as other:
@@ -81,7 +81,7 @@ async def test_transactions_that_read_then_write_lose_no_update(database: Databa
         async with database.transaction() as session:
             if database.dialect == "postgresql":  # Where writers do not wait for each other.
                 await session.execute(text("LOCK TABLE tenants IN EXCLUSIVE MODE"))
-            count = await session.scalar(select(func.count()).select_from(Tenant))
+            count = await session.scalar(select(func.count()).select_from(TenantRow))
             session.add(tenant(f"t{count}"))
 
     await asyncio.gather(*(add_next() for _ in range(20)))
@@ -113,16 +113,16 @@ async def test_integrity_error_hides_what_was_written(database: Database) -> Non
 async def test_time_keeps_its_instant_whatever_its_zone(database: Database) -> None:
     local = NOW.astimezone(timezone(timedelta(hours=5, minutes=30)))
     async with database.transaction() as session:
-        session.add(Tenant(name="acme", created_at=local))
+        session.add(TenantRow(name="acme", created_at=local))
     async with database.session() as session:
-        found = await session.scalar(select(Tenant.created_at))
+        found = await session.scalar(select(TenantRow.created_at))
     assert (found, found and found.tzinfo) == (NOW, UTC)
 
 
 async def test_time_without_a_zone_is_refused(database: Database) -> None:
     with pytest.raises(StatementError, match="no time zone"):
         async with database.transaction() as session:
-            session.add(Tenant(name="acme", created_at=NOW.replace(tzinfo=None)))
+            session.add(TenantRow(name="acme", created_at=NOW.replace(tzinfo=None)))
 
 
 SLOW = {
