@@ -173,7 +173,7 @@ class BatchFile(Base):
     )
 
 
-class Chunk(Base):
+class ChunkRow(Base):
     """A piece of a file's text. `key` is `<version>:<position>`; vector ids begin with it."""
 
     __tablename__ = "chunks"

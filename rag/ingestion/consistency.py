@@ -14,7 +14,7 @@ from sqlalchemy import func, select
 from rag.database import Database
 from rag.errors import IndexUnavailable
 from rag.index.protocols import Collection, TextIndex, VectorIndex, chunk_key
-from rag.schema import Chunk, File, IndexGeneration, IndexIntent, StoreFile, VectorStore
+from rag.schema import ChunkRow, File, IndexGeneration, IndexIntent, StoreFile, VectorStore
 
 
 class BlobList(Protocol):
@@ -112,8 +112,8 @@ class Consistency:
         async with self._database.session() as session:
             noted = set(await session.scalars(select(IndexIntent.subject)))
             found = await session.execute(
-                select(StoreFile.version, func.count(Chunk.id))
-                .join(Chunk, Chunk.version == StoreFile.version)
+                select(StoreFile.version, func.count(ChunkRow.id))
+                .join(ChunkRow, ChunkRow.version == StoreFile.version)
                 .where(StoreFile.store_id == generation.store_id)
                 .group_by(StoreFile.version)
             )
@@ -130,15 +130,15 @@ class Consistency:
         """Find chunks that are not published, and completed files without chunks."""
         async with self._database.session() as session:
             unpublished = await session.scalars(
-                select(Chunk.version)
-                .outerjoin(StoreFile, StoreFile.version == Chunk.version)
+                select(ChunkRow.version)
+                .outerjoin(StoreFile, StoreFile.version == ChunkRow.version)
                 .where(StoreFile.id.is_(None))
                 .distinct()
             )
             empty = await session.scalars(
                 select(StoreFile.id)
-                .outerjoin(Chunk, Chunk.version == StoreFile.version)
-                .where(StoreFile.status == "completed", Chunk.id.is_(None))
+                .outerjoin(ChunkRow, ChunkRow.version == StoreFile.version)
+                .where(StoreFile.status == "completed", ChunkRow.id.is_(None))
             )
             return [f"chunks of version {one} belong to no file" for one in unpublished] + [
                 f"file {one} of a vector store is completed and has no chunks" for one in empty
@@ -166,7 +166,7 @@ class Consistency:
             if await session.scalar(full.limit(1)) is None:
                 return None
             chunks = set(
-                await session.scalars(select(Chunk.id).where(Chunk.store_number == number))
+                await session.scalars(select(ChunkRow.id).where(ChunkRow.store_number == number))
             )
             differing = len(await self._text.chunk_ids(session, number) ^ chunks)
         return f"full text of store {number} differs in {differing}" if differing else None

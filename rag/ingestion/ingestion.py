@@ -28,7 +28,7 @@ from rag.ingestion.leases import IngestBatch, Lease, Leases, WriteTarget, is_wri
 from rag.ingestion.publication import withdraw
 from rag.parsing.parser_process import ChunkingOptions
 from rag.reembedding.generations import generations
-from rag.schema import Chunk, IndexIntent, StoreFile
+from rag.schema import ChunkRow, IndexIntent, StoreFile
 
 logger = logging.getLogger("ringfence.ingestion")
 
@@ -226,7 +226,7 @@ class Ingestion:
                 await withdraw(session, self._text, batch.store_id, again)
             chunks = [_row(batch, one.lease, chunk) for one in shown for chunk in one.chunks]
             if chunks:
-                await session.execute(insert(Chunk), chunks)
+                await session.execute(insert(ChunkRow), chunks)
             for one in shown:
                 await self._text.add(session, batch.store_number, one.lease.version)
                 _complete(rows[one.lease.store_file], one)

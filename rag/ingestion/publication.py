@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from rag.index.protocols import TextIndex
 from rag.reembedding.generations import Generations, generations
-from rag.schema import Chunk, IndexIntent, StoreFile, VectorStore
+from rag.schema import ChunkRow, IndexIntent, StoreFile, VectorStore
 
 
 async def withdraw(
@@ -40,7 +40,7 @@ async def withdraw(
         if version is not None and number is not None:
             await text.remove(session, number, version)
             intend_erasure(session, found, version)
-    await session.execute(delete(Chunk).where(Chunk.version.in_(versions)))
+    await session.execute(delete(ChunkRow).where(ChunkRow.version.in_(versions)))
     await session.execute(update(StoreFile).where(published).values(version=None, usage_bytes=0))
 
 

@@ -22,7 +22,7 @@ from rag.index.embedder_versions import ServedEmbedder
 from rag.index.protocols import Collection, VectorIndex, VectorKey, chunk_key
 from rag.reembedding import generations as rows
 from rag.reembedding.generations import ALL, Progress
-from rag.schema import Chunk, IndexGeneration, IndexIntent, StoreFile
+from rag.schema import ChunkRow, IndexGeneration, IndexIntent, StoreFile
 
 FILES = 100
 """Files that are read from SQL at a time."""
@@ -161,13 +161,13 @@ class Backfill:
     async def _chunks(self, file: _File, *, after: int) -> Sequence[tuple[int, str]]:
         async with self._database.session() as session:
             found = await session.execute(
-                select(Chunk.position, Chunk.text)
+                select(ChunkRow.position, ChunkRow.text)
                 .where(
-                    Chunk.store_file_id == file.id,
-                    Chunk.version == file.version,
-                    Chunk.position > after,
+                    ChunkRow.store_file_id == file.id,
+                    ChunkRow.version == file.version,
+                    ChunkRow.position > after,
                 )
-                .order_by(Chunk.position)
+                .order_by(ChunkRow.position)
                 .limit(CHUNKS)
             )
             return [(position, text) for position, text in found]
@@ -175,7 +175,7 @@ class Backfill:
     async def _count(self, file: _File) -> int:
         async with self._database.session() as session:
             counted = select(func.count()).where(
-                Chunk.store_file_id == file.id, Chunk.version == file.version
+                ChunkRow.store_file_id == file.id, ChunkRow.version == file.version
             )
             return await session.scalar(counted) or 0
 

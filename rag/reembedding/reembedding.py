@@ -27,7 +27,7 @@ from rag.reembedding import generations as rows
 from rag.reembedding.backfill import INTENT_S, Backfill, Build
 from rag.reembedding.generations import Generations, Progress
 from rag.reembedding.recall_comparison import ComparedGeneration, RecallComparison, compare
-from rag.schema import Chunk, IndexGeneration, IndexIntent, StoreFile
+from rag.schema import ChunkRow, IndexGeneration, IndexIntent, StoreFile
 
 SAMPLE = 200
 """Chunks of a store that are searched for before a swap."""
@@ -236,13 +236,19 @@ class Reembedding:
 
     async def _sample(self, store_id: str, size: int) -> list[tuple[str, str]]:
         """Return keys and texts of published chunks, spread over the store."""
-        published = (StoreFile.id == Chunk.store_file_id) & (StoreFile.version == Chunk.version)
-        of_store = select(Chunk.id).join(StoreFile, published).where(StoreFile.store_id == store_id)
+        published = (StoreFile.id == ChunkRow.store_file_id) & (
+            StoreFile.version == ChunkRow.version
+        )
+        of_store = (
+            select(ChunkRow.id).join(StoreFile, published).where(StoreFile.store_id == store_id)
+        )
         async with self._database.session() as session:
-            ids = list(await session.scalars(of_store.order_by(Chunk.id)))
+            ids = list(await session.scalars(of_store.order_by(ChunkRow.id)))
             picked = ids[:: max(1, -(-len(ids) // size))]
             found = await session.execute(
-                select(Chunk.key, Chunk.text).where(Chunk.id.in_(picked)).order_by(Chunk.id)
+                select(ChunkRow.key, ChunkRow.text)
+                .where(ChunkRow.id.in_(picked))
+                .order_by(ChunkRow.id)
             )
             return [(key, text) for key, text in found]
 

@@ -19,7 +19,7 @@ from rag.files.files import attached_file_there, locked_file, remove_file
 from rag.index.protocols import TextIndex
 from rag.ingestion.publication import withdraw
 from rag.pages import Page, PageQuery, page
-from rag.schema import Chunk, StoreFile
+from rag.schema import ChunkRow, StoreFile
 from rag.stores.access_lists import Reader
 from rag.stores.attaching import Attachment, attach_all, readable_store
 
@@ -202,8 +202,8 @@ class StoreFiles:
                 raise Refused(
                     f"The file has no content: its status is {row.status}, not completed."
                 )
-            published = (Chunk.store_file_id == row.id) & (Chunk.version == row.version)
-            texts = select(Chunk.text).where(published).order_by(Chunk.position)
+            published = (ChunkRow.store_file_id == row.id) & (ChunkRow.version == row.version)
+            texts = select(ChunkRow.text).where(published).order_by(ChunkRow.position)
             return (await session.scalars(texts)).all()
 
     async def _record(

@@ -21,7 +21,7 @@ from rag.pages import Page, PageQuery, page
 from rag.reembedding.first_generation import Collections, FirstGenerations, ServedModel, keep
 from rag.reembedding.generations import Generations, generations, give_up
 from rag.schema import (
-    Chunk,
+    ChunkRow,
     FileBatch,
     IndexGeneration,
     StoreFile,
@@ -264,7 +264,7 @@ async def empty_store(session: AsyncSession, text: TextIndex, store: VectorStore
     for generation in found.all:
         await give_up(session, found, generation)
     await text.drop(session, store.number)
-    await session.execute(delete(Chunk).where(Chunk.store_number == store.number))
+    await session.execute(delete(ChunkRow).where(ChunkRow.store_number == store.number))
     for kind in (FileBatch, StoreFile):
         await session.execute(delete(kind).where(kind.store_id == store.id))
 

@@ -30,7 +30,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from rag.index.protocols import FileFilter
-from rag.schema import Chunk, File, FileAccess, IndexGeneration, StoreFile, VectorStore
+from rag.schema import ChunkRow, File, FileAccess, IndexGeneration, StoreFile, VectorStore
 from rag.search.passages import Passage
 from rag.stores.access_lists import Reader, file_readable, store_readable
 
@@ -132,7 +132,7 @@ async def visible(
 ) -> list[Visible]:
     """Return the published, unexpired, readable chunks that match the filters, unordered."""
     asked = _built(_confirming, reader, stores, filters)
-    asked = asked.where(Chunk.id.in_(_ASKED[session.get_bind().dialect.name]))
+    asked = asked.where(ChunkRow.id.in_(_ASKED[session.get_bind().dialect.name]))
     given = {
         "keys": json.dumps(list(keys)), "chunk_ids": json.dumps(list(chunk_ids)), "now": now,
     }  # fmt: skip
@@ -166,13 +166,13 @@ _NOW = bindparam("now", type_=Float())
 def _confirming(reader: Reader, stores: tuple[str, ...], filters: Filters) -> Statement:
     """Select whether a chunk may be seen, and the columns of a `Visible`."""
     columns = (
-        *(Chunk.key, Chunk.id, Chunk.position, Chunk.page, Chunk.text),
+        *(ChunkRow.key, ChunkRow.id, ChunkRow.position, ChunkRow.page, ChunkRow.text),
         # Few of these rows are shown, so the JSON is parsed later.
         *(StoreFile.store_id, StoreFile.file_id, cast(StoreFile.attributes, Text())),
         *(File.filename, File.privacy),
     )
     checks = and_(
-        Chunk.version == StoreFile.version,
+        ChunkRow.version == StoreFile.version,
         StoreFile.status == "completed",
         StoreFile.store_id.in_(stores),
         or_(File.expires_at.is_(None), File.expires_at > _NOW),
@@ -184,7 +184,7 @@ def _confirming(reader: Reader, stores: tuple[str, ...], filters: Filters) -> St
     # A column, because SQLite would turn a condition into a scan of all files of the store.
     return (
         select(func.coalesce(checks, false()), *columns)
-        .join(StoreFile, StoreFile.id == Chunk.store_file_id)
+        .join(StoreFile, StoreFile.id == ChunkRow.store_file_id)
         .join(File, File.id == StoreFile.file_id)
         .join(VectorStore, VectorStore.id == StoreFile.store_id)
     )

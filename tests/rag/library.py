@@ -11,7 +11,7 @@ from rag.files.file_batches import FileBatches
 from rag.files.files import FileRecord, Files
 from rag.index.lexical_index import text_index
 from rag.index.protocols import TextIndex
-from rag.schema import Base, Chunk, IndexGeneration, IndexIntent, StoreFile, VectorStore
+from rag.schema import Base, ChunkRow, IndexGeneration, IndexIntent, StoreFile, VectorStore
 from rag.stores.access_lists import Reader
 from rag.stores.store_files import StoreFiles
 from rag.stores.vector_stores import ServedModel, VectorStores
@@ -116,7 +116,7 @@ class Place:
             row = await session.scalar(select(StoreFile.id).where(here))
             facts = {"store_number": number, "store_file_id": row, "version": version, "tokens": 1}
             await session.execute(
-                insert(Chunk),
+                insert(ChunkRow),
                 [
                     {**facts, "key": f"{version}:{position}", "position": position, "text": text}
                     for position, text in reversed(list(enumerate(texts)))

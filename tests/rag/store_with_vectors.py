@@ -15,7 +15,7 @@ from sqlalchemy import delete, func, insert, select
 from models.embedding.embedder import Embedder, Embeddings, Inputs
 from rag.index.embedder_versions import ServedEmbedder, pin
 from rag.index.protocols import Collection, FileFilter, VectorHit, VectorIndex, VectorKey, chunk_key
-from rag.schema import Chunk, File, IndexGeneration, IndexIntent, StoreFile, VectorStore
+from rag.schema import ChunkRow, File, IndexGeneration, IndexIntent, StoreFile, VectorStore
 from serving.access.tenants import TenantStore
 from serving.storage.database import Database
 
@@ -200,7 +200,7 @@ class Shelf:
             session.add(row)
             await session.flush()
             await session.execute(
-                insert(Chunk),
+                insert(ChunkRow),
                 [
                     {
                         "key": f"{version}:{position}", "store_number": 1, "store_file_id": row.id,
@@ -235,9 +235,13 @@ class Shelf:
         """Report where SQL and the vectors of a generation disagree."""
         async with self.database.session() as session:
             generation = await session.get_one(IndexGeneration, generation_id)
-            published = (StoreFile.id == Chunk.store_file_id) & (StoreFile.version == Chunk.version)
+            published = (StoreFile.id == ChunkRow.store_file_id) & (
+                StoreFile.version == ChunkRow.version
+            )
             chunks = await session.execute(
-                select(Chunk.version, Chunk.position, Chunk.text).join(StoreFile, published)
+                select(ChunkRow.version, ChunkRow.position, ChunkRow.text).join(
+                    StoreFile, published
+                )
             )
             windows = self.embedders[generation.model].windows
             expected = {

@@ -8,7 +8,7 @@ from sqlalchemy import func, select
 from rag.errors import NotThere, Refused
 from rag.files.expiry import USED_S
 from rag.pages import PageQuery
-from rag.schema import Chunk, FileBatch, IndexGeneration, StoreFile, VectorStore
+from rag.schema import ChunkRow, FileBatch, IndexGeneration, StoreFile, VectorStore
 from rag.stores.access_lists import Reader
 from rag.stores.visibility import DAY_S
 from serving.storage.database import Database
@@ -41,7 +41,7 @@ async def rows(shop: Workshop) -> list[int]:
     async with shop.database.session() as session:
         return [
             await session.scalar(select(func.count()).select_from(kind)) or 0
-            for kind in (IndexGeneration, StoreFile, FileBatch, Chunk)
+            for kind in (IndexGeneration, StoreFile, FileBatch, ChunkRow)
         ]
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import insert
 
 from rag.errors import NotThere, Refused, TooMany
 from rag.pages import PageQuery
-from rag.schema import BatchFile, Chunk, File, FileAccess, FileBatch, StoreFile
+from rag.schema import BatchFile, ChunkRow, File, FileAccess, FileBatch, StoreFile
 from rag.stores.access_lists import Reader
 from rag.stores.store_records import FileCounts
 from serving.storage.database import Database
@@ -205,7 +205,7 @@ async def test_file_that_was_to_be_cut_anew_is_out_of_the_index_when_cancelled(
     made = await place.batches.create(ACME, store, [("file-1", {}, (100, 0))])
     await place.batches.cancel(ACME, store, made.id)
     assert await place.intents() == {("erase", version)}
-    assert await place.count(Chunk) == 0
+    assert await place.count(ChunkRow) == 0
 
 
 async def test_batch_forgets_files_that_leave_the_store(place: Place) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from rag.errors import NotThere, Refused
 from rag.pages import PageQuery
-from rag.schema import Chunk, File, FileAccess, StoreFile
+from rag.schema import ChunkRow, File, FileAccess, StoreFile
 from rag.stores.access_lists import Reader
 from tests.rag.library import ACME, ANN, LEGAL, OTHER, SALES, STRANGERS, Place
 
@@ -190,7 +190,7 @@ async def test_deleted_file_leaves_every_store_and_intents_for_the_rest(place: P
     for store_id, indexed in zip(stores, (1, 0), strict=True):
         counts = (await place.stores.get(ACME, store_id)).counts
         assert (counts.total, counts.completed) == (1, indexed)
-    assert (await place.count(Chunk), await place.count(StoreFile)) == (1, 2)
+    assert (await place.count(ChunkRow), await place.count(StoreFile)) == (1, 2)
     async with place.database.session() as session:
         hits = await place.text.search(session, (await place.tables())[0], "one", limit=9)
     assert len(hits) == 1

@@ -12,7 +12,7 @@ from sqlalchemy import insert
 
 from rag.index.lexical_index import MAX_WORDS, text_index, words
 from rag.index.protocols import FileFilter, TextIndex
-from rag.schema import Chunk, File, StoreFile, VectorStore
+from rag.schema import ChunkRow, File, StoreFile, VectorStore
 from serving.domain.clock import utc_now
 from serving.storage.database import Database
 from serving.storage.schema import TenantRow
@@ -37,7 +37,7 @@ class Shelf:
         async with self.database.session() as session:
             hits = await self.index.search(session, self.number, query, limit=limit, files=files)
             assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
-            keys = {hit.chunk_id: await session.get(Chunk, hit.chunk_id) for hit in hits}
+            keys = {hit.chunk_id: await session.get(ChunkRow, hit.chunk_id) for hit in hits}
             return [chunk.key for chunk in keys.values() if chunk is not None]
 
     async def remove(self, version: str) -> None:
@@ -95,7 +95,7 @@ async def put(
             }
             for position, text in enumerate(texts)
         ]  # fmt: skip
-        await session.execute(insert(Chunk), rows)
+        await session.execute(insert(ChunkRow), rows)
         await index.add(session, number, name)
 
 
@@ -146,7 +146,7 @@ async def test_removed_version_is_found_no_more(shelf: Shelf) -> None:
     assert await shelf.found("speed of wings") == ["tails:1"]
     async with shelf.database.session() as session:
         left = await shelf.index.chunk_ids(session, shelf.number)
-        kept = [await session.get(Chunk, chunk_id) for chunk_id in left]
+        kept = [await session.get(ChunkRow, chunk_id) for chunk_id in left]
     assert {chunk.version for chunk in kept if chunk is not None} == {"tails"}
 
 

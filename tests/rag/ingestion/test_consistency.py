@@ -12,7 +12,7 @@ from rag.errors import IndexUnavailable
 from rag.index.protocols import Collection, VectorKey
 from rag.ingestion.consistency import Consistency
 from rag.reembedding.reembedding import Reembedding
-from rag.schema import Chunk, File, IndexGeneration, IndexIntent, StoreFile, VectorStore
+from rag.schema import ChunkRow, File, IndexGeneration, IndexIntent, StoreFile, VectorStore
 from serving.storage.database import Database
 from tests.rag.finding import note
 from tests.rag.workshop import READER, Workshop
@@ -108,7 +108,7 @@ async def test_vectors_of_no_file_are_told(place: Place) -> None:
 
 
 async def test_chunks_that_nobody_publishes_are_told(place: Place) -> None:
-    await place.execute(insert(Chunk).values(place.chunk("lost", 0)))
+    await place.execute(insert(ChunkRow).values(place.chunk("lost", 0)))
     async with place.shop.database.transaction() as session:
         await place.shop.text.add(session, place.number, "lost")
     assert await place.findings() == ["chunks of version lost belong to no file"]
@@ -117,7 +117,7 @@ async def test_chunks_that_nobody_publishes_are_told(place: Place) -> None:
 async def test_completed_file_without_chunks_is_told(place: Place) -> None:
     async with place.shop.database.transaction() as session:
         await place.shop.text.remove(session, place.number, place.version)
-        await session.execute(delete(Chunk))
+        await session.execute(delete(ChunkRow))
         await session.execute(update(StoreFile).values(version=None))
     place.vectors.clear()
     assert await place.findings() == [

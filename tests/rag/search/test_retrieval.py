@@ -16,7 +16,7 @@ from models.embedding.reranker import Reranker
 from rag.errors import IndexUnavailable
 from rag.index.protocols import Collection, FileFilter, TextHit, VectorHit
 from rag.schema import (
-    Chunk,
+    ChunkRow,
     File,
     FileAccess,
     IndexGeneration,
@@ -206,8 +206,8 @@ def _store_file_row(
     return StoreFile(store_id=store_id, file_id=name, attributes=attributes, **row | fields)
 
 
-def _chunk_row(chunk_id: int, store_file_id: int, name: str) -> Chunk:
-    return Chunk(
+def _chunk_row(chunk_id: int, store_file_id: int, name: str) -> ChunkRow:
+    return ChunkRow(
         id=chunk_id,
         key=f"{name}:0",
         store_number=1,

@@ -9,7 +9,7 @@ import pytest
 
 from rag.errors import NotThere, Refused, TooMany
 from rag.pages import PageQuery
-from rag.schema import Chunk, StoreFile
+from rag.schema import ChunkRow, StoreFile
 from rag.stores.access_lists import Reader
 from rag.stores.store_files import StoreFileRecord
 from serving.storage.database import Database
@@ -246,7 +246,7 @@ async def test_detached_file_leaves_the_index_and_an_intent_and_stays_itself(pla
     await place.store_files.detach(ACME, store, "file-1")
     assert await place.intents() == {("erase", version)}
     assert await listed(place, store) == (["file-2"], False)
-    assert await place.count(Chunk) == 1
+    assert await place.count(ChunkRow) == 1
     assert (await place.files.get(ACME, "file-1")).id == "file-1"
     async with place.database.session() as session:
         assert len(await place.text.search(session, 1, "one", limit=9)) == 1

@@ -13,7 +13,7 @@ from rag.errors import Ambiguous, NotThere, Refused
 from rag.index.protocols import Collection
 from rag.pages import PageQuery
 from rag.schema import (
-    Chunk,
+    ChunkRow,
     File,
     FileBatch,
     IndexGeneration,
@@ -234,7 +234,7 @@ async def test_deleted_store_goes_with_all_that_is_in_it_but_its_files(place: Pl
     assert await place.intents() == {("drop", collection), ("drop", "gen_building"), ("write", "v")}
     assert await listed(place) == ([stays], False)
     assert await place.tables() == [2]
-    left = [await place.count(table) for table in (StoreFile, FileBatch, Chunk, File)]
+    left = [await place.count(table) for table in (StoreFile, FileBatch, ChunkRow, File)]
     assert left == [1, 0, 2, 1]
 
 
@@ -256,7 +256,7 @@ async def test_reader_who_may_not_read_its_files_can_delete_a_store(place: Place
     store = await place.store("file-1", reader=LEGAL, access=["tenant"])
     await place.publish(store, "file-1", "one")
     await place.stores.delete(SALES, store)
-    assert await place.count(Chunk) == 0
+    assert await place.count(ChunkRow) == 0
     assert (await place.files.get(LEGAL, "file-1")).id == "file-1"
 
 
