@@ -179,7 +179,7 @@ class Inside:
             data={"purpose": "user_data"},
             files={"file": ("people.txt", b"Jane Roe is at +1 212 555 0199.")},
             headers={"authorization": f"Bearer {key}"},
-            timeout=60,
+            timeout=120,
         )
 
     def store(self, key: str) -> str:

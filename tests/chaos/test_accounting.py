@@ -64,7 +64,7 @@ class Admin:
         self.client = httpx.Client(
             base_url=f"{backend.url}/admin/v1",
             headers={"authorization": f"Bearer {key}"},
-            timeout=30,
+            timeout=120,
         )
 
     def get(self, path: str) -> Any:
@@ -296,7 +296,7 @@ def test_operator_sees_usage_on_the_command_line(backend: Backend) -> None:
         env=own | {"RINGFENCE_HOME": str(backend.home), "RINGFENCE_PORT": port},
         capture_output=True,
         check=True,
-        timeout=60,
+        timeout=120,
     )
     tenants = {row["tenant"] for row in json.loads(told.stdout)["data"]}
     assert {"calm", "killed", "poor"} <= tenants

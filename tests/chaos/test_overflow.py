@@ -83,7 +83,7 @@ def command(backend: Backend, *words: str, given: str | None = None) -> str:
         input=given,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert ended.returncode == 0, ended.stderr + ended.stdout
@@ -96,7 +96,7 @@ def new_key(backend: Backend, privacy: str) -> str:
         f"{backend.url}/admin/v1/keys",
         json={"tenant": "default", "name": privacy, "privacy": privacy},
         headers={"authorization": f"Bearer {admin}"},
-        timeout=30,
+        timeout=120,
     )
     assert answer.status_code == 200, answer.text
     return str(answer.json()["key"])
@@ -216,7 +216,7 @@ def test_receipt_verifies_offline_and_says_what_left(backend: Backend, tmp_path:
         f"{backend.url}/v1/chat/completions",
         json={"model": "simulated", "messages": [{"role": "user", "content": "Hi"}]},
         headers=backend.headers,
-        timeout=60,
+        timeout=120,
     )
     token = answer.headers["x-ringfence-receipt"]
     said = command(backend, "receipt", "verify", token, "--public-key", str(public))

@@ -173,7 +173,7 @@ def test_key_made_and_revoked_by_the_command_takes_effect_at_once(
             env={"RINGFENCE_HOME": str(home), "PATH": "/usr/bin:/bin"},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             check=True,
         )
         return done.stdout

@@ -91,7 +91,7 @@ def test_serve_shows_phases_with_their_time(small: Backend) -> None:
 def test_printed_curl_line_works_as_it_is(small: Backend) -> None:
     line = small.log.read_text().split("\ncurl", 1)[1].split("\n\n", 1)[0]
     done = subprocess.run(
-        ["/bin/sh", "-c", f"curl -s{line}"], capture_output=True, text=True, timeout=60, check=True
+        ["/bin/sh", "-c", f"curl -s{line}"], capture_output=True, text=True, timeout=120, check=True
     )
     assert done.stdout.endswith("data: [DONE]\n\n")
 
@@ -100,7 +100,7 @@ def test_chat_command_streams_an_answer(small: Backend) -> None:
     port = small.url.rsplit(":", 1)[1]
     file = str(small.home / "ringfence.yaml")
     asked = command(small.home, "chat", "Hi", "--max-tokens", "40", "-c", file, RINGFENCE_PORT=port)
-    output, _ = asked.communicate(timeout=60)
+    output, _ = asked.communicate(timeout=120)
     assert asked.returncode == 0, output
     assert output.startswith(b"[simulated]")
 
@@ -108,7 +108,7 @@ def test_chat_command_streams_an_answer(small: Backend) -> None:
 def test_second_server_on_the_same_port_says_so(small: Backend) -> None:
     port = small.url.rsplit(":", 1)[1]
     second = command(small.home, "serve", "--port", port)
-    output, _ = second.communicate(timeout=60)
+    output, _ = second.communicate(timeout=120)
     assert second.returncode == 1
     assert b"cannot listen on 127.0.0.1:" + port.encode() in output
 
@@ -117,7 +117,7 @@ def test_model_that_is_not_there_is_told_before_anything_starts(tmp_path: Path) 
     file = tmp_path / "ringfence.yaml"
     file.write_text("models: [{id: mine, source: /no/such/directory}]")
     started = command(tmp_path, "serve", "-c", str(file), "--port", str(free_port()))
-    output, _ = started.communicate(timeout=30)
+    output, _ = started.communicate(timeout=120)
     assert started.returncode == 1
     assert b"/no/such/directory" in output
     assert b"Starting Ray" not in output

@@ -186,7 +186,7 @@ def racer(gguf: Path, target: Path, *, seconds: float) -> Popen[str]:
 
 def test_processes_that_race_convert_once(gguf: Path, target: Path) -> None:
     racers = [racer(gguf, target, seconds=0.5) for _ in range(3)]
-    answers = [process.communicate(timeout=30) for process in racers]
+    answers = [process.communicate(timeout=120) for process in racers]
     assert [process.returncode for process in racers] == [0, 0, 0], answers
     assert "".join(out for out, _ in answers) == "converts\n"
 

@@ -104,7 +104,7 @@ def busy(backend: Backend) -> Iterator[None]:
         f"{backend.url}/v1/completions",
         json=body | {"stream": True},
         headers=backend.headers,
-        timeout=60,
+        timeout=120,
     ) as answer:
         lines = answer.iter_lines()  # Kept, or the connection would be closed.
         next(lines)

@@ -38,7 +38,7 @@ def measure(module: str) -> tuple[int, list[str]]:
     """How many modules, and which heavy ones, after importing `module` in a new process."""
     script = _MEASURE.format(module=module, heavy=HEAVY)
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60,
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120,
         check=True,
     )  # fmt: skip
     modules, loaded = json.loads(done.stdout)

@@ -52,7 +52,7 @@ def k6(tmp_path: Path) -> Any:
             | {name: str(value) for name, value in variables.items()},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             check=False,
         )
         assert done.returncode == code, done.stdout + done.stderr

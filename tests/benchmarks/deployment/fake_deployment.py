@@ -133,12 +133,12 @@ def deployed(**fields: Any) -> Iterator[FakeDeployment]:
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.sleep(0.01)  # For the transports to close.
 
-    server = asyncio.run_coroutine_threadsafe(start(), loop).result(5)
+    server = asyncio.run_coroutine_threadsafe(start(), loop).result(60)
     fake.port = server.sockets[0].getsockname()[1]
     try:
         yield fake
     finally:
-        asyncio.run_coroutine_threadsafe(stop(server), loop).result(5)
+        asyncio.run_coroutine_threadsafe(stop(server), loop).result(60)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(5)
         loop.close()

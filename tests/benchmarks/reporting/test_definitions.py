@@ -40,7 +40,7 @@ async def vllms(fake: FakeDeployment) -> Any:
 def ours(fake: FakeDeployment) -> Any:
     target = target_of(fake.url, api_key="")
     chats = [encode_chat(target, "p", max_tokens=TOKENS) for _ in range(REQUESTS)]
-    records = asyncio.run(closed_loop(target, chats, streams=1, deadline_s=5))
+    records = asyncio.run(closed_loop(target, chats, streams=1, deadline_s=60))
     return figures(records, max_tokens=TOKENS, limits=Limits(), client_cpu_s=0.0, streams=1)
 
 

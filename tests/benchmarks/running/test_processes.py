@@ -104,7 +104,7 @@ def test_a_frozen_server_uses_no_cpu_and_answers_again_once_thawed(tmp_path):
         server.freeze()
         statuses = {psutil.Process(pid).status() for pid in server.pids()}
         server.thaw()
-        with socket.create_connection((HOST, arm.port), timeout=5) as connection:
+        with socket.create_connection((HOST, arm.port), timeout=60) as connection:
             connection.sendall(b"GET /ready HTTP/1.0\r\n\r\n")
             answer = connection.recv(100)
     assert statuses <= {psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE}

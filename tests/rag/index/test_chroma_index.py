@@ -255,6 +255,6 @@ assert "onnxruntime" not in sys.modules
 """
     monkeypatch.setenv("HOME", str(tmp_path))
     ended = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False, timeout=60
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False, timeout=120
     )
     assert (ended.returncode, ended.stderr) == (0, b"")

@@ -317,7 +317,7 @@ async def test_list_on_a_terminal_is_a_table(managed: Managed, config: str) -> N
         cwd=ROOT,
         env=environment,
         stdout=theirs,
-        timeout=60,
+        timeout=120,
         check=True,
     )
     os.close(theirs)

@@ -109,7 +109,7 @@ def test_check_of_the_built_in_configuration_imports_no_model_library(home: Path
         "print(sorted({'torch', 'transformers', 'vllm', 'ray'} & set(sys.modules)))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60,
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120,
         check=True, env={"RINGFENCE_HOME": str(home), "PATH": ""},
     )  # fmt: skip
     assert done.stdout.splitlines()[-1] == "[]"
@@ -134,7 +134,7 @@ def test_wrong_configuration_of_any_command_is_one_line_and_no_traceback(
         config_file("sever: {}"),
     ]
     done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+        command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
         env={"RINGFENCE_HOME": str(home), "PATH": ""},
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (1, "")

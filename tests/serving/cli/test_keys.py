@@ -188,7 +188,7 @@ def test_list_on_a_terminal_is_a_table_with_whole_ids() -> None:
         cwd=ROOT,
         env=environment,
         stdout=theirs,
-        timeout=60,
+        timeout=120,
         check=True,
     )
     os.close(theirs)

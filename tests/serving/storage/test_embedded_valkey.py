@@ -281,7 +281,7 @@ def test_server_is_gone_when_whoever_started_it_was_killed(tmp_path: Path) -> No
         "print(server.pid, flush=True); os.kill(os.getpid(), 9)\n"
     )
     told = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, check=False, timeout=60
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, check=False, timeout=120
     )
     with suppress(psutil.NoSuchProcess):
         server = psutil.Process(int(told.stdout))

@@ -150,7 +150,7 @@ def test_import_of_both_ends_is_light() -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=True,
     )
     assert done.stdout.strip() == "[]"
