@@ -19,10 +19,12 @@ serve: $(VENV)/.installed
 # First what runs beside other tests, with one thread for numbers in each process; then what starts
 # servers, which needs the machine for itself.
 TEST_WORKERS ?= 2
+STACK_WORKERS ?= 1
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=20 -m "not stack and not full" \
 	  -n $(TEST_WORKERS) --dist loadfile
-	$(BIN)/python -m pytest --durations=20 -m "stack and not full"
+	$(BIN)/python -m pytest --durations=20 -m "stack and not full" \
+	  -n $(STACK_WORKERS) --dist loadgroup
 
 test-full: $(VENV)/.installed
 	$(BIN)/python -m pytest

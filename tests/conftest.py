@@ -21,10 +21,18 @@ STACK = ("chaos", "deploy", "end_to_end")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark those that start servers, before they are chosen by their marks."""
+    """Mark those that start servers, before they are chosen by their marks.
+
+    Where several processes run them, each server is started in one: a file's in the process of that
+    file, the real engine in the process of all that ask it.
+    """
     for item in items:
-        if item.path.relative_to(TESTS).parts[0] in STACK:
+        path = item.path.relative_to(TESTS)
+        if path.parts[0] in STACK:
             item.add_marker(pytest.mark.stack)
+        if item.get_closest_marker("stack"):
+            group = "engine" if item.get_closest_marker("engine") else str(path)
+            item.add_marker(pytest.mark.xdist_group(group))
 
 
 def pytest_collection_finish() -> None:
