@@ -34,6 +34,12 @@ French.
 SLOTS = 4
 """Concurrent requests of the bfloat16 engine, which the disconnect tests fill."""
 
+QUEUED = 8
+"""How many requests wait for a slot of that engine; more are refused."""
+
+CONTEXT_TOKENS = 2048
+"""The context of that engine, in tokens."""
+
 
 def configuration(weights: Path) -> str:
     return f"""
@@ -41,7 +47,7 @@ models:
   - id: {MODEL}
     dtype: bfloat16
     max_ongoing_requests: {SLOTS}
-    max_queued_requests: 8
+    max_queued_requests: {QUEUED}
   - id: {EXACT_MODEL}
     source: {weights}
     licence: Apache-2.0

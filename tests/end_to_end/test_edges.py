@@ -56,21 +56,6 @@ def test_gateway_holds_no_model_library(backend: Backend) -> None:
     assert not any(name.startswith(("libtorch", "_C.")) for name in libraries)
 
 
-def test_tokenize_and_detokenize_are_inverse(http: httpx.Client) -> None:
-    answer = http.post("/tokenize", json={"model": MODEL, "prompt": "hi there"}).json()
-    assert answer["count"] == len(answer["tokens"])
-    text = http.post("/detokenize", json={"model": MODEL, "tokens": answer["tokens"]}).json()
-    assert text == {"prompt": "hi there"}
-
-
-def test_tokenize_counts_what_chat_is_billed(http: httpx.Client) -> None:
-    messages = [{"role": "user", "content": "How long is this?"}]
-    count = http.post("/tokenize", json={"model": MODEL, "messages": messages}).json()["count"]
-    chat = {"model": MODEL, "messages": messages, "max_tokens": 1}
-    usage = http.post("/v1/chat/completions", json=chat).json()["usage"]
-    assert count == usage["prompt_tokens"]
-
-
 def test_detokenize_refuses_an_id_outside_the_vocabulary(http: httpx.Client) -> None:
     answer = http.post("/detokenize", json={"model": MODEL, "tokens": [10**9]})
     assert answer.status_code == 400
