@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from tests.document_blocks import LANGUAGES, NOT_RUN, RUN, blocks, why_not_run
 from tests.documents import API, ROOT, SCHEMA, api, schema, tree, written
 
 
@@ -71,3 +72,16 @@ def test_guides_follow_each_other() -> None:
     for name in (*others, "operations", "api"):
         assert f"]({name}.md)" in read.read_text("utf-8").rstrip().rsplit("\n", 1)[-1], read
         read = ROOT / "docs" / f"{name}.md"
+
+
+def test_every_block_of_the_documents_is_run_or_has_a_reason() -> None:
+    assert {block.language for block in blocks()} <= set(LANGUAGES)
+    commands = [one for block in blocks() if not block.language for one in block.commands()]
+    unknown = {one for one in commands if why_not_run(one) is None and not one.startswith(RUN)}
+    assert unknown == set()
+
+
+def test_every_reason_for_which_a_command_is_not_run_is_needed() -> None:
+    commands = [one for block in blocks() if not block.language for one in block.commands()]
+    needed = {begin for begin in NOT_RUN for one in commands if one.startswith(begin)}
+    assert needed == set(NOT_RUN)
