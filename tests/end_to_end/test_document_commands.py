@@ -21,7 +21,7 @@ import pytest
 from tests.document_blocks import Block, blocks, why_not_run
 from tests.end_to_end.backend import MODEL, Backend, environment
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
 ADDRESS = "http://127.0.0.1:8000"
 DEADLINE_S = 120
