@@ -7,6 +7,8 @@ a program that came with a model. `tests/models/tokens` compares the results.
 from __future__ import annotations
 
 import json
+import math
+import time
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from functools import cached_property
@@ -32,25 +34,37 @@ class ChatTemplate:
         self._source = source
         self._special = special
 
-    def render(self, body: Mapping[str, Any]) -> str:
+    def render(self, body: Mapping[str, Any], *, timeout_s: float = math.inf) -> str:
         """Render the prompt of a chat.
 
+        Args:
+            body: as an engine gets it.
+            timeout_s: after which the template is ended at the next piece of text that it makes.
+
         Raises:
-            Exception: the template may raise anything.
+            TimeoutError: the template took longer.
+            Exception: anything that the template raises.
         """
+        ends_at, pieces = time.monotonic() + timeout_s, []
+        for piece in self._compiled.generate(self._given(body)):
+            if time.monotonic() > ends_at:
+                raise TimeoutError
+            pieces.append(piece)
+        return "".join(pieces)
+
+    def _given(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the variables of the template for a chat."""
         tools = body.get("tools")
         effort = body.get("reasoning_effort")
         asked = {"reasoning_effort": effort, "enable_thinking": effort != "none"} if effort else {}
-        return self._compiled.render(
-            {
-                **self._special,
-                **asked,
-                "messages": [self._message(message) for message in body["messages"]],
-                "tools": [_tool(tool) for tool in tools] if tools else None,
-                "documents": None,
-                "add_generation_prompt": True,
-            }
-        )
+        return {
+            **self._special,
+            **asked,
+            "messages": [self._message(message) for message in body["messages"]],
+            "tools": [_tool(tool) for tool in tools] if tools else None,
+            "documents": None,
+            "add_generation_prompt": True,
+        }
 
     @cached_property
     def _compiled(self) -> Template:

@@ -27,9 +27,13 @@ from models.tokens.tokenizer_files import (
     tokenizer_config,
 )
 
+COUNT_TIMEOUT_S = 5.0
+"""Time to render and count a chat; past it the upper bound counts. A template is a program, and
+what it does with a client's messages may take long."""
+
 INLINE_CHARACTERS = 4_000
-"""Longer texts are tokenised in a thread, which costs the loop 0.1 ms; texts this long cost it 1.5
-ms."""
+"""Longer chats are rendered, and longer texts tokenised, in a thread, which takes the loop 0.1 ms.
+These take it 1.5 ms."""
 
 TEMPLATE_TOKENS = 512
 """Allowance of an upper bound for the template's own text, such as its tool instructions."""
@@ -118,9 +122,13 @@ class LocalCounter:
     Args:
         spec: the model.
         directory: the directory that `prepare` returned.
+        timeout_s: see `COUNT_TIMEOUT_S`.
     """
 
-    def __init__(self, spec: ModelSpec, directory: Path) -> None:
+    def __init__(
+        self, spec: ModelSpec, directory: Path, *, timeout_s: float = COUNT_TIMEOUT_S
+    ) -> None:
+        self._timeout_s = timeout_s
         config = tokenizer_config(directory)
         special = {name: text for name in SPECIAL_NAMES if (text := text_of(config.get(name)))}
         sources = template_sources(directory, config)
@@ -134,7 +142,7 @@ class LocalCounter:
         """See `TokenCounter.count`."""
         try:
             if kind == "chat":
-                return await self._tokens([self._rendered(body)], add_special_tokens=False)
+                return await self._of_chat(body)
             return await self._exactly(_prompts(body["prompt"]))
         # A template is a program and may raise anything; vLLM then rejects the request.
         except Exception:  # noqa: BLE001
@@ -147,9 +155,16 @@ class LocalCounter:
         except (TypeError, ValueError):  # UTF-8 cannot represent a lone surrogate.
             return None
 
-    def _rendered(self, body: Mapping[str, Any]) -> str:
+    async def _of_chat(self, body: Mapping[str, Any]) -> int:
+        if _is_short(body):
+            return self._rendered_and_encoded(body)
+        async with asyncio.timeout(self._timeout_s):
+            return await asyncio.to_thread(self._rendered_and_encoded, body)
+
+    def _rendered_and_encoded(self, body: Mapping[str, Any]) -> int:
         named = "tool_use" if body.get("tools") and "tool_use" in self._templates else "default"
-        return self._templates[named].render(body)
+        rendered = self._templates[named].render(body, timeout_s=self._timeout_s)
+        return self._encoded([rendered], add_special_tokens=False)
 
     async def _exactly(self, inputs: Sequence[str] | Sequence[Sequence[int]]) -> int:
         texts = [one for one in inputs if isinstance(one, str)]
@@ -248,6 +263,16 @@ def upper_bound_of_texts(inputs: Sequence[str] | Sequence[Sequence[int]]) -> int
         else len(one)
         for one in inputs
     )
+
+
+def _is_short(body: Mapping[str, Any]) -> bool:
+    """Whether a chat has few enough characters to be rendered and counted at once."""
+    left = INLINE_CHARACTERS - len(str(body.get("tools") or ""))
+    for message in body["messages"]:
+        left -= sum(len(one if isinstance(one, str) else str(one)) for one in message.values())
+        if left < 0:
+            return False
+    return left >= 0
 
 
 def _prompts(prompt: Any) -> list[Any]:

@@ -373,6 +373,42 @@ async def test_long_texts_are_counted_in_a_thread_and_short_ones_at_once(
         assert await task == len(tokenizer.encode("word " * repeated))
 
 
+def long_chat() -> dict[str, Any]:
+    return chat_body({"messages": [{"role": "user", "content": "word " * INLINE_CHARACTERS}]})
+
+
+async def test_long_chats_are_rendered_in_a_thread_and_short_ones_at_once(
+    local: LocalCounter,
+) -> None:
+    function = {"name": "f", "description": "x" * INLINE_CHARACTERS}
+    tools = [{"type": "function", "function": function}]
+    chats = {
+        "long": long_chat(),
+        "short": chat_body({"messages": [USER]}),
+        "tools": chat_body({"messages": [USER], "tools": tools}),
+    }
+    at_once = {}
+    for name, body in chats.items():
+        task = asyncio.create_task(local.count("chat", body))
+        await asyncio.sleep(0)
+        at_once[name] = task.done()
+        assert await task
+    assert at_once == {"long": False, "short": True, "tools": False}
+
+
+ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}"
+
+
+async def test_template_that_takes_too_long_gives_no_count_and_ends(
+    smollm2: Path, tmp_path: Path
+) -> None:
+    directory = changed(smollm2, tmp_path / "m", template=ENDLESS)
+    local = LocalCounter(SMOLLM2, directory, timeout_s=0.05)
+    async with asyncio.timeout(60):
+        assert await local.count("chat", long_chat()) is None
+        await asyncio.get_running_loop().shutdown_default_executor()
+
+
 @pytest.mark.parametrize(
     "template",
     ["{{ raise_exception('no ' + messages[0].content) }}", "{{ 1 / 0 }}", "{% if %}", "{{ x.y }}"],
