@@ -35,7 +35,7 @@ class PreparationFailed(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class SourceFile:
     """Identity of a source file. `sha256` is compared only if the other fields differ."""
 
     name: str
@@ -52,7 +52,7 @@ class Manifest:
     """
 
     format: int
-    source: Source
+    source: SourceFile
     tools: dict[str, str]
     files: dict[str, tuple[int, str]]
 
@@ -62,7 +62,7 @@ class Manifest:
         try:
             raw = json.loads((directory / MANIFEST).read_bytes())
             files = {name: (size, sha256) for name, (size, sha256) in raw.pop("files").items()}
-            return cls(source=Source(**raw.pop("source")), files=files, **raw)
+            return cls(source=SourceFile(**raw.pop("source")), files=files, **raw)
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return None
 
@@ -184,9 +184,9 @@ def _build(source: Path, target: Path, *, convert: Callable[..., None], deadline
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _identity(source: Path) -> Source:
+def _identity(source: Path) -> SourceFile:
     stat = source.stat()
-    return Source(source.name, stat.st_size, stat.st_mtime_ns, _sha256(source))
+    return SourceFile(source.name, stat.st_size, stat.st_mtime_ns, _sha256(source))
 
 
 def _sha256(path: Path) -> str:

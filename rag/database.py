@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 from sqlalchemy.ext.asyncio import AsyncSession
 
 
-class Database(Protocol):
+class SqlDatabase(Protocol):
     """Opens sessions on the database."""
 
     dialect: Literal["sqlite", "postgresql"]

@@ -18,7 +18,7 @@ from models.engine import Engine, GenerationRequest, TokenizeRequest, Tokens, Us
 from models.tokens.token_counter import TokenCounter, upper_bound, upper_bound_of_texts
 from serving.access.authenticator import Authenticator
 from serving.accounting.estimate import TokenBudget
-from serving.answering.routing import Generation, Routing
+from serving.answering.routing import GeneratedAnswer, Routing
 from serving.answering.targets import ReceiptIssuer
 from serving.attempts import Attempts, Forecast
 from serving.domain.calls import Call, EmbeddingCall, GenerationCall
@@ -26,7 +26,7 @@ from serving.domain.errors import InvalidRequest, NotPermitted, UnknownModel, Un
 from serving.domain.principal import Principal
 from serving.domain.quota import Quota
 from serving.domain.route import LOCAL_ROUTE, Origin
-from serving.domain.search_call import FileSearch, Found, SearchCall
+from serving.domain.search_call import FileSearch, RetrievedPassages, SearchCall
 from serving.retrieval.citing import cited
 from serving.retrieval.knowledge import Knowledge
 
@@ -114,7 +114,7 @@ class Pipeline:
     @asynccontextmanager
     async def generate(
         self, call: GenerationCall, file_search: FileSearch | None = None
-    ) -> AsyncIterator[Generation]:
+    ) -> AsyncIterator[GeneratedAnswer]:
         """Run one generation: the scope owns its reservation, its place and the engine's stream.
 
         The first delta has arrived when the scope is entered, so a failure up to then has a
@@ -142,7 +142,9 @@ class Pipeline:
             yield replace(generation, deltas=deltas)
 
     @asynccontextmanager
-    async def _answer(self, call: GenerationCall, spec: ModelSpec) -> AsyncIterator[Generation]:
+    async def _answer(
+        self, call: GenerationCall, spec: ModelSpec
+    ) -> AsyncIterator[GeneratedAnswer]:
         interval = _stream_interval(call, spec)
         request = GenerationRequest(
             request_id=uuid4().hex,
@@ -154,7 +156,7 @@ class Pipeline:
         async with self._routing.answer(call, request, forecast) as generation:
             yield generation
 
-    async def search(self, call: SearchCall) -> Found:
+    async def search(self, call: SearchCall) -> RetrievedPassages:
         """Passages of vector stores that the caller may see, best first.
 
         Raises:

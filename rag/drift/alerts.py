@@ -6,14 +6,14 @@ from collections import Counter
 
 from sqlalchemy import func, select
 
-from rag.database import Database
+from rag.database import SqlDatabase
 from rag.schema import DriftReportRow
 
 ALARMING = ("canary_cosine", "psi", "psi_documents", "centroid_shift", "low_share", "staleness")
 """Measures that can raise an alert."""
 
 
-async def drifting_stores(database: Database) -> Counter[str]:
+async def drifting_stores(database: SqlDatabase) -> Counter[str]:
     """Count the stores whose latest report raises an alert, by measure."""
     last = select(func.max(DriftReportRow.id)).group_by(DriftReportRow.store_id)
     async with database.session() as session:

@@ -11,7 +11,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.background import BackgroundLoop
-from rag.database import Database
+from rag.database import SqlDatabase
 from rag.drift.query_sums import QuerySums, day_of
 from rag.drift.report import DriftReport, DriftThresholds, Observed, Staleness, report
 from rag.drift.sums import Baseline, Sums
@@ -58,7 +58,7 @@ class Drift:
 
     def __init__(
         self,
-        database: Database,
+        database: SqlDatabase,
         vectors: VectorIndex,
         embedders: Mapping[str, ServedEmbedder],
         *,

@@ -36,7 +36,7 @@ _FILE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class WrittenBlob:
     """Size and SHA-256 (hexadecimal) of a blob that was written."""
 
     size: int
@@ -55,7 +55,7 @@ class Blobs:
         self._root = root.rstrip("/")
         self._local = isinstance(self._files, LocalFileSystem)
 
-    async def write(self, tenant: str, file_id: str, pieces: AsyncIterator[bytes]) -> Written:
+    async def write(self, tenant: str, file_id: str, pieces: AsyncIterator[bytes]) -> WrittenBlob:
         """Write a blob. Nothing remains if the write fails or is cancelled.
 
         Raises:
@@ -200,10 +200,10 @@ class _Draft:
         self._hash.update(data)
         self._size += len(data)
 
-    def finish(self) -> Written:
+    def finish(self) -> WrittenBlob:
         self._close()
         self._move()
-        return Written(self._size, self._hash.hexdigest())
+        return WrittenBlob(self._size, self._hash.hexdigest())
 
     def discard(self) -> None:
         """Remove everything, even a blob already moved into place when its writer was cancelled."""

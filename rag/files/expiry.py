@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from sqlalchemy import not_, select, update
 
-from rag.database import Database
+from rag.database import SqlDatabase
 from rag.files.files import remove_file
 from rag.index.protocols import TextIndex
 from rag.schema import File, IndexGeneration, VectorStore
@@ -26,7 +26,9 @@ class Expiry:
         clock: returns Unix seconds.
     """
 
-    def __init__(self, database: Database, text: TextIndex, *, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, database: SqlDatabase, text: TextIndex, *, clock: Callable[[], float]
+    ) -> None:
         self._database = database
         self._text = text
         self._clock = clock

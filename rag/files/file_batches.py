@@ -11,7 +11,7 @@ from typing import Literal
 from sqlalchemy import CursorResult, Select, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from rag.database import Database
+from rag.database import SqlDatabase
 from rag.errors import NotThere
 from rag.index.protocols import TextIndex
 from rag.ingestion.publication import withdraw
@@ -46,7 +46,7 @@ class FileBatches:
 
     def __init__(
         self,
-        database: Database,
+        database: SqlDatabase,
         text: TextIndex,
         *,
         store_files: StoreFiles,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, Select, delete, exists, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from rag.database import Database
+from rag.database import SqlDatabase
 from rag.errors import NotThere, Refused
 from rag.index.protocols import TextIndex
 from rag.ingestion.publication import intend_blob_removal, withdraw
@@ -49,7 +49,7 @@ class Files:
     """
 
     def __init__(
-        self, database: Database, text: TextIndex, *, clock: Callable[[], float] = time.time
+        self, database: SqlDatabase, text: TextIndex, *, clock: Callable[[], float] = time.time
     ) -> None:
         self._database = database
         self._text = text

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from sqlalchemy import func, select
 
-from rag.database import Database
+from rag.database import SqlDatabase
 from rag.errors import IndexUnavailable
 from rag.index.protocols import Collection, TextIndex, VectorIndex, chunk_key
 from rag.schema import ChunkRow, File, IndexGeneration, IndexIntent, StoreFile, VectorStore
@@ -36,7 +36,7 @@ class Consistency:
     """
 
     def __init__(
-        self, database: Database, vectors: VectorIndex, text: TextIndex, contents: BlobList
+        self, database: SqlDatabase, vectors: VectorIndex, text: TextIndex, contents: BlobList
     ) -> None:
         self._database = database
         self._vectors = vectors

@@ -19,7 +19,7 @@ from sqlalchemy import delete, insert
 
 from models.background import BackgroundLoop
 from models.engine import EngineError, RequestRejected
-from rag.database import Database
+from rag.database import SqlDatabase
 from rag.errors import FileUnreadable, NotThere, RagError
 from rag.index.embedder_checks import EmbedderChecks
 from rag.index.protocols import TextIndex, VectorIndex, VectorKey
@@ -89,7 +89,7 @@ class Ingestion:
 
     def __init__(
         self,
-        database: Database,
+        database: SqlDatabase,
         vectors: VectorIndex,
         text: TextIndex,
         *,

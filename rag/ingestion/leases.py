@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from rag.database import Database
+from rag.database import SqlDatabase
 from rag.errors import FileUnreadable
 from rag.index.embedder_versions import ServedEmbedder
 from rag.index.protocols import Generation, TextIndex
@@ -90,7 +90,7 @@ class Leases:
 
     def __init__(
         self,
-        database: Database,
+        database: SqlDatabase,
         text: TextIndex,
         embedders: Mapping[str, ServedEmbedder],
         *,

@@ -12,7 +12,7 @@ from typing import Protocol
 from sqlalchemy import ColumnElement, delete, exists, select, update
 
 from models.background import BackgroundLoop
-from rag.database import Database
+from rag.database import SqlDatabase
 from rag.files.expiry import Expiry
 from rag.index.protocols import Collection, TextIndex, VectorIndex, chunk_key
 from rag.schema import File, IndexGeneration, IndexIntent, StoreFile, VectorStore
@@ -63,7 +63,7 @@ class Recovery:
 
     def __init__(
         self,
-        database: Database,
+        database: SqlDatabase,
         vectors: VectorIndex,
         text: TextIndex,
         *,

@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, delete, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
-from rag.database import Database
+from rag.database import SqlDatabase
 from rag.errors import Refused
 from rag.index.embedder_versions import ServedEmbedder
 from rag.index.protocols import Collection, VectorIndex, VectorKey, chunk_key
@@ -67,7 +67,7 @@ class Backfill:
 
     def __init__(
         self,
-        database: Database,
+        database: SqlDatabase,
         vectors: VectorIndex,
         *,
         clock: Callable[[], float],

@@ -14,7 +14,7 @@ from sqlalchemy import CursorResult, delete
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.embedding.embedder import Embedder
-from rag.database import Database
+from rag.database import SqlDatabase
 from rag.errors import IndexUnavailable, Refused
 from rag.index.embedder_versions import pin
 from rag.index.protocols import Collection
@@ -50,7 +50,7 @@ class FirstGenerations:
 
     def __init__(
         self,
-        database: Database,
+        database: SqlDatabase,
         collections: Collections,
         *,
         embedders: Mapping[str, ServedModel],

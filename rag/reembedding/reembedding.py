@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from sqlalchemy import delete, select
 from sqlalchemy.engine import CursorResult
 
-from rag.database import Database
+from rag.database import SqlDatabase
 from rag.errors import Refused
 from rag.index.embedder_versions import (
     LEAST_COSINE,
@@ -47,7 +47,7 @@ class Reembedding:
 
     def __init__(
         self,
-        database: Database,
+        database: SqlDatabase,
         vectors: VectorIndex,
         embedders: Mapping[str, ServedEmbedder],
         *,

@@ -34,14 +34,14 @@ class Weights:
 
 
 @dataclass(frozen=True, slots=True)
-class Ranking:
+class RankedChunks:
     """Distinct chunk ids, best first, and the weight of their ranks."""
 
     weight: float
     chunks: Sequence[int]
 
 
-def fused(rankings: Sequence[Ranking], *, total: float | None = None) -> dict[int, float]:
+def fused(rankings: Sequence[RankedChunks], *, total: float | None = None) -> dict[int, float]:
     """Return a score from 0 to 1 for each chunk (Cormack et al., 2009). Rank 1 everywhere scores 1.
 
     Args:

@@ -18,11 +18,11 @@ from sqlalchemy import ColumnElement, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.embedding.reranker import Reranker
-from rag.database import Database
+from rag.database import SqlDatabase
 from rag.errors import IndexUnavailable
 from rag.index.protocols import Generation, TextIndex, VectorHit, VectorIndex
 from rag.schema import IndexGeneration
-from rag.search.fusion import Ranking, Weights, fused, in_order
+from rag.search.fusion import RankedChunks, Weights, fused, in_order
 from rag.search.passages import Passage
 from rag.search.search_request import LexicalHits
 from rag.stores.access_lists import Reader
@@ -94,7 +94,7 @@ class Query:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SearchResult:
     """Passages, best first, and the best cosine of all confirmed candidates, None without any."""
 
     passages: list[Passage]
@@ -123,7 +123,7 @@ class Retriever:
 
     def __init__(
         self,
-        database: Database,
+        database: SqlDatabase,
         vectors: VectorIndex,
         text: TextIndex,
         reranker: Reranker | None = None,
@@ -157,7 +157,7 @@ class Retriever:
                 for store in stores.values()
             ]  # fmt: skip
 
-    async def search(self, query: Query) -> Found:
+    async def search(self, query: Query) -> SearchResult:
         """Return the passages that answer a question. Unconfirmed results are left out.
 
         Raises:
@@ -175,7 +175,7 @@ class Retriever:
         except TimeoutError:
             raise IndexUnavailable("The search took too long; please try again.") from None
 
-    async def _search(self, query: Query) -> Found:
+    async def _search(self, query: Query) -> SearchResult:
         hits = _Hits(await self._by_meaning(query), query.lexical)
         chunks = await self._confirmed(query, hits)
         cosines = _cosines(hits, chunks)
@@ -185,7 +185,7 @@ class Retriever:
             chunks[chunk].passage(score=scores[chunk], cosine=cosines.get(chunk))
             for chunk in best[: query.limit]
         ]
-        return Found(passages, max(cosines.values(), default=None))
+        return SearchResult(passages, max(cosines.values(), default=None))
 
     async def _by_meaning(self, query: Query) -> list[VectorHit]:
         """Search by vector among the files that the reader may find."""
@@ -280,9 +280,9 @@ def _scores(
 ) -> dict[int, float]:
     """Return fused scores of confirmed chunks, best first."""
     weights = query.weights
-    dense = Ranking(weights.embedding, list(cosines))
+    dense = RankedChunks(weights.embedding, list(cosines))
     lexical = [
-        Ranking(weights.text, [chunk for chunk in of_store if chunk in chunks])
+        RankedChunks(weights.text, [chunk for chunk in of_store if chunk in chunks])
         for of_store in hits.lexical
     ]
     scores = fused([dense, *lexical], total=weights.embedding + weights.text)

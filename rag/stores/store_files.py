@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Select, delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from rag.database import Database
+from rag.database import SqlDatabase
 from rag.errors import NotThere, Refused
 from rag.files.files import attached_file_there, locked_file, remove_file
 from rag.index.protocols import TextIndex
@@ -69,7 +69,7 @@ class StoreFiles:
 
     def __init__(
         self,
-        database: Database,
+        database: SqlDatabase,
         text: TextIndex,
         *,
         max_files: int = MAX_FILES,

@@ -13,7 +13,7 @@ from typing import TypedDict, Unpack
 from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from rag.database import Database
+from rag.database import SqlDatabase
 from rag.errors import NotThere, Refused
 from rag.files.files import access_list
 from rag.index.protocols import Generation, TextIndex
@@ -66,7 +66,7 @@ class VectorStores:
 
     def __init__(
         self,
-        database: Database,
+        database: SqlDatabase,
         text: TextIndex,
         *,
         collections: Collections,

@@ -69,7 +69,7 @@ class AttemptHistory(Protocol):
         ...
 
 
-class Spending(Protocol):
+class SpendingLookup(Protocol):
     """Knows how much of each budget is spent."""
 
     async def spending(self, subject: str, windows: Sequence[str]) -> Mapping[str, Spent]:

@@ -27,9 +27,9 @@ from serving.admission.policies import Policies, Policy
 from serving.admission.reservations import (
     NEVER_RAN,
     Demand,
+    LimitReached,
     OverBudget,
     RateMeasure,
-    Refused,
     Reservations,
     Settlement,
     Uninitialised,
@@ -417,7 +417,7 @@ def _granted(verdict: Verdict, demand: Demand, policy: Policy) -> Quota:
     match verdict:
         case Quota():
             return verdict
-        case Refused():
+        case LimitReached():
             raise RateLimited(
                 f"The {_LIMITS[verdict.measure]} of this {_owner(demand, verdict)} is reached. "
                 f"Try again in {max(1, math.ceil(verdict.wait_s))} s.",
@@ -439,7 +439,7 @@ _LIMITS: Mapping[RateMeasure, str] = {
 }
 
 
-def _owner(demand: Demand, refused: Refused) -> str:
+def _owner(demand: Demand, refused: LimitReached) -> str:
     """`key`, `tenant` or `model`."""
     return demand.limits[refused.subject].subject.partition(":")[0]
 

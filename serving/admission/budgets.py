@@ -82,7 +82,7 @@ def _look_at(lookup: asyncio.Task[int]) -> None:
         lookup.exception()
 
 
-class Spending:
+class BudgetSpending:
     """Reports what is spent of budgets, from Valkey or else from the ledger.
 
     Raises `ValkeyUnavailable` and `DatabaseUnavailable` as they do.

@@ -39,7 +39,7 @@ MIN_RETRY_AFTER_S = 1.0
 MAX_RETRY_AFTER_S = 120.0
 
 
-class Overloaded(Exception):
+class QueueOverloaded(Exception):
     """The request does not get a slot; `retry_after_s`, 1 to 120, is when it might.
 
     Overloaded
@@ -52,11 +52,11 @@ class Overloaded(Exception):
         super().__init__(f"no slot; try again in {self.retry_after_s:.0f} s")
 
 
-class QueueFull(Overloaded):
+class QueueFull(QueueOverloaded):
     """No room, a predicted wait over the bound, or pushed out for a tenant with fewer waiting."""
 
 
-class QueueTimeout(Overloaded):
+class QueueTimeout(QueueOverloaded):
     """Waited for as long as it may."""
 
 
@@ -119,7 +119,7 @@ class _Waiter:
     priority: Priority
     cost: float
     arrived_at: float
-    future: asyncio.Future[Slot | Overloaded]
+    future: asyncio.Future[Slot | QueueOverloaded]
 
 
 _counter, _rank, _waiting = map(attrgetter, ("counter", "rank", "waiting"))
@@ -341,7 +341,7 @@ class FairQueue:
             raise
         finally:
             timer.cancel()
-        if isinstance(answer, Overloaded):
+        if isinstance(answer, QueueOverloaded):
             raise answer
         return answer
 

@@ -106,7 +106,7 @@ def default_policy(measure: Measure) -> WithoutStore:
     return "refuse" if measure.startswith("budget_") else "allow"
 
 
-class Bound(NamedTuple):
+class LimitValue(NamedTuple):
     """The value of a limit, and its policy while nothing can be counted."""
 
     value: int
@@ -136,7 +136,11 @@ class LimitStore:
         return put
 
     async def change(
-        self, subject: Subject, changes: Mapping[Measure, Bound | None], *, actor: Actor = COMMAND
+        self,
+        subject: Subject,
+        changes: Mapping[Measure, LimitValue | None],
+        *,
+        actor: Actor = COMMAND,
     ) -> None:
         """Set several limits of a subject and, where None stands, take them away: all or nothing.
 

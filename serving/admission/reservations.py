@@ -101,7 +101,7 @@ NEVER_RAN = Settlement(tokens=0, cost_nanos=0, row=None, kept=False)
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class LimitReached:
     """A limit is reached. `subject` is the position in the demand's limits."""
 
     measure: RateMeasure
@@ -133,7 +133,7 @@ class Uninitialised:
     version: int
 
 
-Verdict = Quota | Refused | OverBudget | Uninitialised
+Verdict = Quota | LimitReached | OverBudget | Uninitialised
 
 
 @dataclass(frozen=True, slots=True)
@@ -442,7 +442,7 @@ def _verdict(reply: list[Any]) -> tuple[Verdict, int]:
 def _refusal(reply: list[Any]) -> Verdict:
     match reply:
         case ["refused", measure, subject, wait_ms, *numbers]:
-            return Refused(measure, subject, wait_ms / 1000, _quota(numbers))
+            return LimitReached(measure, subject, wait_ms / 1000, _quota(numbers))
         case ["uninitialised", budget, version]:
             return Uninitialised(budget, version)
         case [what, budget]:

@@ -31,7 +31,7 @@ from serving.domain.errors import LeavingRefused
 from serving.egress.ledger.chain import Entry
 from serving.egress.ledger.errors import LedgerTruncated, LedgerUnavailable
 from serving.egress.ledger.ledger import ArrivalFacts, DepartureFacts, EgressLedger
-from serving.egress.limits.breaker import Outcome
+from serving.egress.limits.breaker import ProviderOutcome
 from serving.egress.limits.gatekeeper import Gatekeeper, ProviderAttempt
 from serving.egress.limits.provider_limits import Denied
 from serving.egress.providers.provider import (
@@ -249,7 +249,7 @@ def _translated(error: ProviderError) -> EngineError:
     return EngineFailed("The answer was broken off.")
 
 
-def _outcome(ended: BaseException | None) -> Outcome:
+def _outcome(ended: BaseException | None) -> ProviderOutcome:
     """Return what an attempt tells the breaker about its provider."""
     if ended is None:
         return "completed"

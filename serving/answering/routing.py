@@ -24,7 +24,7 @@ from models.engine import (
 from serving.answering.resume.continuation import Break, Continuation, Next, RunningAttempt, rest_of
 from serving.answering.resume.partial_answer import PartialAnswer
 from serving.answering.resume.resume_points import ResumePoint, resumed
-from serving.answering.targets import Fallback, Generation, Overflow, ReceiptIssuer, Target
+from serving.answering.targets import Fallback, GeneratedAnswer, Overflow, ReceiptIssuer, Target
 from serving.attempts import Attempts, Forecast
 from serving.domain.calls import GenerationCall
 from serving.domain.errors import (
@@ -38,7 +38,7 @@ from serving.domain.route import Origin
 from serving.domain.time_left import TimeLeft
 from serving.telemetry.meter import Record
 
-__all__ = ["Generation", "GenerationCall", "Routing", "Target"]
+__all__ = ["GeneratedAnswer", "GenerationCall", "Routing", "Target"]
 
 ASK_AGAIN_S = 5.0
 """For how long the local model goes on before it is asked again who else can take its request."""
@@ -88,7 +88,7 @@ class Routing:
     @asynccontextmanager
     async def answer(
         self, call: GenerationCall, request: GenerationRequest, forecast: Forecast
-    ) -> AsyncIterator[Generation]:
+    ) -> AsyncIterator[GeneratedAnswer]:
         """The scope of an answer. Its first delta is there when the scope is entered.
 
         Whatever fails before that is not seen by the client while another way is left.
@@ -107,7 +107,7 @@ class Routing:
             else:
                 attempt = await self._first(stack, asked)
                 given = partial(self._given, asked, attempt)
-                yield Generation(attempt.deltas, attempt.quota, given)
+                yield GeneratedAnswer(attempt.deltas, attempt.quota, given)
 
     async def _first(self, stack: AsyncExitStack, asked: _Asked) -> RunningAttempt:
         """The first way that has a delta."""
@@ -141,7 +141,7 @@ class Routing:
                         raise
         return None
 
-    async def _continued(self, stack: AsyncExitStack, asked: _Asked) -> Generation:
+    async def _continued(self, stack: AsyncExitStack, asked: _Asked) -> GeneratedAnswer:
         """An answer that goes on when it breaks off. Its scopes are in the stack.
 
         Where something may leave for it after its first delta, its receipt waits for its end.
@@ -172,7 +172,7 @@ class Routing:
             return origin
 
         told = await stack.enter_async_context(aclosing(deltas()))
-        return Generation(told, first.quota, given)
+        return GeneratedAnswer(told, first.quota, given)
 
     async def _onward(
         self, asked: _Asked, left: TimeLeft, stack: AsyncExitStack, broken: Break

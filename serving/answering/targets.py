@@ -20,7 +20,7 @@ from serving.egress.ledger.chain import Entry
 
 
 @dataclass(frozen=True, slots=True)
-class Generation:
+class GeneratedAnswer:
     """An answer in progress, and what is left of the caller's limits.
 
     Attributes:

@@ -17,7 +17,7 @@ Opened = AbstractContextManager[AdminClient]
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
+class BoundKind:
     """A kind of bounds: limits or budgets.
 
     Attributes:

@@ -86,23 +86,25 @@ def _bound_entry(value: Any) -> Any:
     return value if isinstance(value, Mapping) else {"value": value}
 
 
-class Bound(Group):
+class LimitDefault(Group):
     """A limit, and its policy while Valkey is unreachable."""
 
     value: int = Field(ge=0, lt=2**53)
     without_store: Literal["allow", "refuse"] = "allow"
 
 
-class Budget(Group):
+class BudgetDefault(Group):
     """A budget in the currency, and its policy while Valkey is unreachable."""
 
     value: Decimal = Field(ge=0, le=9_000_000, decimal_places=9)
     without_store: Literal["allow", "refuse"] = "refuse"
 
 
-Bounded = Annotated[Bound, BeforeValidator(_bound_entry, json_schema_input_type=int | Bound)]
+Bounded = Annotated[
+    LimitDefault, BeforeValidator(_bound_entry, json_schema_input_type=int | LimitDefault)
+]
 Budgeted = Annotated[
-    Budget, BeforeValidator(_bound_entry, json_schema_input_type=float | str | Budget)
+    BudgetDefault, BeforeValidator(_bound_entry, json_schema_input_type=float | str | BudgetDefault)
 ]
 
 

@@ -226,7 +226,7 @@ class Unexpected(RingfenceError):
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ErrorOutcome:
     """How an error is reported: HTTP status, OpenAI's type and code, and seconds to wait, if any.
 
     `retry` false tells OpenAI's clients not to try again, whatever the status.
@@ -239,50 +239,50 @@ class Outcome:
     retry: bool = True
 
 
-OUTCOMES: dict[type[Exception], Outcome] = {
-    InvalidRequest: Outcome(400, "invalid_request_error"),
-    Unsupported: Outcome(400, "invalid_request_error", "unsupported_parameter"),
-    RequestRejected: Outcome(400, "invalid_request_error"),
-    ContextLengthExceeded: Outcome(400, "invalid_request_error", "context_length_exceeded"),
-    MissingKey: Outcome(401, "authentication_error", "missing_api_key"),
-    InvalidKey: Outcome(401, "authentication_error", "invalid_api_key"),
-    NotPermitted: Outcome(403, "permission_error", "not_permitted"),
-    UnknownModel: Outcome(404, "invalid_request_error", "model_not_found"),
-    UnknownUrl: Outcome(404, "invalid_request_error", "unknown_url"),
-    WrongMethod: Outcome(405, "invalid_request_error", "method_not_allowed"),
-    BodyTimeout: Outcome(408, "invalid_request_error", "request_timeout"),
-    IdempotencyConflict: Outcome(
+OUTCOMES: dict[type[Exception], ErrorOutcome] = {
+    InvalidRequest: ErrorOutcome(400, "invalid_request_error"),
+    Unsupported: ErrorOutcome(400, "invalid_request_error", "unsupported_parameter"),
+    RequestRejected: ErrorOutcome(400, "invalid_request_error"),
+    ContextLengthExceeded: ErrorOutcome(400, "invalid_request_error", "context_length_exceeded"),
+    MissingKey: ErrorOutcome(401, "authentication_error", "missing_api_key"),
+    InvalidKey: ErrorOutcome(401, "authentication_error", "invalid_api_key"),
+    NotPermitted: ErrorOutcome(403, "permission_error", "not_permitted"),
+    UnknownModel: ErrorOutcome(404, "invalid_request_error", "model_not_found"),
+    UnknownUrl: ErrorOutcome(404, "invalid_request_error", "unknown_url"),
+    WrongMethod: ErrorOutcome(405, "invalid_request_error", "method_not_allowed"),
+    BodyTimeout: ErrorOutcome(408, "invalid_request_error", "request_timeout"),
+    IdempotencyConflict: ErrorOutcome(
         409, "invalid_request_error", "idempotency_key_reused", retry=False
     ),
-    IdempotencyTooLarge: Outcome(
+    IdempotencyTooLarge: ErrorOutcome(
         409, "invalid_request_error", "idempotency_response_too_large", retry=False
     ),
-    BodyTooLarge: Outcome(413, "invalid_request_error", "request_too_large"),
-    RateLimited: Outcome(429, "rate_limit_error", "rate_limit_exceeded", retry_after_s=1),
-    BudgetHeld: Outcome(429, "rate_limit_error", "budget_held", retry_after_s=2),
-    TooManyTokens: Outcome(
+    BodyTooLarge: ErrorOutcome(413, "invalid_request_error", "request_too_large"),
+    RateLimited: ErrorOutcome(429, "rate_limit_error", "rate_limit_exceeded", retry_after_s=1),
+    BudgetHeld: ErrorOutcome(429, "rate_limit_error", "budget_held", retry_after_s=2),
+    TooManyTokens: ErrorOutcome(
         429, "rate_limit_error", "too_many_tokens", retry_after_s=120, retry=False
     ),
-    BudgetExhausted: Outcome(
+    BudgetExhausted: ErrorOutcome(
         429, "insufficient_quota", "insufficient_quota", retry_after_s=120, retry=False
     ),
-    EngineFailed: Outcome(500, "server_error", "engine_failed"),
-    Unexpected: Outcome(500, "server_error", "internal_error"),
-    Overloaded: Outcome(503, "server_error", "overloaded", retry_after_s=1),
-    AdmissionUnavailable: Outcome(503, "server_error", "limits_unavailable", retry_after_s=5),
-    LeavingRefused: Outcome(503, "server_error", "overflow_refused", retry_after_s=5),
-    DeadlineExceeded: Outcome(504, "server_error", "deadline_exceeded", retry=False),
-    EngineOverloaded: Outcome(503, "server_error", "overloaded", retry_after_s=1),
-    EngineUnavailable: Outcome(503, "server_error", "model_unavailable", retry_after_s=5),
-    EngineTimeout: Outcome(503, "server_error", "engine_timeout", retry_after_s=5),
-    IdempotencyUnavailable: Outcome(
+    EngineFailed: ErrorOutcome(500, "server_error", "engine_failed"),
+    Unexpected: ErrorOutcome(500, "server_error", "internal_error"),
+    Overloaded: ErrorOutcome(503, "server_error", "overloaded", retry_after_s=1),
+    AdmissionUnavailable: ErrorOutcome(503, "server_error", "limits_unavailable", retry_after_s=5),
+    LeavingRefused: ErrorOutcome(503, "server_error", "overflow_refused", retry_after_s=5),
+    DeadlineExceeded: ErrorOutcome(504, "server_error", "deadline_exceeded", retry=False),
+    EngineOverloaded: ErrorOutcome(503, "server_error", "overloaded", retry_after_s=1),
+    EngineUnavailable: ErrorOutcome(503, "server_error", "model_unavailable", retry_after_s=5),
+    EngineTimeout: ErrorOutcome(503, "server_error", "engine_timeout", retry_after_s=5),
+    IdempotencyUnavailable: ErrorOutcome(
         503, "server_error", "idempotency_unavailable", retry_after_s=5
     ),
-    StoreUnavailable: Outcome(503, "server_error", "key_store_unavailable", retry_after_s=5),
-    NotFound: Outcome(404, "invalid_request_error", "not_found"),
-    Conflict: Outcome(409, "invalid_request_error", "conflict"),
-    StateUnavailable: Outcome(503, "server_error", "state_unavailable", retry_after_s=5),
-    ServerStopping: Outcome(503, "server_error", "server_stopping", retry_after_s=5),
+    StoreUnavailable: ErrorOutcome(503, "server_error", "key_store_unavailable", retry_after_s=5),
+    NotFound: ErrorOutcome(404, "invalid_request_error", "not_found"),
+    Conflict: ErrorOutcome(409, "invalid_request_error", "conflict"),
+    StateUnavailable: ErrorOutcome(503, "server_error", "state_unavailable", retry_after_s=5),
+    ServerStopping: ErrorOutcome(503, "server_error", "server_stopping", retry_after_s=5),
 }
 
 MAX_RETRY_AFTER_S = 120
@@ -296,7 +296,7 @@ def retry_after_s(error: RingfenceError | EngineError) -> float | None:
     return None if seconds is None else min(MAX_RETRY_AFTER_S, max(0.0, seconds))
 
 
-def outcome(error: RingfenceError | EngineError) -> Outcome:
+def outcome(error: RingfenceError | EngineError) -> ErrorOutcome:
     """The row of the most specific class of `error` that the table has."""
     return next(OUTCOMES[kind] for kind in type(error).__mro__ if kind in OUTCOMES)
 

@@ -45,7 +45,7 @@ class SearchCall:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class RetrievedPassages:
     """Passages that the caller may see, best first, and the questions they were found by."""
 
     passages: Sequence[Passage]

@@ -14,14 +14,14 @@ from starlette.types import Receive, Scope, Send
 
 from models.engine import EngineError
 from models.openai_stream import DONE, framed
-from serving.answering.routing import Generation
+from serving.answering.routing import GeneratedAnswer
 from serving.domain.errors import RingfenceError, envelope, outcome, retry_after_s
 from serving.gateway.collect import Collector
 from serving.gateway.headers import Raw, answer_headers, quota_headers
 
 KEEP_ALIVE = b": keep-alive\n\n"
 
-Generating = AbstractAsyncContextManager[Generation]
+Generating = AbstractAsyncContextManager[GeneratedAnswer]
 
 _STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),

@@ -110,7 +110,7 @@ class RunLost(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
+class RecordBounds:
     """Bounds of a record: its life after its end, its lease, and its size."""
 
     ttl_ms: int
@@ -128,7 +128,7 @@ class Bounds:
         return self.lease_ms * 0.3 / 1000
 
 
-class Run:
+class RecordedRun:
     """A run, and the key that its pieces are sealed with.
 
     The key is the run's own, so a piece's place in the list is a nonce that never occurs twice.
@@ -142,7 +142,7 @@ class Run:
     """
 
     def __init__(
-        self, valkey: Valkey, *, record: str, run: str, root: bytes, bounds: Bounds
+        self, valkey: Valkey, *, record: str, run: str, root: bytes, bounds: RecordBounds
     ) -> None:
         self.bounds = bounds
         self._valkey = valkey

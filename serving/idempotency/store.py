@@ -22,9 +22,9 @@ from serving.idempotency.recorded_run import (
     BEGIN,
     PAGE,
     PIECE_BYTES,
-    Bounds,
     Ending,
-    Run,
+    RecordBounds,
+    RecordedRun,
     RunLost,
     derived,
 )
@@ -67,7 +67,7 @@ class IdempotencyStore:
     ) -> None:
         self._valkey = valkey
         self._secret = secret.get_secret_value().encode()
-        self._bounds = Bounds(int(ttl_s * 1000), int(lease_s * 1000), max_bytes)
+        self._bounds = RecordBounds(int(ttl_s * 1000), int(lease_s * 1000), max_bytes)
         self._prefix = prefix
 
     async def begin(self, tenant: str, key: str, fingerprint: bytes) -> Recorder | Replay:
@@ -87,7 +87,7 @@ class IdempotencyStore:
         root = hmac.digest(self._secret, scope.encode(), "sha256")
         record = f"{self._prefix}:{derived(root, 'record').hex()}"
         told, run_id = await self._told(record, derived(root, f"request:{fingerprint.hex()}"))
-        run = Run(self._valkey, record=record, run=run_id, root=root, bounds=self._bounds)
+        run = RecordedRun(self._valkey, record=record, run=run_id, root=root, bounds=self._bounds)
         return Recorder(run) if told == b"run" else Replay(run)
 
     async def _told(self, record: str, fingerprint: bytes) -> tuple[bytes, str]:
@@ -116,7 +116,7 @@ class Recorder:
     Writing never waits: what has piled up goes to Valkey together.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: RecordedRun) -> None:
         self._run = run
         self._pending = bytearray()
         self._written = 0
@@ -197,7 +197,7 @@ class Recorder:
 class Replay:
     """Reads the answer of a run, which may be at its end or still going on."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: RecordedRun) -> None:
         self._run = run
 
     async def read(self) -> AsyncGenerator[bytes, None]:

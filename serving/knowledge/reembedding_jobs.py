@@ -10,7 +10,7 @@ from functools import partial
 from sqlalchemy import select
 
 from models.background import BackgroundLoop, close_all
-from rag.database import Database
+from rag.database import SqlDatabase
 from rag.errors import NotThere, Refused
 from rag.reembedding.generations import Progress
 from rag.reembedding.recall_comparison import RecallComparison
@@ -32,7 +32,7 @@ class ReembeddingJobs:
         database: where it is seen what an earlier process began.
     """
 
-    def __init__(self, reembedding: Reembedding, database: Database) -> None:
+    def __init__(self, reembedding: Reembedding, database: SqlDatabase) -> None:
         self._reembedding = reembedding
         self._database = database
         self._facts: dict[str, ReembeddingFacts] = {}

@@ -6,7 +6,7 @@ from collections import Counter
 from functools import partial
 
 from models.background import BackgroundLoop
-from rag.database import Database
+from rag.database import SqlDatabase
 from rag.drift.alerts import ALARMING, drifting_stores
 from serving.telemetry.meter import Meter
 
@@ -22,7 +22,7 @@ class DriftWatch:
         every_s: how often.
     """
 
-    def __init__(self, database: Database, meter: Meter, *, every_s: float = EVERY_S) -> None:
+    def __init__(self, database: SqlDatabase, meter: Meter, *, every_s: float = EVERY_S) -> None:
         self._database = database
         self._stores: Counter[str] = Counter()
         self.loop = BackgroundLoop("drift_watch", self._look, every_s=every_s, at_once=True)

@@ -16,7 +16,7 @@ from rag.search.passages import Passage, citations
 from serving.accounting.estimate import UNKNOWN_CONTEXT_TOKENS
 from serving.domain.calls import GenerationCall
 from serving.domain.privacy_class import PrivacyClass, strictest
-from serving.domain.search_call import FileSearch, Found, SearchCall
+from serving.domain.search_call import FileSearch, RetrievedPassages, SearchCall
 from serving.domain.time_left import TimeLeft
 
 ANSWER_SHARE = 4
@@ -29,7 +29,7 @@ SPARE_TOKENS = 8
 class Searches(Protocol):
     """Finds passages."""
 
-    async def search(self, call: SearchCall) -> Found:
+    async def search(self, call: SearchCall) -> RetrievedPassages:
         """Passages that the caller may see, best first. Raises `RingfenceError`, `EngineError`."""
         ...
 
@@ -65,7 +65,7 @@ class Grounding:
         """
         left = TimeLeft(call.options)
         question = _question(call.body["messages"])
-        found = Found([], [])
+        found = RetrievedPassages([], [])
         if question:
             found = await self._searches.search(_search(call, asked, question))
         grounded = await self._grounded(call, found)
@@ -78,7 +78,7 @@ class Grounding:
         )
         return GroundedCall(raised, _sources(found, grounded.used, asked))
 
-    async def _grounded(self, call: GenerationCall, found: Found) -> Grounded:
+    async def _grounded(self, call: GenerationCall, found: RetrievedPassages) -> Grounded:
         counter = self._counters[call.model]
 
         async def count(messages: list[Message]) -> int:
@@ -122,7 +122,7 @@ def _budget_tokens(body: Mapping[str, Any], context_tokens: int | None) -> int:
     return context - min(answer, context) - SPARE_TOKENS
 
 
-def _sources(found: Found, used: list[Passage], asked: FileSearch) -> dict[str, Any]:
+def _sources(found: RetrievedPassages, used: list[Passage], asked: FileSearch) -> dict[str, Any]:
     """Return the fields of an answer's message beside its text."""
     results = [_result(passage) for passage in found.passages] if asked.with_results else None
     return {

@@ -23,7 +23,7 @@ from rag.stores.access_lists import Reader
 from serving.domain.calls import Call, RequestOptions
 from serving.domain.errors import InvalidRequest
 from serving.domain.principal import Principal
-from serving.domain.search_call import Found, Ranking, SearchCall
+from serving.domain.search_call import Ranking, RetrievedPassages, SearchCall
 from serving.domain.time_left import TimeLeft
 from serving.retrieval.errors import errors_told
 from serving.retrieval.query_vectors import QueryVectors
@@ -82,7 +82,7 @@ class Searching:
         self._index = index
         self._vectors = vectors
 
-    async def search(self, call: SearchCall) -> Found:
+    async def search(self, call: SearchCall) -> RetrievedPassages:
         """The passages that the caller may see, best first.
 
         Raises:
@@ -91,7 +91,9 @@ class Searching:
             EngineError: the embedder or the reranker failed.
         """
         with errors_told():
-            return Found(await self._passages(call, TimeLeft(call.options)), call.queries)
+            return RetrievedPassages(
+                await self._passages(call, TimeLeft(call.options)), call.queries
+            )
 
     async def _passages(self, call: SearchCall, left: TimeLeft) -> Sequence[Passage]:
         """Found in the vectors of now; looked up once more where they are given up meanwhile."""

@@ -15,7 +15,7 @@ from serving.access.invalidation import Invalidations
 from serving.accounting.ledger import Ledger
 from serving.accounting.pricing import Tariff
 from serving.admission.admission import Admission
-from serving.admission.budgets import Lookups, Spending
+from serving.admission.budgets import BudgetSpending, Lookups
 from serving.admission.fair_queue import FairQueue
 from serving.admission.policies import Policies
 from serving.admission.reservations import Reservations
@@ -33,7 +33,7 @@ class AdmissionParts:
 
     valkey: Valkey
     invalidations: Invalidations
-    spending: Spending
+    spending: BudgetSpending
     ledger: Ledger
     admission: Admission
     attempts: Attempts
@@ -78,7 +78,7 @@ class AdmissionParts:
         tariffs = {spec.id: Tariff.of(spec) for spec in settings.models}
         _watch(meter, admission)
         attempts = Attempts(admission=admission, meter=meter, tariffs=tariffs, is_ready=is_ready)
-        spending = Spending(valkey, ledger.spent_nanos, prefix=prefix)
+        spending = BudgetSpending(valkey, ledger.spent_nanos, prefix=prefix)
         return cls(valkey, invalidations, spending, ledger, admission, attempts)
 
     @property

@@ -45,7 +45,7 @@ from serving.wiring.admission import AdmissionParts
 from serving.wiring.egress import EgressParts
 from serving.wiring.models import ModelParts
 from serving.wiring.retrieval import RetrievalParts
-from serving.wiring.stopping import Stopping, Written
+from serving.wiring.stopping import Stopping, WrittenLedgers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,7 +166,7 @@ class GatewayParts:
                 part.start()
         self.meter.watch_loops(self._loop_states)
 
-    async def close(self) -> Written:
+    async def close(self) -> WrittenLedgers:
         """Write what waits and close everything, even if closing one part fails."""
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.database.close)
@@ -177,7 +177,7 @@ class GatewayParts:
                 entries, signed = await self.egress.close()
             finally:
                 rows = await self.admission.close()
-        return Written([*entries, *rows], signed)
+        return WrittenLedgers([*entries, *rows], signed)
 
     def stopping(self) -> Stopping:
         """The end of this gateway."""

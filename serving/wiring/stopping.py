@@ -22,7 +22,7 @@ CLOSE_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class WrittenLedgers:
     """The state of the ledgers after a stop.
 
     Attributes:
@@ -39,7 +39,7 @@ class StopReport:
     """The report of a gateway's stop. `ended` counts requests that outlasted the time to drain."""
 
     ended: int
-    written: Written
+    written: WrittenLedgers
 
 
 class Stopping:
@@ -58,7 +58,7 @@ class Stopping:
         *,
         idempotency: Idempotency,
         admission: Admission,
-        close: Callable[[], Awaitable[Written]],
+        close: Callable[[], Awaitable[WrittenLedgers]],
     ) -> None:
         self._requests = requests
         self._idempotency = idempotency

@@ -18,6 +18,7 @@ from models.catalog import PREFIX_ROUTER, ModelSpec
 from serving import config
 from serving.cli.root import app as cli
 from serving.config import QUIET_ENVIRONMENT
+from serving.config.settings import LimitDefault
 from serving.knowledge.server import ONE_THREAD
 from serving.ray_cluster.cluster import APPLICATION, SERVE_FLAGS
 from serving.ray_cluster.serve_config import serve_config
@@ -156,8 +157,8 @@ def test_every_model_on_gpus_has_a_price() -> None:
 
 def test_every_key_is_limited_and_none_is_stopped_by_a_valkey_that_is_away() -> None:
     per_key = config.parse(read(CONFIG), ENVIRONMENT).admission.per_key
-    assert per_key.requests_per_minute == config.Bound(value=600, without_store="allow")
-    assert per_key.concurrent_requests == config.Bound(value=64, without_store="allow")
+    assert per_key.requests_per_minute == LimitDefault(value=600, without_store="allow")
+    assert per_key.concurrent_requests == LimitDefault(value=64, without_store="allow")
 
 
 def test_serve_config_is_what_the_command_prints() -> None:

@@ -19,7 +19,7 @@ from serving.access.authenticator import Authenticator
 from serving.access.key_records import IssuedKey
 from serving.access.keys import KeyStore
 from serving.access.tenants import TenantStore
-from serving.accounting.usage import Dimension, Spending, UsageReport, UsageRow
+from serving.accounting.usage import Dimension, SpendingLookup, UsageReport, UsageRow
 from serving.admission.limits import LimitStore
 from serving.answering.outbound import Scrubber
 from serving.config import LimitSettings, ServerSettings
@@ -45,7 +45,7 @@ WORDS = KnownWords({"Jane Roe": "PERSON"})
 
 
 @dataclass
-class FakeSpending(Spending):
+class FakeSpending(SpendingLookup):
     """Returns what was spent by subject and window; else nothing. Fails on demand."""
 
     spent: dict[tuple[str, str], Spent] = field(default_factory=dict)

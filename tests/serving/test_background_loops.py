@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from models.background import BackgroundLoop
-from rag.database import Database as RagDatabase
+from rag.database import SqlDatabase as RagDatabase
 from rag.drift.drift import Drift
 from rag.drift.query_sums import QuerySums
 from rag.files.expiry import Expiry

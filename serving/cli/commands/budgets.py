@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from serving.admission.limits import WINDOWS, WithoutStore
-from serving.cli.bounds import Bounds
+from serving.cli.bounds import BoundKind
 from serving.cli.clients.admin import AdminKeyOption, administration
 from serving.cli.options import ConfigOption, JsonOption, UrlOption
 
@@ -32,7 +32,7 @@ _COLUMNS = (
     *("kind", "subject", "window", "amount", "spent", "reserved"),
     *("currency", "without_store"),
 )
-_BOUNDS = Bounds("budgets", _rows, _COLUMNS, on_terminal=_COLUMNS[:-1])
+_BOUNDS = BoundKind("budgets", _rows, _COLUMNS, on_terminal=_COLUMNS[:-1])
 
 
 @budgets_app.command("list")

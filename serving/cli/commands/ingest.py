@@ -18,7 +18,7 @@ from serving.cli import rows
 from serving.cli.clients.api import FAILED, USAGE, CallFailed
 from serving.cli.clients.documents import DocumentsClient, Rights
 from serving.cli.ingest.plan import Contents, Plan, Removal, Source, SourceCounts, plan
-from serving.cli.ingest.run import Done, Outcome, Run
+from serving.cli.ingest.run import Done, FileOutcome, IngestRun
 from serving.cli.ingest.walk import is_utf8
 from serving.cli.options import ConfigOption, JsonOption, KeyOption, UrlOption
 from serving.config import ConfigError
@@ -131,20 +131,20 @@ def _update(
     keep_deleted: bool,
     yes: bool,
     rights: Rights,
-) -> list[Outcome]:
+) -> list[FileOutcome]:
     contents = Contents(client.attached(store))
     for source in sources:
         contents.claim(source.name)
     of_earlier_versions = bool(contents.unclaimed)
     todo = plan(contents, sources, exclude=exclude, keep_deleted=keep_deleted)
     _agree(todo.removals, yes=yes)
-    outcomes = Run(client, store, rights).carry_out(todo)
+    outcomes = IngestRun(client, store, rights).carry_out(todo)
     if of_earlier_versions:
         _tell_unclaimed(Contents(client.attached(store)), sources)
     return outcomes
 
 
-def _remove(client: DocumentsClient, store: str, source: str, *, yes: bool) -> list[Outcome]:
+def _remove(client: DocumentsClient, store: str, source: str, *, yes: bool) -> list[FileOutcome]:
     contents = Contents(client.attached(store))
     contents.claim(source)
     gone = contents.of(source)
@@ -152,7 +152,7 @@ def _remove(client: DocumentsClient, store: str, source: str, *, yes: bool) -> l
         raise CallFailed(f"the store has no source {source!r}; --list shows those that it has")
     removal = Removal(source, gone, len(gone))
     _agree([removal], yes=yes)
-    return Run(client, store, {}).carry_out(Plan((), (), [removal]))
+    return IngestRun(client, store, {}).carry_out(Plan((), (), [removal]))
 
 
 def _agree(removals: Sequence[Removal], *, yes: bool) -> None:
@@ -196,7 +196,7 @@ def _client(config: Path | None, *, url: str | None, key: str | None) -> Iterato
         raise typer.Exit(error.code if isinstance(error, CallFailed) else FAILED) from None
 
 
-def _tell(outcomes: Sequence[Outcome], *, as_json: bool) -> None:
+def _tell(outcomes: Sequence[FileOutcome], *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps([asdict(outcome) for outcome in outcomes]))
         return

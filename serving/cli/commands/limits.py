@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from serving.admission.limits import RATES, SubjectKind, WithoutStore
-from serving.cli.bounds import Bounds
+from serving.cli.bounds import BoundKind
 from serving.cli.clients.admin import AdminKeyOption, administration
 from serving.cli.options import ConfigOption, JsonOption, UrlOption
 
@@ -30,7 +30,7 @@ def _rows(limits: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             yield {**limit, "kind": limits["kind"], "subject": limits["subject"], "limit": measure}
 
 
-_BOUNDS = Bounds("limits", _rows, ("kind", "subject", "limit", "value", "without_store"))
+_BOUNDS = BoundKind("limits", _rows, ("kind", "subject", "limit", "value", "without_store"))
 
 
 @limits_app.command("list")

@@ -59,14 +59,14 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
+class FileKey:
     """The identity of a file in a store, which may have several versions of it for a while."""
 
     source: str
     path: str
 
     @classmethod
-    def of(cls, row: Attached) -> Key | None:
+    def of(cls, row: Attached) -> FileKey | None:
         """Return the identity of a file in a store; None if `ingest` did not put it there."""
         return cls(row.source, row.path) if row.source and row.path and row.sha256 else None
 
@@ -94,11 +94,11 @@ class Contents:
     """
 
     def __init__(self, attached: Iterable[Attached]) -> None:
-        self.rows: dict[Key, list[Attached]] = {}
+        self.rows: dict[FileKey, list[Attached]] = {}
         self.unclaimed: dict[str, list[Attached]] = {}
         self._foreign: list[Attached] = []
         for row in attached:
-            if key := Key.of(row):
+            if key := FileKey.of(row):
                 self.rows.setdefault(key, []).append(row)
             elif row.source is None and row.path and row.sha256:
                 self.unclaimed.setdefault(row.path, []).append(row)
@@ -108,13 +108,13 @@ class Contents:
     def claim(self, name: str) -> None:
         """Have the files without a source that were known by a name be of the source it names."""
         for path in [path for path in self.unclaimed if _top(path) == name]:
-            self.rows.setdefault(Key(name, path), []).extend(self.unclaimed.pop(path))
+            self.rows.setdefault(FileKey(name, path), []).extend(self.unclaimed.pop(path))
 
     def unclaimed_of(self, name: str) -> int:
         """Count the files of that name that have no source."""
         return sum(len(rows) for path, rows in self.unclaimed.items() if _top(path) == name)
 
-    def of(self, source: str) -> dict[Key, list[Attached]]:
+    def of(self, source: str) -> dict[FileKey, list[Attached]]:
         """Return the files of a source."""
         return {key: rows for key, rows in self.rows.items() if key.source == source}
 
@@ -143,7 +143,7 @@ class Job:
         unclaimed: files of its path without a source; those that have its bytes are versions too.
     """
 
-    key: Key
+    key: FileKey
     file: Path
     rows: Rows
     unclaimed: Rows
@@ -154,7 +154,7 @@ class Removal:
     """Files of a source that are to leave the store, and how many it has of the source."""
 
     source: str
-    gone: Mapping[Key, Rows]
+    gone: Mapping[FileKey, Rows]
     known: int
 
     @property
@@ -183,7 +183,7 @@ def plan(
         exclude: shell patterns of names or paths to leave out.
         keep_deleted: whether what is gone here stays in the store.
     """
-    jobs: dict[Key, Job] = {}
+    jobs: dict[FileKey, Job] = {}
     troubles: list[tuple[str, Trouble]] = []
     removals: list[Removal] = []
     for source in sources:
@@ -192,7 +192,7 @@ def plan(
             if isinstance(one, Trouble):
                 hiding.append(one)
                 continue
-            key = Key(source.name, one.path)
+            key = FileKey(source.name, one.path)
             unclaimed = contents.unclaimed.pop(one.path, ())
             jobs[key] = Job(key, one.file, contents.rows.get(key, ()), unclaimed)
         known = contents.of(source.name)

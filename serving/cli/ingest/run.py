@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from serving.cli.clients.api import CallFailed
 from serving.cli.clients.documents import Attached, DocumentsClient, Rights
-from serving.cli.ingest.plan import Job, Key, Plan, Rows
+from serving.cli.ingest.plan import FileKey, Job, Plan, Rows
 from serving.cli.ingest.reading import Reading, Unreadable, reading
 from serving.cli.ingest.walk import shown
 from serving.cli.progress import console
@@ -24,7 +24,7 @@ Done = Literal["added", "updated", "unchanged", "removed", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class FileOutcome:
     """The result for one file."""
 
     path: str
@@ -33,7 +33,7 @@ class Outcome:
     source: str
 
 
-class Run:
+class IngestRun:
     """A run against one vector store.
 
     Args:
@@ -47,16 +47,16 @@ class Run:
         self._store = store
         self._rights = rights
 
-    def carry_out(self, plan: Plan) -> list[Outcome]:
+    def carry_out(self, plan: Plan) -> list[FileOutcome]:
         """Carry out the plan. Files fail independently. Outcomes are in order of paths."""
         gone = {key: rows for removal in plan.removals for key, rows in removal.gone.items()}
         outcomes = [
-            Outcome(shown(trouble.path), "failed", trouble.reason, source)
+            FileOutcome(shown(trouble.path), "failed", trouble.reason, source)
             for source, trouble in plan.troubles
         ]
         with _progress() as bars, ThreadPoolExecutor(_AT_ONCE) as pool:
             total = bars.add_task("total", total=len(plan.jobs) + len(gone))
-            jobs: list[Future[Outcome]] = [
+            jobs: list[Future[FileOutcome]] = [
                 *(pool.submit(self._file, job, bars) for job in plan.jobs),
                 *(pool.submit(self._remove, key, rows) for key, rows in gone.items()),
             ]
@@ -67,17 +67,17 @@ class Run:
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)  # What runs ends; no more begins.
         self._remove_doubles(
-            {Key(one.source, one.path) for one in outcomes if one.done in ("added", "updated")}
+            {FileKey(one.source, one.path) for one in outcomes if one.done in ("added", "updated")}
         )
         return sorted(outcomes, key=lambda outcome: (outcome.path, outcome.source))
 
-    def _file(self, job: Job, bars: Progress) -> Outcome:
+    def _file(self, job: Job, bars: Progress) -> FileOutcome:
         task = bars.add_task(job.key.path, total=2)
         try:
             done = self._brought(job, advance=lambda: bars.advance(task))
-            return Outcome(job.key.path, done, None, job.key.source)
+            return FileOutcome(job.key.path, done, None, job.key.source)
         except (CallFailed, Unreadable) as error:
-            return Outcome(job.key.path, "failed", str(error), job.key.source)
+            return FileOutcome(job.key.path, "failed", str(error), job.key.source)
         finally:
             bars.remove_task(task)
 
@@ -125,11 +125,11 @@ class Run:
         elif changed != row.attributes:
             self._client.set_attributes(self._store, row.file_id, changed)
 
-    def _indexed(self, key: Key, sha256: str, file_id: str) -> Attached:
+    def _indexed(self, key: FileKey, sha256: str, file_id: str) -> Attached:
         """A file of the store when it is indexed, or failed."""
         state = self._client.indexed(self._store, file_id)
         if state is None:  # Another run had added the same, and took this one out.
-            rows = [row for row in self._client.attached(self._store) if Key.of(row) == key]
+            rows = [row for row in self._client.attached(self._store) if FileKey.of(row) == key]
             same = next((row for row in rows if row.sha256 == sha256 and row.is_good), None)
             state = same and self._client.indexed(self._store, same.file_id)
         if state is None:
@@ -140,15 +140,15 @@ class Run:
         for file_id in {row.file_id for row in rows} - {kept.file_id}:
             self._client.detach(self._store, file_id)
 
-    def _remove(self, key: Key, rows: Rows) -> Outcome:
+    def _remove(self, key: FileKey, rows: Rows) -> FileOutcome:
         try:
             for row in rows:
                 self._client.detach(self._store, row.file_id)
         except CallFailed as error:
-            return Outcome(key.path, "failed", str(error), key.source)
-        return Outcome(key.path, "removed", None, key.source)
+            return FileOutcome(key.path, "failed", str(error), key.source)
+        return FileOutcome(key.path, "removed", None, key.source)
 
-    def _remove_doubles(self, keys: Collection[Key]) -> None:
+    def _remove_doubles(self, keys: Collection[FileKey]) -> None:
         """Remove doubles that another run has added meanwhile: one of each stays."""
         if not keys:
             return
@@ -156,7 +156,7 @@ class Run:
         with suppress(CallFailed):  # The next run does it.
             rows = self._client.attached(self._store)
             for row in sorted(rows, key=lambda row: (row.created_at, row.file_id)):
-                key = Key.of(row)
+                key = FileKey.of(row)
                 if key not in keys or row.status != "completed":
                     continue
                 if kept.setdefault((key, row.sha256), row) is not row:
@@ -170,7 +170,7 @@ def _progress() -> Progress:
     return Progress(*columns, console=console, disable=not sys.stderr.isatty())
 
 
-def _attributes(key: Key, sha256: str) -> dict[str, str]:
+def _attributes(key: FileKey, sha256: str) -> dict[str, str]:
     return {"source": key.source, "path": key.path, "sha256": sha256}
 
 

@@ -16,7 +16,7 @@ NOT_A_FILE = "not a regular file"
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundFile:
     """A regular file. `path` is what the store knows it by, with slashes."""
 
     path: str
@@ -43,7 +43,7 @@ class _Folder:
     place: Path
 
 
-def walk(root: Path, path: str, exclude: Sequence[str]) -> Iterator[Found | Trouble]:
+def walk(root: Path, path: str, exclude: Sequence[str]) -> Iterator[FoundFile | Trouble]:
     """Find the files below a folder, or the one file that `root` is.
 
     Hidden files and folders are left out, and so are symbolic links that lead somewhere.
@@ -91,14 +91,14 @@ def shown(name: str) -> str:
     return name.encode(errors="backslashreplace").decode()
 
 
-def _only(root: Path, path: str) -> Found | Trouble:
+def _only(root: Path, path: str) -> FoundFile | Trouble:
     """Describe a root that is not a folder. A root that has just gone is not an empty source."""
     if root.is_file():
-        return Found(path, root)
+        return FoundFile(path, root)
     return Trouble(path, NOT_A_FILE if root.exists() else os.strerror(errno.ENOENT))
 
 
-def _looked_at(entry: os.DirEntry[str], path: str) -> Found | Trouble | _Folder | None:
+def _looked_at(entry: os.DirEntry[str], path: str) -> FoundFile | Trouble | _Folder | None:
     """Describe an entry of a folder. Returns None for a link to something that exists."""
     place = Path(entry.path)
     try:
@@ -110,7 +110,7 @@ def _looked_at(entry: os.DirEntry[str], path: str) -> Found | Trouble | _Folder 
         if entry.is_dir(follow_symlinks=False):
             return _Folder(path, place)
         if entry.is_file(follow_symlinks=False):
-            return Found(path, place)
+            return FoundFile(path, place)
     except OSError as error:
         return Trouble(path, reason(error))
     return Trouble(path, NOT_A_FILE)

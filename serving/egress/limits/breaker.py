@@ -12,7 +12,7 @@ from typing import Literal
 
 from serving.egress.limits.sliding_window import MovingCount
 
-Outcome = Literal["completed", "failed", "throttled", "abandoned"]
+ProviderOutcome = Literal["completed", "failed", "throttled", "abandoned"]
 """How an attempt ended. `completed`: with the proper end of its answer, and not before. `failed`:
 by the provider, in mid-stream too. `throttled`: by a limit of the provider's. `abandoned`: says
 nothing of the provider, as when the client went away or the request itself was at fault."""
@@ -63,7 +63,7 @@ class LocalBreakers:
         """Take over what the shared breaker says."""
         self._breaker(target).is_open = is_open
 
-    def count(self, target: str, outcome: Outcome) -> None:
+    def count(self, target: str, outcome: ProviderOutcome) -> None:
         """Count how an attempt ended."""
         self._breaker(target).count(outcome)
 
@@ -98,7 +98,7 @@ class _Breaker:
         self._all = MovingCount(rules.window_s, clock)
         self.is_open = False
 
-    def count(self, outcome: Outcome) -> None:
+    def count(self, outcome: ProviderOutcome) -> None:
         """Count how an attempt ended."""
         if outcome not in ("completed", "failed"):
             return

@@ -24,7 +24,7 @@ from uuid import uuid4
 import orjson
 
 from models.background import BackgroundLoop
-from serving.egress.limits.breaker import RULES, BreakerRules, LocalBreakers, Outcome
+from serving.egress.limits.breaker import RULES, BreakerRules, LocalBreakers, ProviderOutcome
 from serving.egress.limits.provider_limits import (
     REASONS,
     RESET_S,
@@ -77,7 +77,7 @@ class ProviderAttempt:
 
     async def end(
         self,
-        outcome: Outcome,
+        outcome: ProviderOutcome,
         *,
         tokens_used: int | None = None,
         retry_after_s: float | None = None,
@@ -190,7 +190,7 @@ class Gatekeeper:
     async def finish(
         self,
         reservation: Reservation,
-        outcome: Outcome,
+        outcome: ProviderOutcome,
         *,
         tokens_used: int | None,
         retry_after_s: float | None,

@@ -130,7 +130,7 @@ class Gate(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Headroom:
+class ProviderHeadroom:
     """What a provider tells about our limits with each answer, refusals too. None: not told.
 
     Attributes:
@@ -158,7 +158,7 @@ class Headroom:
         )
 
 
-Observe = Callable[[Headroom], None]
+Observe = Callable[[ProviderHeadroom], None]
 
 Received = Callable[[int], None]
 """Gets the length of each piece of an answer's HTTP body, in bytes, as the piece is read.

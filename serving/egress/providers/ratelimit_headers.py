@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import NamedTuple
 
-from serving.egress.providers.provider import Headroom
+from serving.egress.providers.provider import ProviderHeadroom
 
 LONGEST_S = 24 * 3600.0
 """Longest wait that is believed: a wrong clock must not close a provider for good."""
@@ -41,12 +41,12 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def headroom(headers: Mapping[str, str], now: Callable[[], datetime] = utc_now) -> Headroom:
+def headroom(headers: Mapping[str, str], now: Callable[[], datetime] = utc_now) -> ProviderHeadroom:
     """What `headers`, with names in lower case, tell. What cannot be understood is not told."""
     moment = now()
     requests = _least(headers, _REQUESTS, moment)
     tokens = _least(headers, _TOKENS, moment)
-    return Headroom(
+    return ProviderHeadroom(
         requests=requests and requests.left,
         requests_reset_s=requests and requests.reset_s,
         tokens=tokens and tokens.left,

@@ -68,7 +68,7 @@ def _is_loopback(host: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
+class AnswerBounds:
     """How much of an answer is read."""
 
     answer_bytes: int = 32 * 1024 * 1024
@@ -91,12 +91,12 @@ class Connections:
         self,
         destination: Destination,
         *,
-        bounds: Bounds | None = None,
+        bounds: AnswerBounds | None = None,
         max_connections: int = 256,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self.destination = destination
-        self.bounds = bounds or Bounds()
+        self.bounds = bounds or AnswerBounds()
         self._connections = httpx2.AsyncHTTPTransport(
             verify=tls or True,
             trust_env=False,
@@ -230,7 +230,7 @@ def _fault(response: httpx2.Response) -> str | None:
 class _Answer(httpx2.AsyncByteStream):
     """The body of an answer as whole events, within bounds."""
 
-    def __init__(self, response: httpx2.Response, bounds: Bounds, received: Received) -> None:
+    def __init__(self, response: httpx2.Response, bounds: AnswerBounds, received: Received) -> None:
         self._response = response
         self._received = received
         self._left = bounds.answer_bytes

@@ -25,7 +25,7 @@ from serving.access.errors import (
 )
 from serving.access.keys import KeyStore
 from serving.access.tenants import TenantStore
-from serving.accounting.usage import Spending, UsageReport
+from serving.accounting.usage import SpendingLookup, UsageReport
 from serving.admission.limits import LimitStore
 from serving.answering.outbound import Scrubber
 from serving.config import LimitSettings, ServerSettings
@@ -68,7 +68,7 @@ class Administration:
     tenants: TenantStore
     keys: KeyStore
     limits: LimitStore
-    spending: Spending
+    spending: SpendingLookup
     usage: UsageReport
     models: frozenset[str]
     currency: str

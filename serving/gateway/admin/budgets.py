@@ -14,9 +14,9 @@ from serving.accounting.pricing import amount
 from serving.admission.limits import WINDOWS, Limit, Subject, WithoutStore, budget_measure
 from serving.domain.quota import Spent
 from serving.gateway.admin.administration import AdminEdge, Administration, AdminRoute
-from serving.gateway.admin.objects import AdminObject, Deleted, Page
+from serving.gateway.admin.objects import AdminObject, AdminPage, Deleted
 from serving.gateway.admin.openapi import takes
-from serving.gateway.admin.queries import PageQuery
+from serving.gateway.admin.queries import AdminPageQuery
 from serving.gateway.admin.subjects import by_subject, check_known, subject_of
 from serving.gateway.admin.wire import BudgetKind, BudgetsChange
 from serving.gateway.edge import principal
@@ -77,7 +77,7 @@ class BudgetsObject(AdminObject):
         )
 
 
-class BudgetsPage(Page[BudgetsObject]):
+class BudgetsPage(AdminPage[BudgetsObject]):
     """Budgets by kind and name of what they are on."""
 
 
@@ -95,7 +95,7 @@ def router(administration: Administration, edge: AdminEdge) -> APIRouter:
         return BudgetsObject.of(subject, found, spent, administration.currency)
 
     @routes.get("", summary="List budgets")
-    async def list_budgets(query: Annotated[PageQuery, Query()]) -> BudgetsPage:
+    async def list_budgets(query: Annotated[AdminPageQuery, Query()]) -> BudgetsPage:
         """List all budgets, by kind and name of their subjects, with their spending."""
         found = by_subject(await budgets(), after=query.after, count=query.limit + 1)
         data = [await shown(*pair) for pair in found[: query.limit]]

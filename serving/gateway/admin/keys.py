@@ -16,7 +16,7 @@ from serving.domain.clock import utc_now
 from serving.domain.principal import Role
 from serving.domain.privacy_class import PrivacyClass
 from serving.gateway.admin.administration import AdminEdge, Administration, AdminRoute
-from serving.gateway.admin.objects import AdminObject, Deleted, Page
+from serving.gateway.admin.objects import AdminObject, AdminPage, Deleted
 from serving.gateway.admin.openapi import takes_once
 from serving.gateway.admin.queries import KeysQuery
 from serving.gateway.admin.wire import KeyCreation, KeyRotation
@@ -59,7 +59,7 @@ class NewKeyObject(KeyObject):
         return cls(**_shown(issued.record), key=issued.key.get_secret_value())
 
 
-class KeyPage(Page[KeyObject]):
+class KeyPage(AdminPage[KeyObject]):
     """Keys by tenant, name and age."""
 
 

@@ -11,9 +11,9 @@ from starlette.requests import Request
 
 from serving.admission.limits import RATES, Limit, Subject, SubjectKind, WithoutStore
 from serving.gateway.admin.administration import AdminEdge, Administration, AdminRoute
-from serving.gateway.admin.objects import AdminObject, Deleted, Page
+from serving.gateway.admin.objects import AdminObject, AdminPage, Deleted
 from serving.gateway.admin.openapi import takes
-from serving.gateway.admin.queries import PageQuery
+from serving.gateway.admin.queries import AdminPageQuery
 from serving.gateway.admin.subjects import by_subject, check_known, subject_of
 from serving.gateway.admin.wire import LimitsChange
 from serving.gateway.edge import principal
@@ -53,7 +53,7 @@ class LimitsObject(AdminObject):
         return cls(id=str(subject), kind=subject.kind, subject=subject.name, **shown)
 
 
-class LimitsPage(Page[LimitsObject]):
+class LimitsPage(AdminPage[LimitsObject]):
     """Limits by kind and name of what they are on."""
 
 
@@ -66,7 +66,7 @@ def router(administration: Administration, edge: AdminEdge) -> APIRouter:
         return [limit for limit in await limits.list(subject) if limit.window is None]
 
     @routes.get("", summary="List limits")
-    async def list_limits(query: Annotated[PageQuery, Query()]) -> LimitsPage:
+    async def list_limits(query: Annotated[AdminPageQuery, Query()]) -> LimitsPage:
         """List all limits, by kind and name of their subjects."""
         found = by_subject(await rates(), after=query.after, count=query.limit + 1)
         return LimitsPage.of(

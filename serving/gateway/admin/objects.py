@@ -17,7 +17,7 @@ class AdminObject(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
-class Page(AdminObject, Generic[T]):
+class AdminPage(AdminObject, Generic[T]):
     """A part of a list, in order."""
 
     object: Literal["list"] = "list"

@@ -48,7 +48,7 @@ class AdminQuery(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class PageQuery(AdminQuery):
+class AdminPageQuery(AdminQuery):
     """A page of a list."""
 
     limit: int = Field(PAGE, ge=1, le=MAX_PAGE, description="How many at most.")
@@ -57,7 +57,7 @@ class PageQuery(AdminQuery):
     )
 
 
-class KeysQuery(PageQuery):
+class KeysQuery(AdminPageQuery):
     """A page of the keys."""
 
     tenant: Name | None = Field(None, description="Only of this tenant.")

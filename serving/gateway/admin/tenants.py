@@ -12,9 +12,9 @@ from starlette.responses import Response
 from serving.access.tenants import Tenant
 from serving.domain.errors import Conflict
 from serving.gateway.admin.administration import AdminEdge, Administration, AdminRoute
-from serving.gateway.admin.objects import AdminObject, Deleted, Page
+from serving.gateway.admin.objects import AdminObject, AdminPage, Deleted
 from serving.gateway.admin.openapi import takes, takes_once
-from serving.gateway.admin.queries import PageQuery
+from serving.gateway.admin.queries import AdminPageQuery
 from serving.gateway.admin.wire import TenantChange, TenantCreation
 from serving.gateway.edge import principal
 
@@ -33,7 +33,7 @@ class TenantObject(AdminObject):
         return cls(name=tenant.name, weight=tenant.weight, created_at=tenant.created_at)
 
 
-class TenantPage(Page[TenantObject]):
+class TenantPage(AdminPage[TenantObject]):
     """Tenants by name."""
 
 
@@ -43,7 +43,7 @@ def router(administration: Administration, edge: AdminEdge) -> APIRouter:
     tenants = administration.tenants
 
     @routes.get("", summary="List tenants")
-    async def list_tenants(query: Annotated[PageQuery, Query()]) -> TenantPage:
+    async def list_tenants(query: Annotated[AdminPageQuery, Query()]) -> TenantPage:
         """Tenants by name."""
         found = await tenants.list(limit=query.limit + 1, after=query.after or "")
         return TenantPage.of(found, query.limit, show=TenantObject.of, id_of=lambda one: one.name)

@@ -25,7 +25,7 @@ from serving.admission.limits import (
     MAX_VALUE,
     NANOS,
     WINDOWS,
-    Bound,
+    LimitValue,
     Measure,
     WithoutStore,
     budget_measure,
@@ -177,7 +177,7 @@ class LimitsChange(AdminBody):
         None, description="Tokens of one request's prompt and answers."
     )
 
-    def bounds(self) -> dict[Measure, Bound | None]:
+    def bounds(self) -> dict[Measure, LimitValue | None]:
         """The limits by measure, without omitted ones.
 
         Raises:
@@ -194,7 +194,7 @@ class BudgetsChange(AdminBody):
     month: Amount | AmountBound | None = Field(None, description="Amount for a month, in UTC.")
     total: Amount | AmountBound | None = Field(None, description="Amount for good.")
 
-    def bounds(self) -> dict[Measure, Bound | None]:
+    def bounds(self) -> dict[Measure, LimitValue | None]:
         """The limits by measure, without omitted ones.
 
         Raises:
@@ -215,7 +215,9 @@ BODIES: tuple[type[AdminBody], ...] = (
 )
 
 
-def _some(bounds: dict[Measure, Bound | None], body: AdminBody) -> dict[Measure, Bound | None]:
+def _some(
+    bounds: dict[Measure, LimitValue | None], body: AdminBody
+) -> dict[Measure, LimitValue | None]:
     if not bounds:
         raise InvalidRequest(
             f"Nothing to change: give one of {', '.join(type(body).model_fields)}."
@@ -223,11 +225,11 @@ def _some(bounds: dict[Measure, Bound | None], body: AdminBody) -> dict[Measure,
     return bounds
 
 
-def _bound(measure: Measure, value: int | CountBound | AmountBound | None) -> Bound | None:
+def _bound(measure: Measure, value: int | CountBound | AmountBound | None) -> LimitValue | None:
     if value is None:
         return None
     if isinstance(value, CountBound):
-        return Bound(value.value, value.without_store)
+        return LimitValue(value.value, value.without_store)
     if isinstance(value, AmountBound):
-        return Bound(value.amount, value.without_store)
-    return Bound(value, default_policy(measure))
+        return LimitValue(value.amount, value.without_store)
+    return LimitValue(value, default_policy(measure))

@@ -8,11 +8,11 @@ from serving.config import LimitSettings, ServerSettings
 from serving.config.retrieval import FileSettings
 from serving.gateway.idempotency import Idempotency
 from serving.gateway.openai import files, vector_store_files, vector_stores
-from serving.gateway.openai.documents import Documents, DocumentsEdge, Gate
+from serving.gateway.openai.documents import Documents, DocumentsEdge, DocumentsPipeline
 
 
 def router(
-    gate: Gate,
+    gate: DocumentsPipeline,
     idempotency: Idempotency,
     documents: Documents,
     *,

@@ -27,7 +27,7 @@ from rag.stores.vector_stores import VectorStores
 from serving.config import LimitSettings, ServerSettings
 from serving.domain.errors import InvalidRequest, NotFound, RingfenceError
 from serving.domain.principal import Principal
-from serving.domain.search_call import Found, SearchCall
+from serving.domain.search_call import RetrievedPassages, SearchCall
 from serving.gateway.body import Body
 from serving.gateway.edge import Edge, principal
 from serving.gateway.idempotency import Idempotency
@@ -42,14 +42,14 @@ Id = Annotated[str, Path(max_length=64, pattern=r"^[A-Za-z0-9_-]+$")]
 Cursor = Annotated[str | None, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 
-class Gate(Protocol):
+class DocumentsPipeline(Protocol):
     """The pipeline, as far as these routes need it."""
 
     async def authenticate(self, authorization: str | None) -> Principal:
         """Who calls. Raises `AccessError`."""
         ...
 
-    async def search(self, call: SearchCall) -> Found:
+    async def search(self, call: SearchCall) -> RetrievedPassages:
         """Passages that the caller may see. Raises `RingfenceError`, `EngineError`."""
         ...
 
@@ -98,7 +98,7 @@ class DocumentsEdge(Edge):
 
     def __init__(
         self,
-        gate: Gate,
+        gate: DocumentsPipeline,
         idempotency: Idempotency,
         *,
         server: ServerSettings,

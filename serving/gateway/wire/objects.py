@@ -11,7 +11,7 @@ from rag.pages import Page
 from rag.search.passages import Passage
 from rag.stores.store_files import StoreFileRecord
 from rag.stores.store_records import FileCounts, StoreRecord
-from serving.domain.search_call import Found
+from serving.domain.search_call import RetrievedPassages
 
 T = TypeVar("T")
 Shown = dict[str, Any]
@@ -101,7 +101,7 @@ def content_page(texts: Sequence[str]) -> Shown:
     }
 
 
-def results_page(found: Found) -> Shown:
+def results_page(found: RetrievedPassages) -> Shown:
     """Passages that were found; `page` and `position` are ours."""
     return {
         "object": "vector_store.search_results.page",

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from serving.privacy.detector.phone_rules import phones
 from serving.privacy.detector.presidio import Recognisers
-from serving.privacy.detector.windows import Window, windows_of
+from serving.privacy.detector.windows import TextWindow, windows_of
 from serving.privacy.names.lexicon import Lexicon
 from serving.privacy.names.models import PACKAGES, NameModels, directory_of
 from serving.privacy.names.name_rules import NameRules
@@ -45,7 +45,7 @@ class PersonalData:
         windows = windows_of(texts)
         return self.joined(texts, windows, self.look(windows))
 
-    def look(self, windows: Sequence[Window]) -> list[list[Span]]:
+    def look(self, windows: Sequence[TextWindow]) -> list[list[Span]]:
         """What models and recognisers find in each window; offsets are of the window's text."""
         folded = [with_plain_letters(window.text) for window in windows]
         texts = [_unescaped(one.text) for one in folded]
@@ -64,7 +64,7 @@ class PersonalData:
         ]
 
     def joined(
-        self, texts: Sequence[str], windows: Iterable[Window], found: Iterable[Iterable[Span]]
+        self, texts: Sequence[str], windows: Iterable[TextWindow], found: Iterable[Iterable[Span]]
     ) -> list[list[Span]]:
         """Spans of whole texts: those of their windows, and what patterns find in all of it.
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from models.catalog import HEALTH_CHECK_PERIOD_S, NO_ACCESS_LOG
 from models.engine import EngineFailed, Failure, RequestRejected
 from serving.privacy.detector.personal_data import PersonalData
-from serving.privacy.detector.windows import Window, windows_of
+from serving.privacy.detector.windows import TextWindow, windows_of
 from serving.privacy.patterns.operator_rules import OperatorRules
 from serving.privacy.spans import Span
 
@@ -26,7 +26,7 @@ logger = logging.getLogger("ringfence.privacy")
 
 T = TypeVar("T")
 
-Look = Callable[[list[Window]], Awaitable[list[list[Span]]]]
+Look = Callable[[list[TextWindow]], Awaitable[list[list[Span]]]]
 
 NAME = "Detector"
 
@@ -117,7 +117,7 @@ class Turns:
             logger.error("detection failed: %s", type(error).__name__)  # noqa: TRY400
             return Failure(EngineFailed, "Detection failed.")
 
-    async def look_together(self, calls: Sequence[list[Window]]) -> list[list[list[Span]]]:
+    async def look_together(self, calls: Sequence[list[TextWindow]]) -> list[list[list[Span]]]:
         """Look at the windows of several calls as one, and give each its own."""
         together = [window for windows in calls for window in windows]
         found = iter(await self._in_thread(self._data.look, together))

@@ -18,7 +18,7 @@ _SPACE = re.compile(r"\s")
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class TextWindow:
     """A piece of the text at `index`, which begins there at `start`."""
 
     index: int
@@ -31,10 +31,10 @@ class Window:
             yield replace(span, start=span.start + self.start, end=span.end + self.start)
 
 
-def windows_of(texts: Sequence[str]) -> list[Window]:
+def windows_of(texts: Sequence[str]) -> list[TextWindow]:
     """Windows over all texts, in order; none over a text without a letter or digit."""
     return [
-        Window(index, start, text[start:end])
+        TextWindow(index, start, text[start:end])
         for index, text in enumerate(texts)
         for start, end in _cuts(text)
         if any(map(str.isalnum, text[start:end]))

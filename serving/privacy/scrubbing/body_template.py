@@ -61,7 +61,7 @@ class Pointer:
 
 
 @dataclass(frozen=True, slots=True)
-class Document:
+class EmbeddedJson:
     """Stands for text that is JSON: its pieces as written, some with a node that may rewrite it."""
 
     pieces: tuple[tuple[str, Any], ...] = field(repr=False)
@@ -96,7 +96,7 @@ class Template:
 
 def filled(node: Any, texts: Texts) -> Any:
     """What a node of a template stands for."""
-    if isinstance(node, Hole | NumberHole | Pointer | Document):
+    if isinstance(node, Hole | NumberHole | Pointer | EmbeddedJson):
         return node.filled(texts)
     if isinstance(node, list):
         return [filled(one, texts) for one in node]

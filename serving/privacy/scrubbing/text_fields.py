@@ -15,7 +15,7 @@ from serving.privacy.json_text import decoded, parsed, tokens
 from serving.privacy.refusals import Unscrubbable
 from serving.privacy.scrubbing.body_template import (
     Context,
-    Document,
+    EmbeddedJson,
     Hole,
     NumberHole,
     Pointer,
@@ -131,7 +131,7 @@ class _Walk:
             return value
         return NumberHole(self._hole(literal, "number").at, literal, value)
 
-    def _document(self, text: str) -> Document:
+    def _document(self, text: str) -> EmbeddedJson:
         pieces: list[tuple[str, Any]] = []
         context: list[str | int] = []
         for kind, raw in tokens(text):
@@ -140,7 +140,7 @@ class _Walk:
             # A key is read alone, as in a schema, or it would not be the same here and there.
             context.append(node.at if isinstance(node, Hole) and kind != "key" else raw)
         self.contexts.append(tuple(context))
-        return Document(tuple(pieces))
+        return EmbeddedJson(tuple(pieces))
 
     def _piece(self, kind: str, raw: str) -> Any:
         if kind == "number":

@@ -7,33 +7,37 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rag.errors import Refused
-from rag.search.fusion import K, Ranking, Weights, fused, in_order
+from rag.search.fusion import K, RankedChunks, Weights, fused, in_order
 
 chunks = st.lists(st.integers(1, 50), unique=True, max_size=20)
 
 
 def test_fusion_gives_1_to_what_is_first_everywhere() -> None:
-    scores = fused([Ranking(1.0, [7, 8]), Ranking(3.0, [7, 9])])
+    scores = fused([RankedChunks(1.0, [7, 8]), RankedChunks(3.0, [7, 9])])
     assert scores[7] == 1.0
 
 
 def test_fusion_adds_shares_that_fall_with_the_place() -> None:
-    scores = fused([Ranking(1.0, [1, 2]), Ranking(1.0, [2, 3])])
+    scores = fused([RankedChunks(1.0, [1, 2]), RankedChunks(1.0, [2, 3])])
     first, second = 0.5, 0.5 * (K + 1) / (K + 2)
     assert scores == pytest.approx({1: first, 2: second + first, 3: second})
 
 
 def test_fusion_prefers_the_ranking_of_more_weight() -> None:
-    scores = fused([Ranking(1.0, [1]), Ranking(2.0, [2])])
+    scores = fused([RankedChunks(1.0, [1]), RankedChunks(2.0, [2])])
     assert in_order(scores, {}) == [2, 1]
 
 
 def test_fusion_leaves_out_a_ranking_without_weight() -> None:
-    assert fused([Ranking(0.0, [1]), Ranking(1.0, [2])]) == {2: 1.0}
+    assert fused([RankedChunks(0.0, [1]), RankedChunks(1.0, [2])]) == {2: 1.0}
 
 
 def test_fusion_of_rankings_that_exclude_each_other_still_reaches_1() -> None:
-    dense, of_one_store, of_another = Ranking(1.0, [1, 2]), Ranking(1.0, [1]), Ranking(1.0, [2])
+    dense, of_one_store, of_another = (
+        RankedChunks(1.0, [1, 2]),
+        RankedChunks(1.0, [1]),
+        RankedChunks(1.0, [2]),
+    )
     assert fused([dense, of_one_store, of_another], total=2.0)[1] == 1.0
 
 
@@ -44,7 +48,7 @@ def test_ties_go_to_the_better_cosine_and_then_to_the_lower_id() -> None:
 
 @given(st.lists(st.tuples(st.floats(0.1, 10), chunks), max_size=4))
 def test_scores_are_above_0_and_at_most_1(drawn: list[tuple[float, list[int]]]) -> None:
-    scores = fused([Ranking(weight, found) for weight, found in drawn])
+    scores = fused([RankedChunks(weight, found) for weight, found in drawn])
     assert all(0 < score <= 1 + 1e-9 for score in scores.values())
     assert scores.keys() == {chunk for _, found in drawn for chunk in found}
 

@@ -25,7 +25,7 @@ from rag.schema import (
     VectorStoreAccess,
 )
 from rag.search.fusion import Weights
-from rag.search.retrieval import Found, Query, Retriever
+from rag.search.retrieval import Query, Retriever, SearchResult
 from rag.stores.access_lists import Reader
 from rag.stores.visibility import FEW
 from serving.storage.database import Database
@@ -163,7 +163,7 @@ class World:
             **options,
         )
 
-    async def find(self, query: Query, reranker: Any = None, **options: Any) -> Found:
+    async def find(self, query: Query, reranker: Any = None, **options: Any) -> SearchResult:
         """Run both steps of a search."""
         retriever = self.retriever(reranker, **options)
         lexical = await retriever.lexical(query.question) if query.weights.text else []
@@ -262,7 +262,7 @@ async def test_passage_tells_where_it_is_from(world: World) -> None:
 
 
 async def test_search_of_an_empty_store_finds_nothing(world: World) -> None:
-    assert await world.find(query(await world.store(1))) == Found([], None)
+    assert await world.find(query(await world.store(1))) == SearchResult([], None)
 
 
 async def test_files_that_may_not_be_read_are_left_out_of_both_indexes_and_of_the_result(
@@ -391,7 +391,7 @@ async def test_readers_of_one_store_find_their_own_in_turn(world: World) -> None
 async def test_vectors_without_a_chunk_are_not_found(world: World) -> None:
     store = await world.store(1)
     world.vectors.hits = {"c1": near("gone")}
-    assert await world.find(query(store)) == Found([], None)
+    assert await world.find(query(store)) == SearchResult([], None)
 
 
 async def test_store_of_another_tenant_is_not_searched(world: World) -> None:
@@ -457,7 +457,7 @@ async def test_right_that_is_revoked_after_full_text_was_searched_counts(world: 
     assert lexical == [[chunk]]
     async with world.database.transaction() as session:
         await session.execute(update(FileAccess).values(entry="group:board"))
-    assert await world.retriever().search(query(store, lexical=lexical)) == Found([], None)
+    assert await world.retriever().search(query(store, lexical=lexical)) == SearchResult([], None)
 
 
 async def test_right_that_is_revoked_during_a_search_counts(world: World) -> None:

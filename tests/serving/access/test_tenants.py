@@ -9,7 +9,7 @@ from serving.access.errors import InvalidName, InvalidWeight, KeyNotFound, Tenan
 from serving.access.errors import TenantExists as Exists
 from serving.access.keys import KeyStore
 from serving.access.tenants import MAX_WEIGHT, Tenant, TenantStore
-from serving.admission.limits import Bound, Limit, LimitStore, Subject
+from serving.admission.limits import Limit, LimitStore, LimitValue, Subject
 from serving.storage.database import Database
 from serving.storage.schema import UsageAttempt
 from tests.serving.access.audited import actions, changes
@@ -165,7 +165,7 @@ async def test_tenant_is_deleted_while_keys_and_limits_are_made(
     async def make(at: int) -> None:
         key = await keys.create("acme", f"k{at}", new_tenant=False)
         await limits.change(
-            Subject("key", key.record.id), {"tokens_per_minute": Bound(at, "allow")}
+            Subject("key", key.record.id), {"tokens_per_minute": LimitValue(at, "allow")}
         )
 
     work = [make(at) for at in range(8)]

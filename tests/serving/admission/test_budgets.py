@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.admission.budgets import KEPT_S, Lookups, Spending, begin, budget_of
+from serving.admission.budgets import KEPT_S, BudgetSpending, Lookups, begin, budget_of
 from serving.admission.limits import WINDOWS, Subject, Window
 from serving.admission.policies import BudgetLimit
 from serving.admission.reservations import Budget, Demand, Reservations, Settlement, Uninitialised
@@ -138,7 +138,7 @@ async def test_spending_is_what_valkey_knows(
     await initialise(reservations, budget, 40)
     await reservations.reserve(demand("a", budget, cost=300))
     ledger = FakeLedger(999)
-    told = await Spending(near, ledger, prefix=valkey_prefix).spending("tenant:acme", ["day"])
+    told = await BudgetSpending(near, ledger, prefix=valkey_prefix).spending("tenant:acme", ["day"])
     assert told == {"day": Spent(spent_nanos=40, reserved_nanos=300)}
     assert ledger.asked == []
 
@@ -147,7 +147,7 @@ async def test_spending_is_what_the_ledger_says_of_a_window_valkey_does_not_know
     near: Valkey, valkey_prefix: str
 ) -> None:
     ledger = FakeLedger(7)
-    told = await Spending(near, ledger, prefix=valkey_prefix).spending("tenant:acme", WINDOWS)
+    told = await BudgetSpending(near, ledger, prefix=valkey_prefix).spending("tenant:acme", WINDOWS)
     assert told == dict.fromkeys(WINDOWS, Spent(7, 0))
     day = today()
     assert ledger.asked == [
@@ -160,18 +160,18 @@ async def test_spending_is_what_the_ledger_says_of_a_window_valkey_does_not_know
 async def test_spending_of_windows_that_were_not_asked_for_is_not_told(
     near: Valkey, valkey_prefix: str
 ) -> None:
-    spending = Spending(near, FakeLedger(), prefix=valkey_prefix)
+    spending = BudgetSpending(near, FakeLedger(), prefix=valkey_prefix)
     assert await spending.spending("tenant:acme", []) == {}
 
 
 async def test_spending_that_cannot_be_told_is_no_number(near: Valkey, valkey_prefix: str) -> None:
     away = Valkey.open("redis://127.0.0.1:1")
     with pytest.raises(ValkeyUnavailable):
-        await Spending(away, FakeLedger(), prefix="p").spending("tenant:acme", ["day"])
+        await BudgetSpending(away, FakeLedger(), prefix="p").spending("tenant:acme", ["day"])
     await away.close()
     ledger = FakeLedger(error=DatabaseUnavailable("taken away"))
     with pytest.raises(DatabaseUnavailable):
-        await Spending(near, ledger, prefix=valkey_prefix).spending("tenant:acme", ["day"])
+        await BudgetSpending(near, ledger, prefix=valkey_prefix).spending("tenant:acme", ["day"])
 
 
 async def test_lookups_ask_the_ledger_once_for_all_who_ask_for_the_same() -> None:

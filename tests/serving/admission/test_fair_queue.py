@@ -19,8 +19,8 @@ from serving.admission.fair_queue import (
     OVERLOADED_AFTER_S,
     RECENT_S,
     FairQueue,
-    Overloaded,
     QueueFull,
+    QueueOverloaded,
     QueueTimeout,
 )
 from serving.admission.pace import STALE_S
@@ -881,7 +881,7 @@ class Load:
                 self.waits_s[tenant].append(slot.waited_s)
                 await asyncio.sleep(tokens * STEP_S)
                 slot.spend(tokens)
-        except Overloaded:
+        except QueueOverloaded:
             self.refused[tenant] += 1
 
 
@@ -939,7 +939,7 @@ async def overload(
             async with queue.slot("t", priority=priority) as slot:  # type: ignore[arg-type]
                 told.append((came, slot.waited_s))
                 await asyncio.sleep(0.1)
-        except Overloaded:
+        except QueueOverloaded:
             told.append((came, None))
 
     tasks = []

@@ -8,9 +8,9 @@ from serving.access.tenants import TenantStore
 from serving.admission.limits import (
     MAX_VALUE,
     RATES,
-    Bound,
     Limit,
     LimitStore,
+    LimitValue,
     Subject,
     budget_measure,
     default_policy,
@@ -79,7 +79,8 @@ async def test_value_out_of_bounds_is_refused(
         await limits.set(Limit(acme, "budget_total", value, "refuse"))
     with pytest.raises(InvalidLimit):
         await limits.change(
-            acme, {"budget_day": Bound(1, "allow"), "budget_total": Bound(value, "refuse")}
+            acme,
+            {"budget_day": LimitValue(1, "allow"), "budget_total": LimitValue(value, "refuse")},
         )
     assert await limits.list() == []
     assert await actions(database) == ["tenant.create"]
@@ -101,8 +102,8 @@ async def test_change_sets_some_removes_some_and_leaves_the_rest(
         {
             "tokens_per_minute": None,
             "budget_month": None,
-            "requests_per_minute": Bound(2, "refuse"),
-            "concurrent_requests": Bound(3, "allow"),
+            "requests_per_minute": LimitValue(2, "refuse"),
+            "concurrent_requests": LimitValue(3, "allow"),
         },
     )
     assert values(await limits.list(acme)) == {
@@ -112,7 +113,9 @@ async def test_change_sets_some_removes_some_and_leaves_the_rest(
 
 async def test_changes_at_once_do_not_block_each_other(limits: LimitStore, acme: Subject) -> None:
     orders = [RATES, tuple(reversed(RATES))] * 6
-    asked = [limits.change(acme, {rate: Bound(1, "allow") for rate in order}) for order in orders]
+    asked = [
+        limits.change(acme, {rate: LimitValue(1, "allow") for rate in order}) for order in orders
+    ]
     await asyncio.gather(*asked)
     assert values(await limits.list(acme)) == dict.fromkeys(RATES, 1)
 
@@ -130,19 +133,19 @@ async def test_change_of_a_subject_that_does_not_exist_is_an_error(
     limits: LimitStore, database: Database, subject: Subject, error: type[Exception]
 ) -> None:
     with pytest.raises(error):
-        await limits.change(subject, {"budget_day": Bound(1, "refuse")})
+        await limits.change(subject, {"budget_day": LimitValue(1, "refuse")})
     assert (await limits.list(), await changes(database)) == ([], [])
 
 
 async def test_change_of_the_default_tenant_adds_it(limits: LimitStore, database: Database) -> None:
-    await limits.change(Subject("tenant", "default"), {"budget_day": Bound(1, "refuse")})
+    await limits.change(Subject("tenant", "default"), {"budget_day": LimitValue(1, "refuse")})
     assert [tenant.name for tenant in await TenantStore(database).list()] == ["default"]
     assert await actions(database) == ["tenant.create", "limit.set"]
 
 
 async def test_key_of_the_environment_and_models_need_no_row(limits: LimitStore) -> None:
     for subject in (Subject("key", "env"), Subject("model", "org/m")):
-        await limits.change(subject, {"tokens_per_minute": Bound(1, "allow")})
+        await limits.change(subject, {"tokens_per_minute": LimitValue(1, "allow")})
     assert len(await limits.list()) == 2
 
 
@@ -170,7 +173,7 @@ async def test_every_change_is_audited_with_its_actor(
     subject = Subject("model", "m")
     await limits.set(Limit(subject, "tokens_per_minute", 1, "allow"), actor="boss")
     await limits.change(
-        subject, {"budget_day": Bound(2, "refuse"), "tokens_per_minute": None}, actor="boss"
+        subject, {"budget_day": LimitValue(2, "refuse"), "tokens_per_minute": None}, actor="boss"
     )
     await limits.remove(subject, "budget_day", actor="boss")
     await limits.change(subject, {"budget_day": None}, actor="boss")

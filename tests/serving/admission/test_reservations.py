@@ -18,9 +18,9 @@ from serving.admission.reservations import (
     HOLD_AFTER_S,
     Budget,
     Demand,
+    LimitReached,
     OverBudget,
     RateLimits,
-    Refused,
     Reservations,
     Settlement,
     Uninitialised,
@@ -100,9 +100,9 @@ async def test_requests_up_to_the_limit_are_granted_and_no_more(
 ) -> None:
     limit = RateLimits("key:k", requests_per_minute=2)
     verdicts = [await one.reserve(demand(limit)) for _ in range(3)]
-    assert [type(verdict) for verdict in verdicts] == [Quota, Quota, Refused]
+    assert [type(verdict) for verdict in verdicts] == [Quota, Quota, LimitReached]
     refused = verdicts[2]
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, LimitReached)
     assert (refused.measure, refused.subject) == ("requests_per_minute", 0)
     assert elapsed.short_of(refused.wait_s, 60)
 
@@ -125,7 +125,7 @@ async def test_tokens_are_taken_before_and_what_is_left_is_given_back(one: Reser
     limit = RateLimits("key:k", tokens_per_minute=100)
     first = demand(limit, tokens=80)
     await one.reserve(first)
-    assert isinstance(await one.reserve(demand(limit, tokens=80)), Refused)
+    assert isinstance(await one.reserve(demand(limit, tokens=80)), LimitReached)
     await one.settle(first, used(tokens=15))
     quota = await one.reserve(demand(limit, tokens=80))
     assert isinstance(quota, Quota)
@@ -137,7 +137,7 @@ async def test_refusal_by_one_limit_takes_nothing_from_the_others(one: Reservati
     full = RateLimits("model:m", requests_per_minute=0)
     for _ in range(3):
         refused = await one.reserve(demand(wide, full))
-        assert isinstance(refused, Refused)
+        assert isinstance(refused, LimitReached)
         assert refused.subject == 1
     assert isinstance(await one.reserve(demand(wide)), Quota)
 
@@ -147,7 +147,7 @@ async def test_place_of_a_request_that_ended_is_free_again(one: Reservations) ->
     first = demand(limit)
     await one.reserve(first)
     refused = await one.reserve(demand(limit))
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, LimitReached)
     assert refused.measure == "concurrent_requests"
     await one.settle(first, used())
     assert isinstance(await one.reserve(demand(limit)), Quota)
@@ -169,7 +169,7 @@ async def test_window_moves(
     await one.reserve(demand(limit, tokens=10))
     await age(valkey, valkey_prefix, by_ms=MINUTE_MS - 5000)
     refused = await one.reserve(demand(limit, tokens=10))
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, LimitReached)
     assert elapsed.short_of(refused.wait_s, 5)
     await age(valkey, valkey_prefix, by_ms=5001)
     assert isinstance(await one.reserve(demand(limit, tokens=10)), Quota)
@@ -183,8 +183,8 @@ async def test_wait_is_until_enough_tokens_are_free(
     await age(valkey, valkey_prefix, by_ms=40_000)
     await one.reserve(demand(limit, tokens=90))
     little, much = [await one.reserve(demand(limit, tokens=n)) for n in (10, 11)]
-    assert isinstance(little, Refused)
-    assert isinstance(much, Refused)
+    assert isinstance(little, LimitReached)
+    assert isinstance(much, LimitReached)
     assert elapsed.short_of(little.wait_s, 20)
     assert elapsed.short_of(much.wait_s, 60)
 
@@ -205,7 +205,7 @@ async def test_clock_that_goes_back_neither_blocks_nor_frees(
     (entry,) = await valkey.command("ZRANGE", window, 0, -1)
     await valkey.command("ZINCRBY", window, 3_600_000, entry)
     refused = await one.reserve(demand(limit))
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, LimitReached)
     assert refused.wait_s <= 60
     await age(valkey, valkey_prefix, by_ms=MINUTE_MS)
     assert isinstance(await one.reserve(demand(limit)), Quota)
@@ -321,7 +321,7 @@ async def test_what_a_dead_gateway_held_is_free_after_its_lease(
     await initialise(dead, BUDGET, 0)
     lost = demand(limit, tokens=40, cost=700, budgets=[BUDGET])
     await dead.reserve(lost)
-    assert isinstance(await alive.reserve(demand(limit)), Refused)
+    assert isinstance(await alive.reserve(demand(limit)), LimitReached)
     await age(valkey, valkey_prefix, by_ms=20_001)
     quota = await alive.reserve(demand(limit, tokens=10))
     assert isinstance(quota, Quota)
@@ -336,7 +336,7 @@ async def test_gateway_that_is_heard_of_keeps_what_it_holds(make: Make) -> None:
     quiet.start()
     await quiet.reserve(demand(limit))
     await asyncio.sleep(2.0)
-    assert isinstance(await other.reserve(demand(limit)), Refused)
+    assert isinstance(await other.reserve(demand(limit)), LimitReached)
 
 
 async def test_attempt_that_was_given_up_for_lost_is_charged_when_it_ends(
@@ -457,7 +457,7 @@ async def test_valkey_killed_and_restarted_has_lost_nothing(server: EmbeddedValk
             await asyncio.sleep(0.02)
     assert await budget_of(valkey, "{ringfence}:") == (15, 20)
     verdicts = [await one.reserve(demand(limit)) for _ in range(2)]
-    assert [type(verdict) for verdict in verdicts] == [Quota, Refused]
+    assert [type(verdict) for verdict in verdicts] == [Quota, LimitReached]
     await one.close()
     await valkey.close()
 
@@ -474,7 +474,7 @@ async def test_what_runs_is_held_again_after_valkey_lost_everything(
         await valkey.command("DEL", name)
     await one.reserve(demand())
     await initialise(one, BUDGET, 40)
-    assert isinstance(await one.reserve(demand(limit)), Refused)
+    assert isinstance(await one.reserve(demand(limit)), LimitReached)
     assert await budget_of(valkey, valkey_prefix) == (40, 300)
     await one.settle(running, used(cost=100))
     assert await budget_of(valkey, valkey_prefix) == (140, 0)

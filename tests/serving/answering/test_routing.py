@@ -21,7 +21,7 @@ from models.engine import (
 from serving.accounting.pricing import Tariff
 from serving.admission.fair_queue import FairQueue
 from serving.answering.resume.continuation import Break
-from serving.answering.routing import Generation, Routing, Target
+from serving.answering.routing import GeneratedAnswer, Routing, Target
 from serving.answering.targets import Fallback, Overflow, ReceiptIssuer
 from serving.attempts import NO_TOKENS, ExternalRoute, Forecast
 from serving.domain.calls import Call, GenerationCall
@@ -125,7 +125,7 @@ def ask(wire: Wire) -> Ask:
 
 
 async def told(answering: Any) -> tuple[Origin, list[bytes]]:
-    generation: Generation
+    generation: GeneratedAnswer
     async with answering as generation:
         return generation.given(), [delta async for delta in generation.deltas]
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 from serving.cli.clients.documents import DocumentsClient
 from serving.cli.commands import ingest as command
 from serving.cli.ingest.plan import Contents, Plan, Source, plan
-from serving.cli.ingest.run import Run
+from serving.cli.ingest.run import IngestRun
 from tests.serving.cli.live_gateway import WITHIN_S, Client, Live, client, gateway
 
 Ingest = Callable[..., Result]
@@ -88,9 +88,9 @@ def told_by(process: subprocess.Popen[str]) -> tuple[int, list[dict[str, str]]]:
     return process.returncode, json.loads(stdout)
 
 
-def planned(documents: DocumentsClient, docs: Path) -> tuple[Run, Plan]:
+def planned(documents: DocumentsClient, docs: Path) -> tuple[IngestRun, Plan]:
     """Return a run that has planned and not yet acted."""
     store = documents.store("manuals")
     contents = Contents(documents.attached(store))
     todo = plan(contents, [Source.at(docs, None)], exclude=(), keep_deleted=False)
-    return Run(documents, store, {}), todo
+    return IngestRun(documents, store, {}), todo

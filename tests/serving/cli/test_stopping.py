@@ -23,12 +23,12 @@ from serving.storage.embedded_valkey import EmbeddedValkey
 from serving.storage.leftovers import Leftover
 from serving.storage.migrate import upgrade
 from serving.storage.valkey import PREFIX, Valkey
-from serving.wiring.stopping import StopReport, Written
+from serving.wiring.stopping import StopReport, WrittenLedgers
 from tests.serving.accounting.test_ledger import attempt, ended, put
 from tests.serving.conftest import SPECS
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-WHOLE = StopReport(0, Written([], signed=True))
+WHOLE = StopReport(0, WrittenLedgers([], signed=True))
 
 
 @pytest.fixture(autouse=True)
@@ -141,7 +141,7 @@ def test_what_each_gateway_could_not_write_is_told(
 ) -> None:
     lost = "3 usage rows could not be written to the database"
     left = Leftover(3, "usage rows", None)
-    unsigned = StopReport(2, Written([left], signed=False))
+    unsigned = StopReport(2, WrittenLedgers([left], signed=False))
     running = FakeCluster((unsigned, unsigned, TimeoutError()))
     assert not place.stop(running)
     assert capsys.readouterr().err.splitlines()[1:] == [

@@ -18,9 +18,9 @@ from models.catalog import builtin
 from serving.config import (
     DEFAULT_MODELS,
     EMBEDDED_VALKEY,
-    Bound,
-    Budget,
+    BudgetDefault,
     ConfigError,
+    LimitDefault,
     ServerSettings,
     Settings,
     json_schema,
@@ -377,16 +377,16 @@ def test_limit_is_a_bare_number_or_a_value_with_a_policy() -> None:
         concurrent_requests={"value": 7, "without_store": "refuse"},
         tokens_per_request=None,
     )
-    assert group.requests_per_minute == Bound(value=5, without_store="allow")
-    assert group.tokens_per_minute == Bound(value=6, without_store="allow")
-    assert group.concurrent_requests == Bound(value=7, without_store="refuse")
+    assert group.requests_per_minute == LimitDefault(value=5, without_store="allow")
+    assert group.tokens_per_minute == LimitDefault(value=6, without_store="allow")
+    assert group.concurrent_requests == LimitDefault(value=7, without_store="refuse")
     assert group.tokens_per_request is None
 
 
 def test_budget_refuses_without_a_store_unless_it_is_said() -> None:
     group = per_key(budget_day=5, budget_month={"value": 6, "without_store": "allow"})
-    assert group.budget_day == Budget(value=Decimal(5), without_store="refuse")
-    assert group.budget_month == Budget(value=Decimal(6), without_store="allow")
+    assert group.budget_day == BudgetDefault(value=Decimal(5), without_store="refuse")
+    assert group.budget_month == BudgetDefault(value=Decimal(6), without_store="allow")
 
 
 @pytest.mark.parametrize("value", ["0.1", "0.000000001", "1e-9", "12.5", "9000000", "0"])

@@ -19,11 +19,11 @@ from serving.egress.providers.openai_provider import (
 from serving.egress.providers.provider import (
     Deadlines,
     Departure,
-    Headroom,
     Provider,
+    ProviderHeadroom,
     ProviderRequest,
 )
-from serving.egress.providers.transport import Bounds, Connections
+from serving.egress.providers.transport import AnswerBounds, Connections
 from tests.serving.egress.standin import Script, StandIn
 
 PATIENT = Deadlines()
@@ -40,7 +40,7 @@ class Border:
     forbids: Exception | None = None
     waits_s: float = 0.0
     departures: list[Departure] = field(default_factory=list)
-    told: list[Headroom] = field(default_factory=list)
+    told: list[ProviderHeadroom] = field(default_factory=list)
 
     received_bytes: int = 0
 
@@ -79,7 +79,7 @@ async def collect(
 
 @asynccontextmanager
 async def openai_at(
-    *script: Script, dialect: OpenAIDialect | None = None, bounds: Bounds | None = None
+    *script: Script, dialect: OpenAIDialect | None = None, bounds: AnswerBounds | None = None
 ) -> AsyncIterator[tuple[StandIn, OpenAIProvider]]:
     async with StandIn(*script) as server:
         outlet = Connections(openai_destination(KEY, server.url + "/v1"), bounds=bounds)
@@ -90,7 +90,7 @@ async def openai_at(
 
 @asynccontextmanager
 async def anthropic_at(
-    *script: Script, bounds: Bounds | None = None
+    *script: Script, bounds: AnswerBounds | None = None
 ) -> AsyncIterator[tuple[StandIn, AnthropicProvider]]:
     async with StandIn(*script) as server:
         outlet = Connections(anthropic_destination(KEY, server.url), bounds=bounds)

@@ -15,7 +15,7 @@ from serving.egress.providers.provider import (
     Provider,
     ProviderError,
 )
-from serving.egress.providers.transport import Bounds
+from serving.egress.providers.transport import AnswerBounds
 from tests.serving.egress.calls import (
     PATIENT,
     anthropic_at,
@@ -78,7 +78,7 @@ def dialect(request: pytest.FixtureRequest) -> Dialect:
 async def failed(
     dialect: Dialect,
     *script: Behaviour,
-    bounds: Bounds | None = None,
+    bounds: AnswerBounds | None = None,
     deadlines: Deadlines = PATIENT,
 ) -> ProviderError:
     """Return the error of one call; check that the connection is closed and nothing was retried."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from serving.egress.limits.breaker import Outcome
+from serving.egress.limits.breaker import ProviderOutcome
 from serving.egress.limits.gatekeeper import Gatekeeper, ProviderAttempt
 from serving.egress.limits.provider_limits import Denied, ProviderLimits
 from serving.storage.valkey import Valkey
@@ -65,7 +65,7 @@ async def denied(
     return refused
 
 
-async def ended(gatekeeper: Gatekeeper, *outcomes: Outcome, **end: Any) -> None:
+async def ended(gatekeeper: Gatekeeper, *outcomes: ProviderOutcome, **end: Any) -> None:
     """Make attempts one after another that end like this."""
     for outcome in outcomes:
         await (await attempt(gatekeeper)).end(outcome, **end)

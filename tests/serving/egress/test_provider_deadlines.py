@@ -14,7 +14,7 @@ from serving.egress.providers.provider import (
     ProviderBroken,
     ProviderUnavailable,
 )
-from serving.egress.providers.transport import Bounds, Connections
+from serving.egress.providers.transport import AnswerBounds, Connections
 from tests.elapsed import Elapsed
 from tests.serving.egress.calls import (
     KEY,
@@ -145,10 +145,10 @@ async def test_an_answer_that_goes_on_and_on_ends_with_its_time(dialect: Dialect
 
 @pytest.mark.parametrize(
     "bounds",
-    [Bounds(answer_bytes=20_000), Bounds(events=100)],
+    [AnswerBounds(answer_bytes=20_000), AnswerBounds(events=100)],
     ids=["bytes", "events"],
 )
-async def test_an_endless_answer_is_bounded(dialect: Dialect, bounds: Bounds) -> None:
+async def test_an_endless_answer_is_bounded(dialect: Dialect, bounds: AnswerBounds) -> None:
     error = await failed(
         dialect, streams(dialect.begun, then=[Endless(chunked(dialect.piece))]), bounds=bounds
     )
@@ -161,7 +161,7 @@ async def test_one_endless_event_is_bounded(dialect: Dialect) -> None:
     error = await failed(
         dialect,
         streams(dialect.begun + b"data: ", then=[Endless(chunked(b"x" * 1000))]),
-        bounds=Bounds(event_bytes=50_000),
+        bounds=AnswerBounds(event_bytes=50_000),
     )
 
     assert type(error) is ProviderBroken

@@ -11,10 +11,10 @@ from starlette.types import ASGIApp
 
 from serving.domain.errors import InvalidKey, RingfenceError
 from serving.domain.principal import Principal
-from serving.domain.search_call import Found, SearchCall
+from serving.domain.search_call import RetrievedPassages, SearchCall
 from serving.gateway.boundary import Boundary
 from serving.gateway.open_requests import OpenRequests
-from serving.gateway.openai.documents import Gate
+from serving.gateway.openai.documents import DocumentsPipeline
 from serving.gateway.streaming import error_response
 from serving.retrieval.errors import errors_told
 from tests.serving.wired import INVENTED_KEY
@@ -31,10 +31,10 @@ CALLERS = {"acme": caller("acme"), "legal": caller("acme", "legal"), "globex": c
 
 
 @dataclass
-class ScriptedGate(Gate):
+class ScriptedGate(DocumentsPipeline):
     """Knows the callers, returns given results, and records calls."""
 
-    found: Found | Exception = field(default_factory=lambda: Found([], []))
+    found: RetrievedPassages | Exception = field(default_factory=lambda: RetrievedPassages([], []))
     asked: list[SearchCall] = field(default_factory=list)
     revoked: set[str] = field(default_factory=set)
 
@@ -44,7 +44,7 @@ class ScriptedGate(Gate):
             raise InvalidKey("The API key is not valid.")
         return CALLERS[key]
 
-    async def search(self, call: SearchCall) -> Found:
+    async def search(self, call: SearchCall) -> RetrievedPassages:
         self.asked.append(call)
         if isinstance(self.found, Exception):
             with errors_told():

@@ -21,7 +21,7 @@ from serving.access.invalidation import Announcer
 from serving.access.key_records import IssuedKey
 from serving.access.keys import KeyStore
 from serving.access.tenants import TenantStore
-from serving.admission.limits import Bound, LimitStore, Measure, Subject
+from serving.admission.limits import LimitStore, LimitValue, Measure, Subject
 from serving.domain.principal import Principal
 from serving.storage.database import Database
 from serving.storage.schema import ApiKey
@@ -75,7 +75,7 @@ class Pair:
 
     async def set(self, subject: str, **bounds: int | None) -> None:
         changes = {
-            _measure(name): None if bound is None else Bound(bound, "refuse")
+            _measure(name): None if bound is None else LimitValue(bound, "refuse")
             for name, bound in bounds.items()
         }
         await self.limits.change(self.subjects[subject], changes)
@@ -289,7 +289,7 @@ class State:
         measure = chance.choice(measures)
         subject = Subject("key", self.live.record.id) if kind == "key" else self.pair.subjects[kind]
         opened = (kind, measure) in self.closed
-        change = {_measure(measure): None if opened else Bound(0, "refuse")}
+        change = {_measure(measure): None if opened else LimitValue(0, "refuse")}
         await self.pair.limits.change(subject, change)
         self.closed ^= {(kind, measure)}
 

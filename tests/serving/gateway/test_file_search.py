@@ -25,7 +25,7 @@ from serving.answering.targets import Overflow
 from serving.attempts import Forecast
 from serving.config import LimitSettings, ServerSettings
 from serving.domain.calls import GenerationCall
-from serving.domain.search_call import Found, SearchCall
+from serving.domain.search_call import RetrievedPassages, SearchCall
 from serving.gateway.app import build_app
 from serving.gateway.idempotency import Idempotency
 from serving.gateway.open_requests import OpenRequests
@@ -302,7 +302,7 @@ async def test_search_by_itself_finds_what_a_chat_is_grounded_in(place: Open) ->
     call = SearchCall(
         request_id="r1", principal=CALLERS["legal"], store_ids=["vs_1"], queries=[QUESTION]
     )
-    assert await there.pipeline.search(call) == Found(WINGS, [QUESTION])
+    assert await there.pipeline.search(call) == RetrievedPassages(WINGS, [QUESTION])
     assert there.index.requests[0].reader == Reader.of("acme", ["legal"])
 
 

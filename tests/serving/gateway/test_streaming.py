@@ -18,7 +18,7 @@ from models.embedding.embedder import Embedder
 from models.engine import Engine, EngineError, EngineFailed, EngineTimeout
 from models.openai_stream import DONE
 from models.simulated.engine import SimulatedEngine
-from serving.answering.routing import Generation
+from serving.answering.routing import GeneratedAnswer
 from serving.domain.errors import Unexpected, envelope
 from serving.domain.quota import Quota
 from serving.domain.route import Origin
@@ -296,7 +296,7 @@ class Scope:
                 else:
                     yield step
 
-        return Generation(generate(), Quota(), lambda: Origin("local_only"))
+        return GeneratedAnswer(generate(), Quota(), lambda: Origin("local_only"))
 
     async def __aexit__(self, *_: object) -> None: ...
 

@@ -15,7 +15,7 @@ from rag.search.passages import Passage
 from serving.domain.calls import GenerationCall, RequestOptions
 from serving.domain.principal import Principal
 from serving.domain.privacy_class import PrivacyClass
-from serving.domain.search_call import FileSearch, Found, SearchCall
+from serving.domain.search_call import FileSearch, RetrievedPassages, SearchCall
 from serving.retrieval.grounding import Grounding, Searches
 from tests.rag.passage import passage
 from tests.serving.virtual_time import run
@@ -32,10 +32,10 @@ class Documents(Searches):
         self.takes_s = takes_s
         self.calls: list[SearchCall] = []
 
-    async def search(self, call: SearchCall) -> Found:
+    async def search(self, call: SearchCall) -> RetrievedPassages:
         self.calls.append(call)
         await asyncio.sleep(self.takes_s)
-        return Found(self.passages, call.queries)
+        return RetrievedPassages(self.passages, call.queries)
 
 
 class WordCounter(TokenCounter):

@@ -17,7 +17,7 @@ from models.openai_stream import DONE
 from serving.domain.errors import ServerStopping, envelope
 from serving.storage.database import Database
 from serving.storage.schema import UsageAttempt
-from serving.wiring.stopping import Stopping, StopReport, Written
+from serving.wiring.stopping import Stopping, StopReport, WrittenLedgers
 from tests.serving.conftest import FIXED_KEY, SPECS, Backend, Make
 from tests.serving.fakes import HELLO, ROLE, WHOLE, FakeEmbedder, ScriptedEngine
 from tests.serving.live import Connection, dechunked, eventually, head, listening
@@ -49,9 +49,9 @@ class Stop:
         async with asyncio.timeout(60):
             return await self.stopping.stop(drain_s)
 
-    async def _close(self) -> Written:
+    async def _close(self) -> WrittenLedgers:
         self.open_at_close.append(len(self.backend.requests))
-        return Written([], signed=True)
+        return WrittenLedgers([], signed=True)
 
 
 Ask = Callable[[Backend], Awaitable[httpx.Response]]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from serving.egress.limits.breaker import RULES, Outcome
+from serving.egress.limits.breaker import RULES, ProviderOutcome
 from serving.egress.limits.gatekeeper import AWAY_S, LEASE_S, SPREAD, Gatekeeper, ProviderAttempt
 from serving.egress.limits.provider_limits import Denied, ProviderLimits
 from serving.storage.errors import ValkeyUnavailable
@@ -16,9 +16,9 @@ from tests.serving.egress.gates import Gates, attempt, denied, ended, gates
 
 __all__ = ["gates"]
 
-FAILED: list[Outcome] = ["failed"]
-COMPLETED: list[Outcome] = ["completed"]
-ABANDONED: list[Outcome] = ["abandoned"]
+FAILED: list[ProviderOutcome] = ["failed"]
+COMPLETED: list[ProviderOutcome] = ["completed"]
+ABANDONED: list[ProviderOutcome] = ["abandoned"]
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 from pydantic import SecretStr
 
 from serving.config.overflow import ProviderModelSettings, ProviderSettings
-from serving.egress.limits.breaker import Outcome
+from serving.egress.limits.breaker import ProviderOutcome
 from serving.egress.limits.gatekeeper import AWAY_S, LEASE_S, Gatekeeper, ProviderAttempt
 from serving.egress.limits.provider_limits import Denied, ProviderLimits
 from serving.storage.errors import ValkeyUnavailable
@@ -261,7 +261,7 @@ async def test_nothing_told_changes_nothing(gates: Gates) -> None:
 
 async def test_every_key_expires(gates: Gates) -> None:
     one = gates.gatekeeper(ProviderLimits(requests_per_minute=100))
-    outcomes: list[Outcome] = ["completed", "failed", "throttled"]
+    outcomes: list[ProviderOutcome] = ["completed", "failed", "throttled"]
     for outcome in outcomes:
         begun = await attempt(one)
         begun.hear(Told(requests=9, tokens=900))

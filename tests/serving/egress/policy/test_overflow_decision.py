@@ -26,7 +26,7 @@ from models.engine import (
     EngineUnavailable,
     RequestRejected,
 )
-from serving.admission.fair_queue import FairQueue, Overloaded
+from serving.admission.fair_queue import FairQueue, QueueOverloaded
 from serving.config.overflow import (
     TRIGGERS,
     OverflowSettings,
@@ -295,7 +295,7 @@ class Simulation:
             async with self.queue.slot("t") as slot:
                 self.waited_s.append(slot.waited_s)
                 await asyncio.sleep(self.dice.gammavariate(4.0, ANSWER_S / 4))
-        except Overloaded:
+        except QueueOverloaded:
             return "overloaded"
         return None
 

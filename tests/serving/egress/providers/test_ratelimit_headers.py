@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.egress.providers.provider import Headroom
+from serving.egress.providers.provider import ProviderHeadroom
 from serving.egress.providers.ratelimit_headers import LONGEST_S, headroom, seconds
 
 NOW = datetime(2026, 11, 25, 12, 0, 0, tzinfo=UTC)
@@ -54,7 +54,7 @@ def test_headroom_reads_what_openai_tells() -> None:
 
     told = headroom(headers, lambda: NOW)
 
-    assert told == Headroom(0, 2.0, 150, 360.0, None)
+    assert told == ProviderHeadroom(0, 2.0, 150, 360.0, None)
     assert told.wait_s == 2.0
 
 
@@ -70,7 +70,7 @@ def test_headroom_takes_the_scarcest_kind_of_tokens_from_anthropic() -> None:
 
     told = headroom(headers, lambda: NOW)
 
-    assert told == Headroom(9, 10.0, 0, 40.0, None)
+    assert told == ProviderHeadroom(9, 10.0, 0, 40.0, None)
     assert told.wait_s == 40.0
 
 
@@ -86,5 +86,5 @@ def test_headroom_prefers_milliseconds_and_what_is_asked() -> None:
 
 
 def test_headroom_without_headers_tells_nothing() -> None:
-    assert headroom({}, lambda: NOW) == Headroom()
-    assert Headroom().wait_s is None
+    assert headroom({}, lambda: NOW) == ProviderHeadroom()
+    assert ProviderHeadroom().wait_s is None

@@ -10,8 +10,8 @@ import pytest
 from serving.egress.providers.openai_provider import openai_destination
 from serving.egress.providers.provider import (
     Deadlines,
-    Headroom,
     ProviderBroken,
+    ProviderHeadroom,
     ProviderRateLimited,
 )
 from serving.egress.providers.transport import Connections, Destination, GatedTransport
@@ -159,7 +159,10 @@ async def test_what_the_answer_tells_of_limits_is_observed_refused_or_not() -> N
         with pytest.raises(ProviderRateLimited) as caught:
             await collect(provider, border=border)
 
-    assert border.told == [Headroom(requests=3), Headroom(tokens=0, tokens_reset_s=4.0)]
+    assert border.told == [
+        ProviderHeadroom(requests=3),
+        ProviderHeadroom(tokens=0, tokens_reset_s=4.0),
+    ]
     assert caught.value.retry_after_s == 4.0
 
 

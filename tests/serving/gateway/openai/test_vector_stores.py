@@ -17,7 +17,7 @@ from rag.pages import PageQuery
 from rag.search.passages import Passage
 from rag.stores.access_lists import Reader
 from serving.config import LimitSettings, ServerSettings
-from serving.domain.search_call import Found, Ranking
+from serving.domain.search_call import Ranking, RetrievedPassages
 from serving.gateway.idempotency import Idempotency
 from serving.gateway.open_requests import OpenRequests
 from serving.gateway.openai import vector_store_files, vector_stores
@@ -305,7 +305,7 @@ async def test_search_is_asked_for_as_it_is_sent(place: Place) -> None:
 
 
 async def test_results_have_openai_s_fields_and_ours(place: Place) -> None:
-    place.gate.found = Found([PASSAGE], ["x"])
+    place.gate.found = RetrievedPassages([PASSAGE], ["x"])
     answer = await place.call("POST", "/vs_1/search", {"query": "x"})
     assert answer.headers["x-ringfence-privacy"] == "local_only"
     result = {
@@ -329,7 +329,7 @@ def sdk(place: Place) -> AsyncOpenAI:
 
 
 async def test_official_sdk_works_with_vector_stores(place: Place, sdk: AsyncOpenAI) -> None:
-    place.gate.found = Found([PASSAGE], ["x"])
+    place.gate.found = RetrievedPassages([PASSAGE], ["x"])
     store = await sdk.vector_stores.create(name="n", file_ids=["file-1"])
     assert (store.id, store.file_counts.total) == ("vs_1", 10)
     assert (await sdk.vector_stores.list()).data[0] == store

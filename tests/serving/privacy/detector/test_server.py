@@ -22,7 +22,7 @@ from serving.privacy.detector.server import (
     Turns,
     build_detector,
 )
-from serving.privacy.detector.windows import WINDOW, Window
+from serving.privacy.detector.windows import WINDOW, TextWindow
 from serving.privacy.patterns.operator_rules import OperatorRules
 from serving.privacy.spans import Span
 
@@ -38,7 +38,7 @@ class Recorded:
         self.began = threading.Event()
         self._before = before
 
-    def look(self, windows: Sequence[Window]) -> list[list[Span]]:
+    def look(self, windows: Sequence[TextWindow]) -> list[list[Span]]:
         self.began.set()
         self._before()
         self.threads.add(threading.current_thread().name)
@@ -46,7 +46,7 @@ class Recorded:
         return [[Span(0, len(window.text), "PERSON")] for window in windows]
 
     def joined(
-        self, texts: Sequence[str], windows: Sequence[Window], found: Sequence[list[Span]]
+        self, texts: Sequence[str], windows: Sequence[TextWindow], found: Sequence[list[Span]]
     ) -> list[list[Span]]:
         self.threads.add(threading.current_thread().name)
         spans: list[list[Span]] = [[] for _ in texts]
@@ -62,7 +62,7 @@ def turns_of(data: Recorded) -> Turns:
 async def detect(turns: Turns, texts: list[str]) -> list[list[Span]] | Failure:
     """Detect as the deployment does, without other requests."""
 
-    async def look(windows: list[Window]) -> list[list[Span]]:
+    async def look(windows: list[TextWindow]) -> list[list[Span]]:
         return (await turns.look_together([windows]))[0]
 
     return await turns.detect(texts, look)
@@ -81,7 +81,7 @@ async def test_detection_runs_in_one_thread_of_its_own() -> None:
 
 async def test_calls_that_are_looked_at_together_get_their_own_spans() -> None:
     data = Recorded()
-    calls = [[Window(0, 0, "a"), Window(1, 0, "bb")], [], [Window(0, 0, "ccc")]]
+    calls = [[TextWindow(0, 0, "a"), TextWindow(1, 0, "bb")], [], [TextWindow(0, 0, "ccc")]]
     assert await turns_of(data).look_together(calls) == [
         [[Span(0, 1, "PERSON")], [Span(0, 2, "PERSON")]],
         [],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.privacy.detector.windows import OVERLAP, WINDOW, Window, windows_of
+from serving.privacy.detector.windows import OVERLAP, WINDOW, TextWindow, windows_of
 from serving.privacy.spans import Span
 
 texts = st.lists(
@@ -39,8 +39,13 @@ def test_number_of_windows_is_linear() -> None:
 
 
 def test_texts_keep_their_index_and_empty_ones_have_none() -> None:
-    assert windows_of(["one", "", " \n", "two"]) == [Window(0, 0, "one"), Window(3, 0, "two")]
+    assert windows_of(["one", "", " \n", "two"]) == [
+        TextWindow(0, 0, "one"),
+        TextWindow(3, 0, "two"),
+    ]
 
 
 def test_spans_of_a_window_lie_in_the_text() -> None:
-    assert list(Window(0, 10, "abc").in_text([Span(1, 2, "PERSON")])) == [Span(11, 12, "PERSON")]
+    assert list(TextWindow(0, 10, "abc").in_text([Span(1, 2, "PERSON")])) == [
+        Span(11, 12, "PERSON")
+    ]
