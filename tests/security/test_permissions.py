@@ -37,7 +37,7 @@ from tests.serving.storage.databases import migrated_url, postgres_url
 
 __all__ = ["backend", "home", "migrated_url", "postgres_url"]
 
-SEEDS = [1, 2, 3]
+SEEDS = [1, 2, pytest.param(3, marks=pytest.mark.full)]  # Each calls every route.
 ROUNDS = 2
 """In each round, random callers call every route."""
 
