@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from models.catalog import ModelSpec
 from models.engine import Engine, EngineError, Kind, TokenizeRequest
 from models.simulated.text import MARK, VOCABULARY_SIZE, chat_prompt, decode
+from models.threads import Threads
 from models.tokens.chat_template import ChatTemplate
 from models.tokens.tokenizer_files import (
     SPECIAL_NAMES,
@@ -26,6 +27,9 @@ from models.tokens.tokenizer_files import (
     text_of,
     tokenizer_config,
 )
+
+_THREADS = Threads("tokens", 4)
+_TEMPLATE_THREADS = Threads("templates", 2)
 
 COUNT_TIMEOUT_S = 5.0
 """Time to render and count a chat; past it the upper bound counts. A template is a program, and
@@ -159,7 +163,7 @@ class LocalCounter:
         if _is_short(body):
             return self._rendered_and_encoded(body)
         async with asyncio.timeout(self._timeout_s):
-            return await asyncio.to_thread(self._rendered_and_encoded, body)
+            return await _TEMPLATE_THREADS.run(self._rendered_and_encoded, body)
 
     def _rendered_and_encoded(self, body: Mapping[str, Any]) -> int:
         named = "tool_use" if body.get("tools") and "tool_use" in self._templates else "default"
@@ -174,7 +178,7 @@ class LocalCounter:
     async def _tokens(self, texts: list[str], *, add_special_tokens: bool) -> int:
         if sum(map(len, texts)) <= INLINE_CHARACTERS:
             return self._encoded(texts, add_special_tokens)
-        return await asyncio.to_thread(self._encoded, texts, add_special_tokens)
+        return await _THREADS.run(self._encoded, texts, add_special_tokens)
 
     def _encoded(self, texts: list[str], add_special_tokens: bool) -> int:
         # `encode` would hold the GIL, which makes a thread useless, and compute offsets.

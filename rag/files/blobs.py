@@ -5,14 +5,14 @@ A blob appears completely or not at all. Access rights are checked elsewhere.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 import re
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Literal, TypeVar
 from uuid import uuid4
@@ -22,6 +22,7 @@ from fsspec.core import url_to_fs  # type: ignore[import-untyped]
 from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
 
 from rag.errors import NotThere
+from rag.files.blocking_calls import DEADLINE_S, CallSequence, StoreThreads
 
 T = TypeVar("T")
 
@@ -48,9 +49,11 @@ class Blobs:
 
     Args:
         url: path of a directory, or an fsspec URL such as `s3://bucket/prefix`.
+        deadline_s: the most that one call of the store may take, such as a piece read.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, deadline_s: float = DEADLINE_S) -> None:
+        self._threads = StoreThreads("blobs", deadline_s=deadline_s)
         self._files, root = url_to_fs(url)
         self._root = root.rstrip("/")
         self._local = isinstance(self._files, LocalFileSystem)
@@ -63,18 +66,19 @@ class Blobs:
             OSError: the store failed. Errors of `pieces` pass through.
         """
         kind = _LocalDraft if self._local else _Draft
+        calls = CallSequence(self._threads)
         draft = kind(self._files, self._at(DRAFTS, uuid4().hex), self._path(tenant, file_id))
         try:
             waiting = bytearray()
             async for piece in pieces:
                 waiting += piece
                 if len(waiting) >= PIECE:
-                    await _ended(draft.add, bytes(waiting))
+                    await calls.run(draft.add, bytes(waiting))
                     waiting.clear()
-            await _ended(draft.add, bytes(waiting))
-            return await _ended(draft.finish)
+            await calls.run(draft.add, bytes(waiting))
+            return await calls.run(draft.finish)
         except BaseException:
-            await _ended(draft.discard)
+            await calls.close(draft.discard)
             raise
 
     async def read(self, tenant: str, file_id: str) -> AsyncGenerator[bytes]:
@@ -85,14 +89,15 @@ class Blobs:
             OSError: the store failed.
         """
         path = self._path(tenant, file_id)
+        calls = CallSequence(self._threads)
         scope = ExitStack()  # Entered in the thread, so that a file that opens late is closed too.
         try:
             with _missing_told():
-                file = await _ended(lambda: scope.enter_context(self._files.open(path, "rb")))
-            while piece := await _ended(file.read, PIECE):
+                file = await calls.run(lambda: scope.enter_context(self._files.open(path, "rb")))
+            while piece := await calls.run(file.read, PIECE):
                 yield piece
         finally:
-            await _ended(scope.close)
+            await calls.close(scope.close)
 
     @asynccontextmanager
     async def local(self, tenant: str, file_id: str) -> AsyncGenerator[Path]:
@@ -104,19 +109,22 @@ class Blobs:
         """
         path = self._path(tenant, file_id)
         if self._local:
-            if not await _ended(os.path.isfile, path):
+            if not await self._run(os.path.isfile, path):
                 raise NotThere("No such file.")
             yield Path(path)
             return
-        scope = ExitStack()
+        calls, scope = CallSequence(self._threads), ExitStack()
         try:
-            directory = await _ended(scope.enter_context, tempfile.TemporaryDirectory())
+            directory = await calls.run(scope.enter_context, tempfile.TemporaryDirectory())
             copy = Path(directory, file_id)
-            with _missing_told():
-                await _ended(self._files.get_file, path, str(copy))
+            file = await calls.run(lambda: scope.enter_context(copy.open("xb")))
+            async with aclosing(self.read(tenant, file_id)) as pieces:
+                async for piece in pieces:
+                    await calls.run(file.write, piece)
+            await calls.run(file.close)
             yield copy
         finally:
-            await _ended(scope.close)
+            await calls.close(scope.close)
 
     async def delete(self, tenant: str, file_id: str) -> None:
         """Remove a blob, if it exists.
@@ -125,7 +133,7 @@ class Blobs:
             NotThere: the name is not a valid blob name.
             OSError: the store failed.
         """
-        await _ended(self._remove, self._path(tenant, file_id))
+        await self._run(self._remove, self._path(tenant, file_id))
 
     async def listed(self) -> AsyncGenerator[tuple[str, str, float]]:
         """Yield tenant, id and modification time (Unix seconds) of every blob, in no order.
@@ -133,9 +141,9 @@ class Blobs:
         Raises:
             OSError: the store failed.
         """
-        for tenant in await _ended(self._names, self._root, "directory"):
+        for tenant in await self._run(self._names, self._root, "directory"):
             if _TENANT.fullmatch(tenant):
-                for file_id, written_at in await _ended(self._dated, tenant):
+                async for file_id, written_at in self._dated(tenant):
                     if _FILE.fullmatch(file_id):
                         yield tenant, file_id, written_at
 
@@ -148,9 +156,9 @@ class Blobs:
         Raises:
             OSError: the store failed.
         """
-        for name, written_at in await _ended(self._dated, DRAFTS):
+        async for name, written_at in self._dated(DRAFTS):
             if written_at < older_than:
-                await _ended(self._remove, self._at(DRAFTS, name))
+                await self._run(self._remove, self._at(DRAFTS, name))
 
     def _path(self, tenant: str, file_id: str) -> str:
         if not (_TENANT.fullmatch(tenant) and _FILE.fullmatch(file_id)):
@@ -169,14 +177,21 @@ class Blobs:
             return []
         return [_name(one["name"]) for one in found if one["type"] == kind]
 
-    def _dated(self, directory: str) -> list[tuple[str, float]]:
-        """List the files of a directory with their modification times."""
-        found = []
-        for name in self._names(self._at(directory), "file"):
-            with suppress(FileNotFoundError):
-                modified = self._files.modified(self._at(directory, name))
-                found.append((name, modified.timestamp()))
-        return found
+    async def _dated(self, directory: str) -> AsyncGenerator[tuple[str, float]]:
+        """Yield the files of a directory with their modification times."""
+        for name in await self._run(self._names, self._at(directory), "file"):
+            modified = await self._run(self._modified, self._at(directory, name))
+            if modified is not None:
+                yield name, modified
+
+    def _modified(self, path: str) -> float | None:
+        with suppress(FileNotFoundError):
+            modified: datetime = self._files.modified(path)
+            return modified.timestamp()
+        return None
+
+    async def _run(self, call: Callable[..., T], *args: object) -> T:
+        return await CallSequence(self._threads).run(call, *args)
 
     def _remove(self, path: str) -> None:
         with suppress(FileNotFoundError):
@@ -281,16 +296,3 @@ def _missing_told() -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise NotThere("No such file.") from None
-
-
-async def _ended(call: Callable[..., T], *args: object) -> T:
-    """Run a call in a thread and return its result; a cancellation waits for the call to end."""
-    running = asyncio.ensure_future(asyncio.to_thread(call, *args))
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        while not running.done():
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait([running])
-        running.exception()  # Retrieved, so that asyncio does not log it as unhandled.
-        raise

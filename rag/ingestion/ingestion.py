@@ -19,6 +19,7 @@ from sqlalchemy import delete, insert
 
 from models.background import BackgroundLoop
 from models.engine import EngineError, RequestRejected
+from models.threads import Threads
 from rag.database import SqlDatabase
 from rag.errors import FileUnreadable, NotThere, RagError
 from rag.index.embedder_checks import EmbedderChecks
@@ -31,6 +32,8 @@ from rag.reembedding.generations import generations
 from rag.schema import ChunkRow, IndexIntent, StoreFile
 
 logger = logging.getLogger("ringfence.ingestion")
+
+_THREADS = Threads("windows", 2)
 
 WINDOWS = 128
 """Texts in one call of the embedder."""
@@ -206,7 +209,7 @@ class Ingestion:
 
     async def _write(self, target: WriteTarget, cut: Sequence[_ChunkedFile]) -> None:
         """Embed the chunks of all files together, and write their vectors."""
-        named = await asyncio.to_thread(_windows, target, cut)
+        named = await _THREADS.run(_windows, target, cut)
         for begin in range(0, len(named), WINDOWS):
             part = named[begin : begin + WINDOWS]
             embedded = await target.served.embedder.embed([window for _, window in part])

@@ -23,7 +23,7 @@ from serving.accounting.attempt import LOST
 from serving.accounting.usage import AttemptRecord, Dimension, UsageRow
 from serving.storage.database import Database, Dialect
 from serving.storage.errors import DatabaseUnavailable, ValkeyUnavailable
-from serving.storage.leftovers import NOWHERE, Leftover, Leftovers, lines_of
+from serving.storage.leftovers import NOWHERE, THREADS, Leftover, Leftovers, lines_of
 from serving.storage.schema import UsageAttempt
 from serving.storage.upsert import insert
 from serving.storage.valkey import Valkey
@@ -119,7 +119,7 @@ class Ledger:
                 await self.drain()
                 return []
         rows = await waiting_rows(self._valkey, self._prefix)
-        return await asyncio.to_thread(self._leftovers.keep, rows)
+        return await THREADS.run(self._leftovers.keep, rows)
 
     async def drain(self) -> int:
         """Move every row that Valkey has by now; how many.
@@ -208,9 +208,9 @@ class Ledger:
         """Write what an earlier stop could not."""
         if self._resumed:
             return
-        for file in await asyncio.to_thread(self._leftovers.files):
+        for file in await THREADS.run(self._leftovers.files):
             try:
-                await self._write(await asyncio.to_thread(lines_of, file))
+                await self._write(await THREADS.run(lines_of, file))
                 file.unlink(missing_ok=True)
             except OSError as error:
                 logger.error("kept rows cannot be read: %s", error.strerror)  # noqa: TRY400
@@ -221,7 +221,7 @@ class Ledger:
             async with asyncio.timeout(CLOSE_WAIT_S):
                 await self._write(rows)
                 return []
-        return await asyncio.to_thread(self._leftovers.keep, rows)
+        return await THREADS.run(self._leftovers.keep, rows)
 
     async def _move(self) -> None:
         try:

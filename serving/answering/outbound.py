@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from models.openai_stream import Chunk
+from models.threads import Threads
 from serving.answering.resume.overlap import Overlap, repeats
 from serving.answering.resume.resume_points import PartialText, resume
 from serving.domain.errors import LeavingRefused
@@ -32,6 +33,8 @@ from serving.privacy.scrubbing.rescan import rescan
 from serving.privacy.scrubbing.restored_stream import AnswerRestorer, answers_in_json, restored
 from serving.privacy.scrubbing.scrub import scrub
 from serving.privacy.spans import Detector, DetectorUnavailable
+
+_THREADS = Threads("rescan", 4)
 
 RESCAN_TIMEOUT_S = 5.0
 
@@ -83,7 +86,7 @@ class OutboundRequest:
         scan = partial(rescan, content, finder, issued, self.languages)
         try:
             async with asyncio.timeout(RESCAN_TIMEOUT_S):
-                await asyncio.to_thread(scan)
+                await _THREADS.run(scan)
         except MayNotLeave as error:
             raise refusal(error) from None
         except TimeoutError:

@@ -13,6 +13,7 @@ from sqlalchemy import select
 from models.background import BackgroundLoop, close_all
 from models.embedding.reranker import Reranker
 from models.engine import EngineError, EngineUnavailable
+from models.threads import Threads
 from rag.drift.drift import Drift
 from rag.drift.query_sums import QuerySums
 from rag.drift.report import DriftReport, DriftThresholds
@@ -143,7 +144,7 @@ class KnowledgeService:
             task.cancel()
         await self._jobs.close()
         await self._parser.close()
-        await asyncio.to_thread(self._vectors.close)
+        await Threads("chroma-close", 1).run(self._vectors.close)
 
     def wake(self) -> None:
         """There is something to index or to remove."""

@@ -11,6 +11,7 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import DeploymentStatusOverview, ServeStatus
 
+from models.threads import Threads
 from serving.domain.model_state import ModelState
 
 _FAILED = {"DEPLOY_FAILED", "UNHEALTHY"}
@@ -45,6 +46,7 @@ class ServeReadiness:
         self._states: dict[str, ModelState] = {}
         self._asked_at = float("-inf")
         self._lock = asyncio.Lock()
+        self._threads = Threads("ray-status", 1)
 
     async def __call__(self) -> dict[str, ModelState]:
         """States by model id; all `loading` when the controller does not answer in time."""
@@ -57,7 +59,7 @@ class ServeReadiness:
     async def _ask(self) -> dict[str, ModelState]:
         try:
             async with asyncio.timeout(self._timeout_s):
-                status = await asyncio.to_thread(self._status)
+                status = await self._threads.run(self._status)
         except (TimeoutError, RayError, RayServeException):
             unknown = ModelState("loading", "the controller does not answer", known=False)
             return dict.fromkeys(self._deployments, unknown)

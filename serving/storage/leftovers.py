@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Self
 from uuid import uuid4
 
+from models.threads import Threads
+
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
@@ -69,6 +71,9 @@ class Leftovers:
         private = filter(_is_private, self._folders)
         return [file for folder in private for file in sorted(folder.glob(f"{self._name}-*.lines"))]
 
+
+THREADS = Threads("leftovers", 2)
+"""The threads for what blocks here."""
 
 NOWHERE = Leftovers((), "", what="rows")
 """Keeps nothing."""

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from models.threads import Threads
 from serving.egress.ledger.chain import Draft, Entry
 from serving.egress.ledger.chain_store import ChainStore, CheckpointRules
 from serving.egress.ledger.checkpoints import Checkpoint, append_to_file
@@ -20,6 +21,11 @@ from serving.egress.ledger.errors import LedgerTruncated, LedgerUnavailable
 __all__ = ["Appender", "CheckpointRules"]
 
 logger = logging.getLogger("ringfence.egress")
+
+_THREADS = Threads("checkpoint-file", 1)
+
+FILE_TIMEOUT_S = 0.5
+"""The time that the checkpoint file, perhaps on another machine, may take. Entries wait for it."""
 
 RETRY_S = 0.5
 """Pause before entries are written again after the database was away."""
@@ -140,6 +146,8 @@ class Appender:
         if made is None or self._file is None:
             return
         try:
-            await asyncio.to_thread(append_to_file, self._file, made)
-        except OSError as error:
-            logger.error("no checkpoint can be written to its file: %s", error.strerror)  # noqa: TRY400
+            async with asyncio.timeout(FILE_TIMEOUT_S):
+                await _THREADS.run(append_to_file, self._file, made)
+        except OSError as error:  # TimeoutError is one.
+            reason = error.strerror or type(error).__name__
+            logger.error("no checkpoint can be written to its file: %s", reason)  # noqa: TRY400

@@ -23,7 +23,7 @@ from serving.egress.ledger.chain_store import ChainStore, CheckpointRules, utc_t
 from serving.egress.ledger.errors import LedgerUnavailable
 from serving.egress.ledger.reading import Crossing, crossings_of
 from serving.storage.database import Database
-from serving.storage.leftovers import NOWHERE, Leftover, Leftovers, lines_of
+from serving.storage.leftovers import NOWHERE, THREADS, Leftover, Leftovers, lines_of
 
 logger = logging.getLogger("ringfence.egress")
 
@@ -145,7 +145,7 @@ class EgressLedger:
             loop.cancel()
         left, signed = await self._appender.close(timeout_s=self._write_timeout_s)
         lines = [orjson.dumps(asdict(draft)).decode() for draft in left]
-        kept = await asyncio.to_thread(self._leftovers.keep, lines)  # Before anything that waits.
+        kept = await THREADS.run(self._leftovers.keep, lines)  # Before anything that waits.
         await self._appender.ended()
         await close_all(self.loops)
         return kept, signed
@@ -221,9 +221,9 @@ class EgressLedger:
 
     async def _resume(self) -> None:
         """Append what an earlier stop could not."""
-        for file in await asyncio.to_thread(self._leftovers.files):
+        for file in await THREADS.run(self._leftovers.files):
             try:
-                drafts = filter(None, map(_draft, await asyncio.to_thread(lines_of, file)))
+                drafts = filter(None, map(_draft, await THREADS.run(lines_of, file)))
                 if written := [self._appender.append(draft, keep=True) for draft in drafts]:
                     await asyncio.wait(written)
                 file.unlink(missing_ok=True)

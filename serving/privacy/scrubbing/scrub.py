@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from models.threads import Threads
 from serving.privacy.json_text import texts as texts_in
 from serving.privacy.languages.unread_text import check_read, check_scripts
 from serving.privacy.policy import PrivacyPolicy
@@ -28,6 +29,8 @@ from serving.privacy.scrubbing.replacements import (
 )
 from serving.privacy.scrubbing.text_fields import template
 from serving.privacy.spans import Detector, DetectorUnavailable, EntityType, Span
+
+_THREADS = Threads("scrub", 4)
 
 TIMEOUT_S = 5.0
 
@@ -72,9 +75,9 @@ async def scrub(
     """
     try:
         async with asyncio.timeout(timeout_s):
-            form, texts = await asyncio.to_thread(_read, body, policy)
+            form, texts = await _THREADS.run(_read, body, policy)
             found = await _detected(texts, detector)
-            return await asyncio.to_thread(_replaced, form, found, policy, key)
+            return await _THREADS.run(_replaced, form, found, policy, key)
     except TimeoutError:
         raise DetectorUnavailable("Personal data was not found in time.") from None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -365,6 +366,24 @@ async def test_file_that_cannot_be_written_stops_nothing(
     await ledger.close()
     assert await signed_in(database) == [1]
     assert "no checkpoint can be written" in caplog.text
+
+
+async def test_file_that_hangs_stops_nothing(
+    database: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "pipe"
+    os.mkfifo(file)  # To open it waits for somebody who reads.
+    ledger = EgressLedger(database, SECRET, rules(every_entries=1, file=file))
+    try:
+        for _ in range(3):
+            await ledger.depart(facts(), BODY)
+        async with asyncio.timeout(60):
+            await ledger.close()
+    finally:
+        reader = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
+    assert await signed_in(database) == [1, 2, 3]
+    assert "no checkpoint can be written to its file: TimeoutError" in caplog.text
+    os.close(reader)
 
 
 async def test_nothing_leaves_once_signed_entries_are_gone(
