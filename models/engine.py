@@ -24,6 +24,7 @@ class EngineError(Exception):
     ├── EngineOverloaded         the queue is full; try again later or elsewhere
     ├── EngineUnavailable        the engine is loading, stopped or failed
     ├── EngineTimeout            no delta came in time
+    ├── ReaderTooSlow            more of the answer waits than is kept for one reader
     └── EngineFailed             an unexpected error; its cause is in the engine's log
     """
 
@@ -51,6 +52,18 @@ class EngineUnavailable(EngineError):
 
 class EngineTimeout(EngineError):
     """The engine sent nothing for longer than allowed."""
+
+
+class ReaderTooSlow(EngineError):
+    """The client reads the answer more slowly than it is made, and more waits than is kept."""
+
+    def __init__(
+        self,
+        message: str = "The answer was ended: the client does not read it fast enough.",
+        *,
+        param: str | None = None,
+    ) -> None:
+        super().__init__(message, param=param)
 
 
 class EngineFailed(EngineError):

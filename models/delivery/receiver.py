@@ -25,11 +25,16 @@ from models.engine import (
     EngineFailed,
     EngineTimeout,
     EngineUnavailable,
+    ReaderTooSlow,
     Usage,
 )
 
 GREETING_DEADLINE_S = 5.0
 ARRIVAL_DEADLINE_S = 5.0
+
+MAX_UNREAD_BYTES = 4 * 1024 * 1024
+"""The most of one stream that waits to be taken. All streams of a sender share a connection, so one
+that is not read ends, in place of holding up the others."""
 
 
 class Incoming:
@@ -51,9 +56,12 @@ class Incoming:
         forget: Callable[[int], object],
     ) -> None:
         self.address = address
+        self.on_overrun: Callable[[], object] = _nothing
+        """Called when too much waits to be taken, so that the sender can be stopped."""
         self.link: object | None = None
         self._loop = asyncio.get_running_loop()
         self._deltas: list[Delta] = []
+        self._unread_bytes = 0
         self._end: Usage | EngineError | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._forget = forget
@@ -75,12 +83,20 @@ class Incoming:
             self._limit_s = self._stall_timeout_s
             self._set_alarm(self._limit_s)
         if kind == FrameKind.DELTA:
-            self._deltas.append(payload)
-            self._wake()
+            self._add(payload)
         elif kind == FrameKind.USAGE:
             self.end(frames.usage(payload))
         else:
             self.end(frames.failure(payload).exception())
+
+    def _add(self, delta: Delta) -> None:
+        if self._deltas and self._unread_bytes + len(delta) > MAX_UNREAD_BYTES:
+            self.end(ReaderTooSlow())
+            self.on_overrun()
+            return
+        self._deltas.append(delta)
+        self._unread_bytes += len(delta)
+        self._wake()
 
     def end(self, end: Usage | EngineError) -> None:
         """End the stream after the items that have arrived; later calls have no effect."""
@@ -108,6 +124,7 @@ class Incoming:
         if self._deltas:
             taken = self._deltas[0] if len(self._deltas) == 1 else b"".join(self._deltas)
             self._deltas.clear()
+            self._unread_bytes = 0
             return taken
         if isinstance(self._end, Usage):
             return self._end
@@ -133,6 +150,10 @@ class Incoming:
             self._alarm = self._loop.call_later(left_s, self._check_silence)
         else:
             self.end(EngineTimeout(f"The model sent nothing for {self._limit_s:g} s."))
+
+
+def _nothing() -> None:
+    pass
 
 
 class Receiver:

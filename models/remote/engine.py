@@ -77,6 +77,7 @@ class RemoteEngine:
             first_timeout_s=self._first_delta_timeout_s, stall_timeout_s=self._stall_timeout_s
         )
         response = self._generate.remote(request, incoming.address)
+        incoming.on_overrun = response.cancel
         call = asyncio.create_task(_watch(response, incoming))
         self._calls.add(call)
         call.add_done_callback(self._calls.discard)

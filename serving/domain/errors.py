@@ -14,6 +14,7 @@ from models.engine import (
     EngineOverloaded,
     EngineTimeout,
     EngineUnavailable,
+    ReaderTooSlow,
     RequestRejected,
 )
 from serving.domain.quota import Quota
@@ -266,6 +267,7 @@ OUTCOMES: dict[type[Exception], ErrorOutcome] = {
     BudgetExhausted: ErrorOutcome(
         429, "insufficient_quota", "insufficient_quota", retry_after_s=120, retry=False
     ),
+    ReaderTooSlow: ErrorOutcome(408, "invalid_request_error", "client_too_slow"),
     EngineFailed: ErrorOutcome(500, "server_error", "engine_failed"),
     Unexpected: ErrorOutcome(500, "server_error", "internal_error"),
     Overloaded: ErrorOutcome(503, "server_error", "overloaded", retry_after_s=1),

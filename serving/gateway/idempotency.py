@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from models.engine import EngineError
+from models.engine import EngineError, ReaderTooSlow
 from serving.domain.errors import IdempotencyUnavailable, InvalidRequest, RingfenceError
 from serving.domain.principal import Principal
 from serving.gateway.boundary import Boundary
@@ -41,6 +41,9 @@ RUN_DEADLINE_S = 3600.0
 
 SEND_DEADLINE_S = 60.0
 """How long a client may take to read a piece; one that takes longer has stopped reading."""
+
+MAX_UNREAD_BYTES = 4 * 1024 * 1024
+"""The most of an answer that waits for the client that asked first. The record has all of it."""
 
 CLOSE_GRACE_S = 1.0
 CLOSE_DEADLINE_S = 5.0
@@ -149,7 +152,7 @@ class Idempotency:
         try:
             while not await client.passed(messages):
                 messages = await self._begin(asked)
-        except RingfenceError as error:
+        except (RingfenceError, EngineError) as error:
             if not client.streaming:
                 raise
             await client.send(body_message(error_event(error), more=False))
@@ -209,25 +212,45 @@ class _Inbox:
     def __init__(self) -> None:
         self._queue: asyncio.Queue[Message | None] = asyncio.Queue()
         self._open = True
+        self._unread_bytes = 0
+        self._overrun = False
 
     def put(self, message: Message) -> None:
-        """Add a message. Does nothing once the client is gone."""
-        if self._open:
-            self._queue.put_nowait(message)
+        """Add a message. Does nothing once the client is gone, or too much waits for it."""
+        if not self._open:
+            return
+        size = len(message.get("body", b""))
+        if self._unread_bytes and self._unread_bytes + size > MAX_UNREAD_BYTES:
+            self._open, self._overrun = False, True
+            self.close()
+            return
+        self._unread_bytes += size
+        self._queue.put_nowait(message)
 
     def close(self) -> None:
         """No more are to come."""
         self._queue.put_nowait(None)
 
     async def messages(self) -> Messages:
-        """Every message in order. Raises `IdempotencyUnavailable` when the work was given up."""
+        """Every message in order.
+
+        Raises:
+            IdempotencyUnavailable: the work was given up.
+            ReaderTooSlow: too much waited.
+        """
         try:
             while (message := await self._queue.get()) is not None:
+                self._unread_bytes -= len(message.get("body", b""))
                 yield message
                 if is_last(message):
                     return
         finally:
             self._open = False
+        if self._overrun:
+            raise ReaderTooSlow(
+                "The client does not read this answer fast enough. Repeat the request with the "
+                "same key: all of the answer is kept."
+            )
         raise IdempotencyUnavailable("The server stops. Repeat the request with the same key.")
 
 

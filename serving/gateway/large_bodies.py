@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
+from models.threads import Threads
 from serving.domain.errors import Overloaded, RateLimited
 
 T = TypeVar("T")
@@ -48,7 +48,7 @@ class LargeBodies:
         self._of_key: Counter[str] = Counter()
         self._of_all = 0
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="ringfence-bodies")
+        self._threads = Threads("bodies", THREADS)
 
     @contextmanager
     def held(self, key_id: str) -> Iterator[Hold]:
@@ -88,7 +88,7 @@ class LargeBodies:
         try:
             async with asyncio.timeout(self._timeout_s):
                 await turn.acquire()
-                parsing = asyncio.get_running_loop().run_in_executor(self._threads, parse)
+                parsing = self._threads.submit(parse)
                 parsing.add_done_callback(lambda done: _end(turn, done))
                 return await asyncio.shield(parsing)
         except TimeoutError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from models.engine import Delta, EngineError, RequestRejected, Usage
+from models.engine import Delta, EngineError, ReaderTooSlow, RequestRejected, Usage
 from models.openai_stream import Chunk, chunks, event, head_of, usage_chunk, wants_usage
 from serving.answering.resume.overlap import Overlap
 from serving.answering.resume.resume_points import PartialText, ResumePoint
@@ -60,7 +60,7 @@ class PartialAnswer:
 
     def helped(self, error: EngineError) -> bool:
         """Whether it is whole, or somebody else can go on, now that the attempt failed so."""
-        return self._plain and not isinstance(error, RequestRejected)
+        return self._plain and not isinstance(error, RequestRejected | ReaderTooSlow)
 
     def partial(self, usage: Usage) -> PartialText:
         """Return the partial text. `usage` is that of the attempt that broke off."""

@@ -133,7 +133,10 @@ async def _store(
 
 async def _content(file: FileRecord, pieces: AsyncGenerator[bytes]) -> Response:
     """The bytes of a file. The first ones are awaited, so that a failure has a status."""
-    first = await anext(pieces, b"")
+    try:
+        first = await anext(pieces, b"")
+    except OSError:  # Its text may name a path of ours.
+        raise StateUnavailable("The file cannot be read now. Try again later.") from None
 
     async def each() -> AsyncIterator[bytes]:
         async with aclosing(pieces):

@@ -12,7 +12,7 @@ import pytest
 
 from models.delivery import frames
 from models.delivery.frames import Address, FrameKind
-from models.delivery.receiver import Incoming, Receiver
+from models.delivery.receiver import MAX_UNREAD_BYTES, Incoming, Receiver
 from models.delivery.sender import Sender
 from models.engine import (
     Delta,
@@ -20,6 +20,7 @@ from models.engine import (
     EngineTimeout,
     EngineUnavailable,
     Failure,
+    ReaderTooSlow,
     Usage,
 )
 from tests.serving import virtual_time
@@ -106,6 +107,41 @@ async def test_backlog_is_taken_at_once(receiver: Receiver, sender: Sender) -> N
     await sender.deliver(items(b"a", 0.01, b"b", 0.01, b"c"), incoming.address, failure=told)
     assert await eventually(lambda: b"".join(incoming._deltas) == b"abc")
     assert await incoming.take() == b"abc"
+
+
+async def test_stream_that_nobody_reads_ends_and_holds_up_no_other(
+    receiver: Receiver, sender: Sender
+) -> None:
+    unread, read, ended = opened(receiver), opened(receiver), asyncio.Event()
+    unread.on_overrun = ended.set
+    piece = b"x" * (MAX_UNREAD_BYTES // 8)
+
+    async def endless() -> AsyncGenerator[Delta | Usage, None]:
+        while True:
+            yield piece
+            await asyncio.sleep(0)
+
+    delivering = asyncio.create_task(sender.deliver(endless(), unread.address, failure=told))
+    async with asyncio.timeout(60):
+        await ended.wait()
+        await sender.deliver(items(b"a", USAGE), read.address, failure=told)
+        assert [await read.take(), await read.take()] == [b"a", USAGE]
+    delivering.cancel()
+    assert await unread.take() == piece * 8
+    with pytest.raises(ReaderTooSlow):
+        await unread.take()
+
+
+async def test_stream_that_is_read_may_be_of_any_length(receiver: Receiver, sender: Sender) -> None:
+    stream, piece = opened(receiver), b"x" * (MAX_UNREAD_BYTES // 4)
+    given = items(*[piece, 0.0] * 16, 2 * MAX_UNREAD_BYTES * b"y", USAGE)
+    delivering = asyncio.create_task(sender.deliver(given, stream.address, failure=told))
+    size = 0
+    async with asyncio.timeout(60):
+        while isinstance(taken := await stream.take(), bytes):
+            size += len(taken)
+        await delivering
+    assert (taken, size) == (USAGE, 6 * MAX_UNREAD_BYTES)
 
 
 async def test_error_of_the_items_comes_last_as_a_value(receiver: Receiver, sender: Sender) -> None:

@@ -18,7 +18,7 @@ from ray.serve.exceptions import (
 )
 
 from models.delivery.frames import Address
-from models.delivery.receiver import Receiver
+from models.delivery.receiver import MAX_UNREAD_BYTES, Receiver
 from models.delivery.sender import Sender
 from models.engine import (
     ContextLengthExceeded,
@@ -29,6 +29,7 @@ from models.engine import (
     EngineUnavailable,
     Failure,
     GenerationRequest,
+    ReaderTooSlow,
     TokenizeRequest,
     Usage,
 )
@@ -216,6 +217,18 @@ async def test_slow_reader_is_not_a_stalled_engine(receiver: Receiver) -> None:
             read.append(item)
             await asyncio.sleep(0.6)
     assert read in ([b"a", b"b", USAGE], [b"ab", USAGE])
+
+
+async def test_answer_that_nobody_reads_cancels_the_request(receiver: Receiver) -> None:
+    piece = b"x" * (MAX_UNREAD_BYTES // 2)
+    handle = FakeHandle(b"first", 0.01, *[piece, 0.01] * 8, NEVER)
+    async with asyncio.timeout(60), aclosing(engine(handle, receiver).generate(REQUEST)) as answer:
+        assert await anext(answer) == b"first"
+        while not handle.cancelled:  # noqa: ASYNC110  A count of the fake's.
+            await asyncio.sleep(0.01)
+        assert await anext(answer) == piece * 2
+        with pytest.raises(ReaderTooSlow):
+            await anext(answer)
 
 
 async def test_single_call_has_a_deadline(receiver: Receiver) -> None:

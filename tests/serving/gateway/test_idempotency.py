@@ -16,12 +16,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Scope, Send
 
-from models.engine import EngineError, EngineFailed, EngineOverloaded
+from models.engine import EngineError, EngineFailed, EngineOverloaded, ReaderTooSlow
 from models.openai_stream import DONE
 from serving.access.authenticator import FIXED_PRINCIPAL
 from serving.domain.errors import InvalidRequest, RingfenceError, envelope
 from serving.gateway.boundary import Boundary
-from serving.gateway.idempotency import Idempotency
+from serving.gateway.idempotency import MAX_UNREAD_BYTES, Idempotency, _Inbox
 from serving.gateway.open_requests import OpenRequests
 from serving.gateway.streaming import Deferred, error_response, send_json
 from serving.idempotency.store import IdempotencyStore
@@ -571,6 +571,24 @@ async def test_client_that_stopped_reading_is_given_up(
         with pytest.raises(asyncio.CancelledError):
             await ask(replica, [b"k"], send)
     assert (await call(replica, [b"k"]), work.runs) == (200, 1)
+
+
+async def test_client_that_reads_too_slowly_is_told_to_repeat() -> None:
+    inbox, piece = _Inbox(), b"x" * (MAX_UNREAD_BYTES // 2)
+    for _ in range(100):
+        inbox.put({"type": "http.response.body", "body": piece, "more_body": True})
+    taken = inbox.messages()
+    assert [len((await anext(taken))["body"]) for _ in range(2)] == [len(piece)] * 2
+    with pytest.raises(ReaderTooSlow, match="Repeat the request with the same key"):
+        await anext(taken)
+
+
+async def test_client_that_keeps_up_may_read_any_length() -> None:
+    inbox = _Inbox()
+    taken = inbox.messages()
+    for size in [MAX_UNREAD_BYTES] * 5 + [3 * MAX_UNREAD_BYTES]:
+        inbox.put({"type": "http.response.body", "body": bytes(size), "more_body": True})
+        assert len((await anext(taken))["body"]) == size
 
 
 async def test_work_is_cancelled_when_the_gateway_closes(make_replica: MakeReplica) -> None:

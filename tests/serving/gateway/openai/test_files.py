@@ -38,6 +38,7 @@ class MemoryBlobs:
     """Keeps complete uploads."""
 
     kept: dict[tuple[str, str], bytes] = field(default_factory=dict)
+    error: OSError | None = None
 
     async def write(self, tenant: str, file_id: str, pieces: AsyncIterator[bytes]) -> Written:
         content = b"".join([piece async for piece in pieces])
@@ -45,6 +46,8 @@ class MemoryBlobs:
         return Written(len(content), hashlib.sha256(content).hexdigest())
 
     async def read(self, tenant: str, file_id: str) -> AsyncIterator[bytes]:
+        if self.error is not None:
+            raise self.error
         if (tenant, file_id) not in self.kept:
             raise NotThere("No such file.")
         for byte in self.kept[tenant, file_id]:
@@ -249,6 +252,14 @@ async def test_full_disk_is_told_without_its_path(
     )
     assert (answer.status_code, "secret" in answer.text) == (503, False)
     assert not place.files.rows
+
+
+async def test_content_that_the_store_does_not_give_is_a_503(place: Place) -> None:
+    file = await place.file()
+    place.blobs.error = TimeoutError("canary")
+    answer = await place.call("GET", f"/{file}/content")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "state_unavailable")
+    assert "canary" not in answer.text
 
 
 async def test_content_that_is_gone_is_told_before_a_status(place: Place) -> None:
