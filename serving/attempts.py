@@ -17,7 +17,7 @@ from serving.accounting.attempt import Attempt
 from serving.accounting.estimate import TokenBudget
 from serving.accounting.pricing import Tariff
 from serving.admission.admission import Admission, Ask, Most
-from serving.admission.reservations import Settlement
+from serving.admission.demand import Settlement
 from serving.domain.calls import Call
 from serving.domain.clock import utc_now
 from serving.domain.errors import RateLimited

@@ -7,7 +7,6 @@ the engine is free. Knows nothing of HTTP, engines or prices.
 from __future__ import annotations
 
 import asyncio
-import math
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import (
@@ -22,32 +21,27 @@ from datetime import date, datetime
 
 from models.background import BackgroundLoop
 from serving.admission.budgets import Lookups, begin, budget_of, sums_of
-from serving.admission.fair_queue import FairQueue, QueueFull, QueueTimeout, Slot
-from serving.admission.policies import Policies, Policy
-from serving.admission.reservations import (
+from serving.admission.demand import (
     NEVER_RAN,
     Demand,
-    LimitReached,
-    OverBudget,
-    RateMeasure,
-    Reservations,
     Settlement,
     Uninitialised,
     Verdict,
 )
+from serving.admission.fair_queue import FairQueue
+from serving.admission.policies import Policies, Policy
+from serving.admission.refusals import check_tokens, granted
+from serving.admission.reservations import Reservations
+from serving.admission.slots import QueueFull, QueueTimeout, Slot
 from serving.domain.calls import Priority
 from serving.domain.errors import (
     AdmissionUnavailable,
-    BudgetExhausted,
-    BudgetHeld,
     DeadlineExceeded,
     InvalidKey,
     Overloaded,
-    RateLimited,
     RingfenceError,
     ServerStopping,
     StoreUnavailable,
-    TooManyTokens,
 )
 from serving.domain.principal import Principal
 from serving.domain.quota import Quota
@@ -244,7 +238,7 @@ class Admission:
             return
         demand = Demand("", 0, 0, policy.rates, budgets=(), sums=(), facts="")
         with suppress(ValkeyUnavailable):  # What then applies, `enter` knows.
-            _granted(await self.reservations.look(demand), demand, policy)
+            granted(await self.reservations.look(demand), demand, policy)
 
     async def _reserved(self, ask: Ask, policy: Policy, ends_at: float) -> tuple[Demand, Quota]:
         """Reserve the most that the request will use. Returns it, and what is left of limits."""
@@ -316,7 +310,7 @@ class Admission:
         most = Most(tokens=0, cost_nanos=0)
         if policy.counts_tokens:
             most = await ask.most(self._longest_s(ask))
-        _check_tokens(most.tokens, policy)
+        check_tokens(most.tokens, policy)
         day = ask.started_at.date()
         return Demand(
             id=ask.id,
@@ -338,7 +332,7 @@ class Admission:
         while True:
             try:
                 verdict = await self._ask(demand, policy, day)
-                return _granted(verdict, demand, policy)
+                return granted(verdict, demand, policy)
             except (ValkeyUnavailable, DatabaseUnavailable):
                 if _now() >= give_up_at:
                     return self._unchecked(demand, policy)
@@ -398,63 +392,3 @@ def _revoked() -> InvalidKey:
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
-
-
-def _check_tokens(tokens: int, policy: Policy) -> None:
-    """Refuse what no waiting would help."""
-    bounds = [one.tokens_per_minute for one in policy.rates]
-    for bound in [policy.tokens_per_request, *bounds]:
-        if bound is not None and tokens > bound:
-            raise TooManyTokens(
-                f"This request could use {tokens} tokens, prompt and answer together; at most "
-                f"{bound} are allowed. Shorten it, or lower max_tokens.",
-                param="max_tokens",
-            )
-
-
-def _granted(verdict: Verdict, demand: Demand, policy: Policy) -> Quota:
-    """The quota left, or the refusal as an error."""
-    match verdict:
-        case Quota():
-            return verdict
-        case LimitReached():
-            raise RateLimited(
-                f"The {_LIMITS[verdict.measure]} of this {_owner(demand, verdict)} is reached. "
-                f"Try again in {max(1, math.ceil(verdict.wait_s))} s.",
-                retry_after_s=verdict.wait_s,
-                quota=verdict.quota,
-            )
-        case OverBudget():
-            window = policy.budgets[verdict.budget].window
-            raise (_held if verdict.in_flight else _exhausted)(
-                policy.budgets[verdict.budget].subject.kind, window
-            )
-    raise AdmissionUnavailable("Budgets cannot be checked at the moment. Try again soon.")
-
-
-_LIMITS: Mapping[RateMeasure, str] = {
-    "requests_per_minute": "limit of requests per minute",
-    "tokens_per_minute": "limit of tokens per minute",
-    "concurrent_requests": "limit of concurrent requests",
-}
-
-
-def _owner(demand: Demand, refused: LimitReached) -> str:
-    """`key`, `tenant` or `model`."""
-    return demand.limits[refused.subject].subject.partition(":")[0]
-
-
-def _exhausted(kind: str, window: str) -> BudgetExhausted:
-    return BudgetExhausted(
-        f"The {_WINDOWS[window]} budget of this {kind} does not cover this request."
-    )
-
-
-def _held(kind: str, window: str) -> BudgetHeld:
-    return BudgetHeld(
-        f"Running requests may use up the {_WINDOWS[window]} budget of this {kind}. "
-        "Try again when they have ended."
-    )
-
-
-_WINDOWS = {"day": "daily", "month": "monthly", "total": "total"}

@@ -12,9 +12,9 @@ from datetime import date
 from functools import lru_cache
 from typing import cast
 
+from serving.admission.demand import Budget
 from serving.admission.limits import WINDOWS, Subject, Window
 from serving.admission.policies import BudgetLimit
-from serving.admission.reservations import Budget
 from serving.domain.clock import utc_now
 from serving.domain.quota import Spent
 from serving.storage.valkey import PREFIX, Valkey

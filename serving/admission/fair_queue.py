@@ -10,14 +10,21 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from itertools import chain
 from operator import attrgetter
-from typing import Any
 
 from serving.admission.pace import Pace
+from serving.admission.slots import (
+    Account,
+    QueueFull,
+    QueueOverloaded,
+    QueueTimeout,
+    Slot,
+    SlotScope,
+    Waiter,
+)
 from serving.domain.calls import Priority
 
 BACKGROUND_TURN = 16
@@ -34,93 +41,6 @@ MAX_IDLE_TENANTS = 10_000
 
 OVERLOADED_AFTER_S = 10.0
 """A queue that was not empty for this long is overloaded: more requests come than are served."""
-
-MIN_RETRY_AFTER_S = 1.0
-MAX_RETRY_AFTER_S = 120.0
-
-
-class QueueOverloaded(Exception):
-    """The request does not get a slot; `retry_after_s`, 1 to 120, is when it might.
-
-    Overloaded
-    ├── QueueFull       no room, too long a wait ahead, or pushed out for another tenant
-    └── QueueTimeout    waited for as long as it may
-    """
-
-    def __init__(self, retry_after_s: float) -> None:
-        self.retry_after_s = min(max(retry_after_s, MIN_RETRY_AFTER_S), MAX_RETRY_AFTER_S)
-        super().__init__(f"no slot; try again in {self.retry_after_s:.0f} s")
-
-
-class QueueFull(QueueOverloaded):
-    """No room, a predicted wait over the bound, or pushed out for a tenant with fewer waiting."""
-
-
-class QueueTimeout(QueueOverloaded):
-    """Waited for as long as it may."""
-
-
-@dataclass(slots=True, eq=False)
-class _Account:
-    """A tenant seen recently. Service is in units of cost, divided by the weight.
-
-    `counter` is service of requests that ended, `pending` the estimates of those that run.
-    """
-
-    name: str
-    weight: float
-    counter: float = 0.0
-    pending: float = 0.0
-    running: int = 0
-    waiting: int = 0
-
-    @property
-    def rank(self) -> float:
-        """The smallest rank among those that wait has the next turn."""
-        return self.counter + self.pending
-
-
-@dataclass(slots=True, eq=False)
-class Slot:
-    """A right to run, held for the scope that yielded it. `waited_s` is how long it took."""
-
-    waited_s: float
-    account: _Account
-    cost: float
-    charge: float
-
-    def spend(self, cost: float) -> None:
-        """Tell the real cost; it replaces the estimate when the scope ends."""
-        self.cost = cost
-
-
-class _Scope(AbstractAsyncContextManager[Slot]):
-    """Takes a slot and releases it. `asynccontextmanager` alone would cost more than all else."""
-
-    __slots__ = ("_release", "_slot", "_taking")
-
-    def __init__(self, taking: Coroutine[Any, Any, Slot], release: Callable[[Slot], None]) -> None:
-        self._taking = taking
-        self._release = release
-
-    async def __aenter__(self) -> Slot:
-        self._slot = await self._taking
-        return self._slot
-
-    async def __aexit__(self, *_: object) -> None:
-        self._release(self._slot)
-
-
-@dataclass(slots=True, eq=False)
-class _Waiter:
-    """A request that waits. The future gets its slot, or the reason why there is none."""
-
-    account: _Account
-    priority: Priority
-    cost: float
-    arrived_at: float
-    future: asyncio.Future[Slot | QueueOverloaded]
-
 
 _counter, _rank, _waiting = map(attrgetter, ("counter", "rank", "waiting"))
 
@@ -168,14 +88,14 @@ class FairQueue:
         self._running = 0
         self._waiting = 0
         self._present = 0  # Tenants that have something waiting.
-        self._accounts: dict[str, _Account] = {}
+        self._accounts: dict[str, Account] = {}
         self._weights = 0.0  # Of all accounts.
-        self._idle: OrderedDict[_Account, float] = OrderedDict()  # Since when, the longest first.
-        self._queues: dict[Priority, dict[_Account, OrderedDict[_Waiter, None]]] = {
+        self._idle: OrderedDict[Account, float] = OrderedDict()  # Since when, the longest first.
+        self._queues: dict[Priority, dict[Account, OrderedDict[Waiter, None]]] = {
             "interactive": {},
             "background": {},
         }
-        self._served_last = _Account("", 1.0)
+        self._served_last = Account("", 1.0)
         self._interactive_turns = 0  # Since background work that waits had one.
         self._lapse_timer: asyncio.TimerHandle | None = None
 
@@ -219,7 +139,7 @@ class FairQueue:
         """
         if weight <= 0:
             raise ValueError(f"weight is above 0, not {weight}")
-        return _Scope(self._take(tenant, weight, priority, cost, timeout_s), self._release)
+        return SlotScope(self._take(tenant, weight, priority, cost, timeout_s), self._release)
 
     async def _take(
         self, tenant: str, weight: float, priority: Priority, cost: float, timeout_s: float | None
@@ -230,14 +150,14 @@ class FairQueue:
             return self._enter(account, priority, cost, now)
         future = asyncio.get_running_loop().create_future()
         most_s = self._max_wait_s if timeout_s is None else min(self._max_wait_s, timeout_s)
-        return await self._wait(_Waiter(account, priority, cost, now, future), most_s)
+        return await self._wait(Waiter(account, priority, cost, now, future), most_s)
 
-    def _account(self, tenant: str, weight: float, now: float) -> _Account:
+    def _account(self, tenant: str, weight: float, now: float) -> Account:
         if self._idle:
             self._forget(now)
         account = self._accounts.get(tenant)
         if account is None:
-            account = self._accounts[tenant] = _Account(tenant, 0.0)
+            account = self._accounts[tenant] = Account(tenant, 0.0)
         if account.weight != weight:
             self._weights += weight - account.weight
             account.weight = weight
@@ -253,7 +173,7 @@ class FairQueue:
             # Rounding must not outlive the tenants that brought it.
             self._weights = self._weights - account.weight if self._accounts else 0.0
 
-    def _may_enter(self, account: _Account, priority: Priority) -> bool:
+    def _may_enter(self, account: Account, priority: Priority) -> bool:
         """Whether there is a slot that this tenant may have, now."""
         free = self._slots - self._running
         if free <= 0 or free > self._held_back:
@@ -264,7 +184,7 @@ class FairQueue:
         absent = len(self._accounts) - self._present - (not account.waiting)
         return absent == 0 or account.running * self._weights < self._slots * account.weight
 
-    def _enter(self, account: _Account, priority: Priority, cost: float, now: float) -> Slot:
+    def _enter(self, account: Account, priority: Priority, cost: float, now: float) -> Slot:
         """Take a slot without waiting."""
         self._lift(account, priority)
         slot = self._grant(account, priority, cost, now)
@@ -272,7 +192,7 @@ class FairQueue:
             self._dispatch(now)
         return slot
 
-    def _lift(self, account: _Account, priority: Priority) -> None:
+    def _lift(self, account: Account, priority: Priority) -> None:
         """A tenant that was idle gains no credit. Estimates do not count: they may be far off."""
         queue = self._queues[priority]
         if account in queue:
@@ -281,7 +201,7 @@ class FairQueue:
         account.counter = max(account.counter, level)
 
     def _grant(
-        self, account: _Account, priority: Priority, cost: float, now: float, waited_s: float = 0.0
+        self, account: Account, priority: Priority, cost: float, now: float, waited_s: float = 0.0
     ) -> Slot:
         self._running += 1
         if self._running == self._slots:
@@ -312,13 +232,13 @@ class FairQueue:
         account.running -= 1
         account.pending = account.pending - slot.charge if account.running else 0.0
 
-    def _rest(self, account: _Account, now: float) -> None:
+    def _rest(self, account: Account, now: float) -> None:
         """Begin to forget a tenant that has nothing running or waiting."""
         if not account.running and not account.waiting:
             self._idle.pop(account, None)
             self._idle[account] = now
 
-    async def _wait(self, waiter: _Waiter, most_s: float) -> Slot:
+    async def _wait(self, waiter: Waiter, most_s: float) -> Slot:
         try:
             self._lift(waiter.account, waiter.priority)
             self._make_room(waiter, most_s)
@@ -330,7 +250,7 @@ class FairQueue:
             self._rest(waiter.account, now)
             self._dispatch(now)
 
-    async def _turn(self, waiter: _Waiter, most_s: float) -> Slot:
+    async def _turn(self, waiter: Waiter, most_s: float) -> Slot:
         timer = asyncio.get_running_loop().call_later(most_s, self._time_out, waiter)
         try:
             answer = await waiter.future
@@ -345,17 +265,17 @@ class FairQueue:
             raise answer
         return answer
 
-    def _time_out(self, waiter: _Waiter) -> None:
+    def _time_out(self, waiter: Waiter) -> None:
         if not waiter.future.done():
             self._remove(waiter)
             waiter.future.set_result(QueueTimeout(self.predicted_wait_s()))
 
-    def _overloaded(self, waiter: _Waiter) -> bool:
+    def _overloaded(self, waiter: Waiter) -> bool:
         """Whether more come than can be served, and this one is for somebody who looks on."""
         lasting = self._waiting and waiter.arrived_at - self._waiting_since > OVERLOADED_AFTER_S
         return bool(lasting) and waiter.priority == "interactive"
 
-    def _make_room(self, waiter: _Waiter, most_s: float) -> None:
+    def _make_room(self, waiter: Waiter, most_s: float) -> None:
         """Raise `QueueFull` if the waiter had better not wait, or push somebody out if it may."""
         if self._overloaded(waiter):
             most_s = min(most_s, self._overload_wait_s)
@@ -369,7 +289,7 @@ class FairQueue:
         if self._waiting >= self._max_waiting:
             self._push_out(waiter.account, wait_s)
 
-    def _push_out(self, account: _Account, wait_s: float) -> None:
+    def _push_out(self, account: Account, wait_s: float) -> None:
         """Make the tenant with the most waiting give up its newest; background work first."""
         noisiest = max(chain(*self._queues.values()), key=_waiting, default=account)
         if noisiest.waiting <= account.waiting:
@@ -380,7 +300,7 @@ class FairQueue:
         if not newest.future.done():
             newest.future.set_result(QueueFull(self.predicted_wait_s()))
 
-    def _ahead(self, waiter: _Waiter) -> float:
+    def _ahead(self, waiter: Waiter) -> float:
         """Count the waiting requests that come first, if requests cost what they did so far."""
         account, queue = waiter.account, self._queues[waiter.priority]
         own = len(queue.get(account, ()))
@@ -395,7 +315,7 @@ class FairQueue:
             ahead += min(interactive, (ahead + 1) * (BACKGROUND_TURN - 1))
         return ahead
 
-    def _append(self, waiter: _Waiter) -> None:
+    def _append(self, waiter: Waiter) -> None:
         account = waiter.account
         self._queues[waiter.priority].setdefault(account, OrderedDict())[waiter] = None
         self._idle.pop(account, None)
@@ -406,7 +326,7 @@ class FairQueue:
         self._present += account.waiting == 1
         self._pace.busy(waiter.arrived_at)
 
-    def _remove(self, waiter: _Waiter) -> None:
+    def _remove(self, waiter: Waiter) -> None:
         """Take a waiter out of its queue, if it is still there."""
         queue = self._queues[waiter.priority]
         waiters = queue.get(waiter.account)
@@ -430,7 +350,7 @@ class FairQueue:
                 waiter.future.set_result(slot)
         self._watch(now)
 
-    def _next(self) -> _Waiter | None:
+    def _next(self) -> Waiter | None:
         """The oldest waiter of the tenant whose turn it is."""
         if self._interactive_turns >= BACKGROUND_TURN - 1 and self._queues["background"]:
             return self._first("background", list(self._queues["background"]))
@@ -440,7 +360,7 @@ class FairQueue:
                 return self._first(priority, allowed)
         return None
 
-    def _first(self, priority: Priority, accounts: list[_Account]) -> _Waiter:
+    def _first(self, priority: Priority, accounts: list[Account]) -> Waiter:
         account = min(accounts, key=_rank)
         return next(iter(self._queues[priority][account]))
 

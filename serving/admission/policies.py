@@ -14,6 +14,7 @@ from typing import Self
 from sqlalchemy import select
 
 from serving.access.fresh_cache import Changes, FreshCache, Unannounced
+from serving.admission.demand import RateLimits
 from serving.admission.limits import (
     NANOS,
     RATES,
@@ -24,7 +25,6 @@ from serving.admission.limits import (
     budget_measure,
     limits_of,
 )
-from serving.admission.reservations import RateLimits
 from serving.config import AdmissionSettings, RateDefaults
 from serving.domain.principal import Principal
 from serving.storage.database import Database

@@ -13,7 +13,8 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import valkey as valkey_client
 
-from serving.admission.reservations import NEVER_RAN, Budget, Demand, Reservations, Uninitialised
+from serving.admission.demand import NEVER_RAN, Budget, Demand, Uninitialised
+from serving.admission.reservations import Reservations
 from serving.storage.embedded_valkey import EmbeddedValkey
 from serving.storage.valkey import Valkey
 

@@ -26,7 +26,8 @@ from serving.accounting import ledger as accounting
 from serving.accounting.attempt import LOST, Attempt
 from serving.accounting.ledger import BATCH, UNSETTLED_S, Ledger
 from serving.accounting.usage import DIMENSIONS, Dimension
-from serving.admission.reservations import Budget, Demand, Reservations, Settlement
+from serving.admission.demand import Budget, Demand, Settlement
+from serving.admission.reservations import Reservations
 from serving.storage import sqlite
 from serving.storage.database import Database
 from serving.storage.embedded_valkey import EmbeddedValkey

@@ -22,10 +22,11 @@ from serving.admission.admission import (
     Permit,
 )
 from serving.admission.budgets import Lookups
+from serving.admission.demand import RateLimits, Settlement
 from serving.admission.fair_queue import FairQueue
 from serving.admission.limits import Subject
 from serving.admission.policies import BudgetLimit, Policies, Policy
-from serving.admission.reservations import RateLimits, Reservations, Settlement
+from serving.admission.reservations import Reservations
 from serving.domain.errors import (
     AdmissionUnavailable,
     BudgetExhausted,

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.admission.budgets import KEPT_S, BudgetSpending, Lookups, begin, budget_of
+from serving.admission.demand import Budget, Demand, Settlement, Uninitialised
 from serving.admission.limits import WINDOWS, Subject, Window
 from serving.admission.policies import BudgetLimit
-from serving.admission.reservations import Budget, Demand, Reservations, Settlement, Uninitialised
+from serving.admission.reservations import Reservations
 from serving.domain.quota import Quota, Spent
 from serving.storage.errors import DatabaseUnavailable, ValkeyUnavailable
 from serving.storage.valkey import Valkey

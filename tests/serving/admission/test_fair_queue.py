@@ -14,16 +14,18 @@ from hypothesis import strategies as st
 from serving.admission.fair_queue import (
     BACKGROUND_TURN,
     MAX_IDLE_TENANTS,
-    MAX_RETRY_AFTER_S,
-    MIN_RETRY_AFTER_S,
     OVERLOADED_AFTER_S,
     RECENT_S,
     FairQueue,
+)
+from serving.admission.pace import STALE_S
+from serving.admission.slots import (
+    MAX_RETRY_AFTER_S,
+    MIN_RETRY_AFTER_S,
     QueueFull,
     QueueOverloaded,
     QueueTimeout,
 )
-from serving.admission.pace import STALE_S
 from tests.calls import calls
 from tests.serving.virtual_time import run
 

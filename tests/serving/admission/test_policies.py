@@ -14,9 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from serving.access.fresh_cache import MAX_AGE_S, TTL_S
 from serving.access.tenants import TenantStore
+from serving.admission.demand import RateLimits
 from serving.admission.limits import RATES, Limit, LimitStore, Measure, Subject, WithoutStore
 from serving.admission.policies import BudgetLimit, Policies, Policy
-from serving.admission.reservations import RateLimits
 from serving.config import AdmissionSettings
 from serving.domain.errors import StoreUnavailable
 from serving.domain.principal import Principal

@@ -14,17 +14,16 @@ from typing import Any
 import orjson
 import pytest
 
-from serving.admission.reservations import (
-    HOLD_AFTER_S,
+from serving.admission.demand import (
     Budget,
     Demand,
     LimitReached,
     OverBudget,
     RateLimits,
-    Reservations,
     Settlement,
     Uninitialised,
 )
+from serving.admission.reservations import HOLD_AFTER_S, Reservations
 from serving.domain.quota import Headroom, Quota
 from serving.storage.embedded_valkey import EmbeddedValkey
 from serving.storage.errors import ValkeyUnavailable

@@ -26,7 +26,8 @@ from models.engine import (
     EngineUnavailable,
     RequestRejected,
 )
-from serving.admission.fair_queue import FairQueue, QueueOverloaded
+from serving.admission.fair_queue import FairQueue
+from serving.admission.slots import QueueOverloaded
 from serving.config.overflow import (
     TRIGGERS,
     OverflowSettings,
