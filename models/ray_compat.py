@@ -12,6 +12,8 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from starlette.types import ASGIApp, Receive, Scope, Send
+
 from models.patches import Name, Patch, Text
 
 if TYPE_CHECKING:
@@ -175,7 +177,20 @@ def leave_request_ids() -> None:
     """Keep Ray Serve from adding a request id header: the gateway sets its own."""
     from ray.serve._private import http_util  # noqa: PLC0415
 
-    http_util.RequestIdMiddleware = lambda app: app
+    http_util.RequestIdMiddleware = _Unwrapped
+
+
+class _Unwrapped:
+    """An ASGI application as it is, in the place of a middleware.
+
+    Uvicorn takes a bound method, which is what Ray Serve has here, for an application of ASGI 2.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
 
 
 def deploy(application: Application, *, name: str) -> None:
