@@ -93,6 +93,15 @@ PATCHES = (
         (Name("ray.serve.api", "_run", ("target", "_blocking", "name", "route_prefix")),),
     ),
     Patch(
+        "deploying does not wait for the proxy",
+        READ_AGAINST,
+        (
+            Name("ray.serve._private.constants", "SERVE_CONTROLLER_NAME"),
+            Name("ray.serve._private.constants", "SERVE_NAMESPACE"),
+            Text("ray.serve._private.default_impl", "name=SERVE_CONTROLLER_NAME"),
+        ),
+    ),
+    Patch(
         "the handle of a stop has an event loop of its own",
         READ_AGAINST,
         (
@@ -198,6 +207,18 @@ def deploy(application: Application, *, name: str) -> None:
     from ray import serve  # noqa: PLC0415
 
     serve._run(application, name=name, route_prefix="/", _blocking=False)  # noqa: SLF001
+
+
+def has_controller() -> bool:
+    """Whether Ray Serve's controller can be found by its name; it may still be starting."""
+    import ray  # noqa: PLC0415
+    from ray.serve._private import constants  # noqa: PLC0415
+
+    try:
+        ray.get_actor(constants.SERVE_CONTROLLER_NAME, namespace=constants.SERVE_NAMESPACE)
+    except ValueError:
+        return False
+    return True
 
 
 def use_own_loop(handle: DeploymentHandle) -> None:

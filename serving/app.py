@@ -23,6 +23,7 @@ from models.ray_binding import bind_to_node
 from models.ray_compat import leave_request_ids, let_in_at_once, when_stopped
 from models.resources.machine import GIB
 from models.resources.memory import is_sized
+from models.vllm import deployment
 from serving import config
 from serving.config import QUIET_ENVIRONMENT, Settings
 from serving.knowledge.remote import RemoteKnowledge
@@ -155,6 +156,8 @@ def _model_application(spec: ModelSpec, settings: Settings) -> Application:
         from models.embedding import embedder_server  # noqa: PLC0415
 
         return embedder_server.build_embedder(spec, source, drain_s=drain_s)
+    if spec.device == "cpu":
+        return deployment.build(spec, source, environment=QUIET_ENVIRONMENT, drain_s=drain_s)
     from models.vllm import engine as vllm_engine  # noqa: PLC0415
 
     return vllm_engine.build(spec, source, environment=QUIET_ENVIRONMENT, drain_s=drain_s)

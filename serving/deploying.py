@@ -1,7 +1,8 @@
 """Deploys the application to a Ray cluster, in a process that then ends.
 
-Building the graph imports vLLM: ten seconds and 600 MB that the supervising command must not keep.
-It is started before Ray, so that the ten seconds pass while Ray starts.
+Building the graph imports every part of the application, and vLLM where a model needs a GPU. That
+takes seconds and hundreds of MB that the supervising command must not keep. The process is started
+before Ray, so that the seconds pass while Ray starts.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _MODULES = {
     "sentence-transformers": "models.embedding.embedder_server",
     "simulated": "models.simulated.server",
 }
-"""The module that builds a model, by the kind of engine."""
+"""The module that builds a model, by the kind of engine. On a CPU that does not need vLLM."""
 
 
 def main() -> None:
@@ -38,8 +39,9 @@ def main() -> None:
     answers, sys.stdout = sys.stdout, sys.stderr  # Some of what is imported prints.
     raw = json.loads(sys.stdin.readline())
     settings = config.parse(raw)
-    for engine in {spec.engine for spec in settings.models}:
-        importlib.import_module(_MODULES[engine])
+    for spec in settings.models:
+        if (spec.engine, spec.device) != ("vllm", "cpu"):
+            importlib.import_module(_MODULES[spec.engine])
     try:
         check_contexts(settings)
         engines = local_engines(settings, this_machine())

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from models.catalog import ModelSpec
 from models.embedding.own_token_ids import OwnTokenIds
 from models.engine import ContextLengthExceeded, RequestRejected
+from models.importing import without_collection
 from models.resources.precision import resolved_dtype
 
 T = TypeVar("T")
@@ -95,9 +96,10 @@ class SentenceEmbedder:
         threads: int = 1,
         token_budget: int | None = None,
     ) -> None:
-        import torch  # noqa: PLC0415  Seconds and hundreds of MB.
-        import transformers  # noqa: PLC0415
-        from sentence_transformers import SentenceTransformer  # noqa: PLC0415
+        with without_collection():
+            import torch  # noqa: PLC0415  Seconds and hundreds of MB.
+            import transformers  # noqa: PLC0415
+            from sentence_transformers import SentenceTransformer  # noqa: PLC0415
 
         transformers.utils.logging.disable_progress_bar()
         self._torch = torch

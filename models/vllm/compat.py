@@ -65,6 +65,17 @@ PATCHES = (
         ),
     ),
     Patch(
+        "an engine core on two cores is a fork of its replica",
+        READ_AGAINST,
+        (
+            Name("vllm.v1.engine.utils", "get_mp_context"),
+            Text("vllm.v1.engine.utils", "context = get_mp_context()"),
+            Text("vllm.v1.engine.utils", "context.Process("),
+            Name("vllm.logger", "_configure_vllm_root_logger"),
+            Text("ray._private.worker", "ray._raylet.setproctitle("),
+        ),
+    ),
+    Patch(
         "tool calls and reasoning are read a token at a time",
         READ_AGAINST,
         (
@@ -126,13 +137,17 @@ def serving_state(engine: Any) -> Any:
 
 
 def run_in_one_process() -> None:
-    """Have vLLM's engine core compute itself, not in a worker process of its own.
+    """Have vLLM's engine core compute itself, in a fork of this process without a worker process.
 
     Between steps the two spin while they wait for each other. On two cores that takes the core
     that everything else needs, and doubles the CPU time of a token. With one thread there is
     nothing to bind, which is what vLLM wants the worker on CPU for.
     """
     from ray.llm._internal.serve.engines.vllm import vllm_models  # noqa: PLC0415
+    from vllm.v1.engine import utils  # noqa: PLC0415
 
+    from models.vllm.forked import fork_context  # noqa: PLC0415
+
+    utils.get_mp_context = fork_context
     vllm_models.EXECUTOR_BACKEND_MP = "uni"  # Ray sets it over `engine_kwargs`.
     os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": "1"}

@@ -13,6 +13,7 @@ from models.prepare import prepare
 from models.resources.machine import this_machine
 from models.resources.memory import configured_cache, engine_memory, is_sized, shares
 from models.resources.precision import resolved_dtype
+from models.vllm.deployment import variables
 
 _FIXED_ARGUMENTS = {
     "enable_prompt_tokens_details": True,
@@ -33,16 +34,12 @@ def llm_config(
         environment: variables for the engine's processes.
         drain_s: for streams to end when a replica is stopped.
     """
-    env = dict(environment)
-    if spec.device == "cpu":
-        # Else the first request for logprobs compiles C++ for 15 s, in which no token comes out.
-        env["TORCHDYNAMO_DISABLE"] = "1"
     config: dict[str, Any] = {
         "model_loading_config": {"model_id": spec.id, "model_source": str(source)},
         "engine_kwargs": _engine_kwargs(spec),
         "deployment_config": spec.scaling(drain_s=drain_s),
         "experimental_configs": {"stream_batching_interval_ms": 0},
-        "runtime_env": {"env_vars": env},
+        "runtime_env": {"env_vars": variables(spec, environment)},
         "log_engine_metrics": True,
     }
     if spec.device == "cpu":

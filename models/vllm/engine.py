@@ -188,6 +188,17 @@ class VLLMEngine(LLMServer):
         return serving_state(self.engine)
 
 
+class ConfiguredEngine(VLLMEngine):
+    """An engine whose configuration for Ray is made where it runs."""
+
+    async def __init__(  # type: ignore[misc]  # Ray
+        self, spec: ModelSpec, source: str | Path, environment: dict[str, str], drain_s: float
+    ) -> None:
+        with explained_start():
+            config = llm_config(spec, source, environment=environment, drain_s=drain_s)
+        await super().__init__(config, spec=spec, source=source)
+
+
 def _one_thread(config: LLMConfig) -> bool:
     """Whether a model computes on one core, as vLLM would choose: all but one of this machine's."""
     kwargs = config.engine_kwargs

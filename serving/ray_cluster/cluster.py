@@ -16,12 +16,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from models.ray_compat import start_fewer_processes, use_own_loop
+from models.ray_compat import has_controller, start_fewer_processes, use_own_loop
 from serving.config import QUIET_ENVIRONMENT, Settings, export_environment
 
 APPLICATION = "ringfence"
@@ -61,6 +62,11 @@ PROXY_DEADLINE_S = 5.0
 """Time for clients to take the last bytes of their answers."""
 
 STOP_DEADLINE_S = 20.0
+
+CONTROLLER_POLL_S = 0.05
+
+STATUS_POLL_S = 0.5
+"""Each look takes 20 ms of CPU, of which a start has too little."""
 
 
 def prepare_environment(settings: Settings) -> None:
@@ -143,6 +149,20 @@ def _name(process: psutil.Process) -> str:
         return ""
 
 
+def wait_for_controller(started: Future[Any], found: Callable[[], bool] = has_controller) -> bool:
+    """Wait until Ray Serve's controller can be found; false if its start failed before that.
+
+    Args:
+        started: done when Ray Serve has started or failed to.
+        found: whether the controller can be found now.
+    """
+    while not started.done():
+        if found():
+            return True
+        time.sleep(CONTROLLER_POLL_S)
+    return started.exception() is None
+
+
 class ApplicationFailed(Exception):
     """The application does not come up; the message says which part, why, and where logs are."""
 
@@ -161,11 +181,12 @@ class Cluster:
         self._started: dict[int, psutil.Process] = {}
         self._log_directory: Path | None = None
 
-    def start(self) -> str:
+    def start(self, on_controller: Callable[[str], None]) -> None:
         """Start Ray (or join the configured cluster) and Serve's controller and proxy.
 
-        Returns:
-            The cluster's address, for another process to join.
+        Args:
+            on_controller: told the cluster's address as soon as another process can join it and
+                deploy, which is while the proxy starts.
         """
         import ray  # noqa: PLC0415  After the environment is set.
         from ray import serve  # noqa: PLC0415
@@ -184,9 +205,13 @@ class Cluster:
             )
         self._log_directory = Path(context.address_info["session_dir"]) / "logs" / "serve"
         server = self._settings.server
-        serve.start(http_options={"host": server.host, "port": server.port})
+        http_options = {"host": server.host, "port": server.port}
+        with ThreadPoolExecutor(1, "start Ray Serve") as starting:
+            started = starting.submit(serve.start, http_options=http_options)
+            if wait_for_controller(started):
+                on_controller(str(context.address_info["address"]))
+            started.result()
         self.note_processes()
-        return str(context.address_info["address"])
 
     def wait_until_running(self, deadline_s: float, on_retry: Callable[[str], None]) -> None:
         """Wait until every deployment of the application has a replica that answers.
@@ -213,7 +238,7 @@ class Cluster:
             for failure in failed_attempts(application) - told if application else ():
                 on_retry(failure)
                 told.add(failure)
-            time.sleep(0.25)
+            time.sleep(STATUS_POLL_S)
         raise ApplicationFailed(f"the models were not ready in {deadline_s:g} s")
 
     def note_processes(self) -> None:

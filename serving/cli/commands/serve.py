@@ -108,10 +108,10 @@ def _start(
     with _deployer(raw) as deployer:
         check_patches(settings)  # Imports Ray, whose environment is set by now.
         with phases.phase("Starting Ray"):
-            address = running.start()
+            running.start(lambda address: _tell(deployer, address))
         key = first_key(settings)
         with phases.phase("Deploying the application"):
-            engines = _deploy(deployer, address)
+            engines = _deployed(deployer)
     for engine in engines:
         console.print(f"    {engine}")
     with phases.phase(f"Loading {', '.join(spec.id for spec in settings.models)}"):
@@ -176,13 +176,12 @@ def _tell(process: subprocess.Popen[str], line: str) -> None:
         process.stdin.flush()
 
 
-def _deploy(process: subprocess.Popen[str], address: str) -> list[str]:
-    """Have the application deployed to the cluster at `address`, and wait until it is.
+def _deployed(process: subprocess.Popen[str]) -> list[str]:
+    """Wait until the application is deployed to the cluster whose address the process was told.
 
     Returns:
         How each engine runs on this machine, for the operator.
     """
-    _tell(process, address)
     try:
         answer, errors = process.communicate(timeout=DEPLOY_DEADLINE_S)
     except subprocess.TimeoutExpired:

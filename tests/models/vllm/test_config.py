@@ -100,6 +100,7 @@ def test_cpu_model_is_configured_in_full() -> None:
             "env_vars": {
                 "HF_HUB_OFFLINE": "1",
                 "TORCHDYNAMO_DISABLE": "1",
+                "VLLM_LOGGING_STREAM": "ext://sys.__stdout__",
             }
         },
         "log_engine_metrics": True,

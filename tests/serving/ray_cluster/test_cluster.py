@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from types import SimpleNamespace
 
 import pytest
 
-from serving.ray_cluster.cluster import failed_attempts, why_failed
+from serving.ray_cluster.cluster import failed_attempts, wait_for_controller, why_failed
 
 ENGINE = """The deployment failed to start 3 times in a row. Error:
 ray::ServeReplica:ringfence:Engine:m.initialize_and_get_metadata() (pid=1, ip=127.0.0.1)
@@ -51,3 +52,24 @@ def test_attempt_that_is_made_again_is_told(status: str, message: str, told: set
     deployment = SimpleNamespace(status=status, message=message)
     application = SimpleNamespace(deployments={"m": deployment})
     assert failed_attempts(application) == told
+
+
+def test_controller_that_is_found_is_not_waited_for_any_longer() -> None:
+    looks = iter([False, False, True])
+    assert wait_for_controller(Future(), lambda: next(looks))
+
+
+def test_controller_whose_start_fails_is_not_looked_for() -> None:
+    started: Future[None] = Future()
+
+    def never_found() -> bool:
+        started.set_exception(TimeoutError())
+        return False
+
+    assert not wait_for_controller(started, never_found)
+
+
+def test_controller_of_a_start_that_is_over_is_there() -> None:
+    started: Future[None] = Future()
+    started.set_result(None)
+    assert wait_for_controller(started, lambda: False)
