@@ -59,6 +59,10 @@ CPU_BATCHED_TOKENS = 256
 """Tokens of one step on a CPU. A step cannot be interrupted: with more tokens, it would delay other
 streams and occupy the slot of a disconnected client for over half a second on two cores."""
 
+CPU_BLOCK_TOKENS = 32
+"""Tokens in a block of KV cache on CPU: 1.04 to 1.11 times as fast as vLLM's 128, and more of a
+short prompt is found in the prefix cache. `benchmarks/LOG.md`, 2026-11-24."""
+
 VLLM_NAMES = Path(__file__).with_name("vllm_names.json")
 """Names that vLLM accepts, by field. `models.vllm.names` writes the file, as importing vLLM is
 slow."""

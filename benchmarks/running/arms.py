@@ -31,6 +31,7 @@ ENGINE_ARGUMENTS: Mapping[str, str | int | bool] = {
     "max_model_len": 2048,
     "max_num_seqs": 32,
     "max_num_batched_tokens": 256,
+    "block_size": 32,
 }
 MOST_CORES_OF_ONE_PROCESS = 2
 SHARED_ENVIRONMENT: Mapping[str, str] = {

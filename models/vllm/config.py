@@ -8,7 +8,7 @@ from typing import Any
 from ray.llm._internal.common.callbacks.base import CallbackBase
 from ray.serve.llm import LLMConfig
 
-from models.catalog import CPU_BATCHED_TOKENS, ModelSpec
+from models.catalog import CPU_BATCHED_TOKENS, CPU_BLOCK_TOKENS, ModelSpec
 from models.prepare import prepare
 from models.resources.machine import this_machine
 from models.resources.memory import configured_cache, engine_memory, is_sized, shares
@@ -106,6 +106,7 @@ def _engine_kwargs(spec: ModelSpec) -> dict[str, Any]:
     }
     if spec.device == "cpu":
         kwargs["max_num_batched_tokens"] = CPU_BATCHED_TOKENS
+        kwargs["block_size"] = CPU_BLOCK_TOKENS
         kwargs["enforce_eager"] = True  # Compiled mode gave wrong text on CPU; see ARCHITECTURE.
         if (cache := configured_cache(spec)) is not None:
             kwargs["kv_cache_memory_bytes"] = cache

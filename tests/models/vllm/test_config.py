@@ -82,6 +82,7 @@ def test_cpu_model_is_configured_in_full() -> None:
             "enable_auto_tool_choice": True,
             "enforce_eager": True,
             "max_num_batched_tokens": 256,
+            "block_size": 32,
             "enable_prompt_tokens_details": True,
             "enable_log_requests": False,
             "fingerprint_mode": "none",
@@ -168,6 +169,7 @@ def test_gpu_model_is_configured_in_full() -> None:
     [
         ("async_scheduling", False),
         ("max_num_batched_tokens", 8192),
+        ("block_size", 64),
         ("enable_chunked_prefill", True),
         ("kv_cache_dtype", "fp8"),
         ("speculative_config", {"method": "ngram", "num_speculative_tokens": 4}),
