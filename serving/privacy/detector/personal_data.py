@@ -1,4 +1,4 @@
-"""All that finds personal data, together: patterns, Presidio's recognisers, two models, rules.
+"""All that finds personal data, together: patterns, two models for names, and rules.
 
 Synchronous, and for one thread at a time. Knows nothing of processes or deadlines.
 """
@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterable, Sequence
 
 from serving.privacy.detector.phone_rules import phones
-from serving.privacy.detector.presidio import Recognisers
 from serving.privacy.detector.windows import TextWindow, windows_of
 from serving.privacy.names.lexicon import Lexicon
 from serving.privacy.names.models import PACKAGES, NameModels, directory_of
@@ -35,7 +34,6 @@ class PersonalData:
 
     def __init__(self, rules: OperatorRules | None = None) -> None:
         self._rules = rules or OperatorRules()
-        self._recognisers = Recognisers()
         self._models = NameModels()
         self._lexicon = Lexicon(directory_of(LEXICON))
         self._name_rules = NameRules(self._lexicon)
@@ -46,7 +44,7 @@ class PersonalData:
         return self.joined(texts, windows, self.look(windows))
 
     def look(self, windows: Sequence[TextWindow]) -> list[list[Span]]:
-        """What models and recognisers find in each window; offsets are of the window's text."""
+        """What models and rules find in each window; offsets are of the window's text."""
         folded = [with_plain_letters(window.text) for window in windows]
         texts = [_unescaped(one.text) for one in folded]
         cased = [recased(text, self._lexicon) for text in texts]
@@ -56,7 +54,6 @@ class PersonalData:
                 folded[i].in_original(span)
                 for span in (
                     *self._name_rules.find(cased[i], named[i]),
-                    *self._recognisers.find(text),
                     *phones(text),
                 )
             ]

@@ -1,7 +1,7 @@
 """A detector in another process, reached through a Ray Serve handle.
 
-Every failure is `DetectorUnavailable`: nothing leaves when nobody can say what is in it. Imports
-neither spaCy nor Presidio.
+Every failure is `DetectorUnavailable`: nothing leaves when nobody can say what is in it. Does
+not import spaCy.
 """
 
 from __future__ import annotations

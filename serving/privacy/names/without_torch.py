@@ -1,7 +1,7 @@
 """Imports of libraries that would take torch along for nothing.
 
-thinc, spaCy's base, imports torch when it is installed, and Presidio imports transformers: ten
-seconds and hundreds of megabytes for code that the detector never runs.
+spaCy's packages import torch and transformers when they are installed: seconds and hundreds of
+megabytes for code that the detector never runs.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-HEAVY = ("torch", "transformers", "sentence_transformers", "gliner", "stanza", "cupy", "h5py")
+HEAVY = ("torch", "transformers", "sentence_transformers", "cupy", "h5py")
 
 
 @contextmanager

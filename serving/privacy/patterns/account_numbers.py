@@ -30,6 +30,14 @@ SPECS: Final = (
         marks=("bc1", "0x"),
         anywhere=True,
     ),
+    PatternSpec(  # Bitcoin in base 58: letters of both cases, and no 0, O, I, l.
+        entity="ACCOUNT",
+        pattern=re.compile(
+            r"[13](?<![A-Za-z0-9].)(?=[1-9a-z]{0,33}[A-Z])(?=[1-9A-Z]{0,33}[a-z])"
+            r"[1-9A-HJ-NP-Za-km-z]{25,34}(?![A-Za-z0-9])"
+        ),
+        alone=0.7,
+    ),
     PatternSpec(
         entity="ACCOUNT",
         pattern=re.compile(r"[0-9](?<![A-Za-z0-9].)(?:[ -]?[0-9]){8}(?![A-Za-z0-9])"),

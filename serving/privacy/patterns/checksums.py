@@ -162,6 +162,48 @@ def cnpj(number: str) -> bool:
     )
 
 
+def kvnr(number: str) -> bool:
+    """Germany's health insurance number: a letter and nine digits."""
+    if not ("A" <= number[:1] <= "Z" and _digits(number[1:], 9)):
+        return False
+    expanded = f"{ord(number[0]) - 64:02}{number[1:9]}"
+    doubled = [int(char) * (1 + place % 2) for place, char in enumerate(expanded)]
+    return sum(value // 10 + value % 10 for value in doubled) % 10 == int(number[9])
+
+
+def rrn(number: str) -> bool:
+    """Korea's resident registration number. Those given since October 2020 have no check digit."""
+    if not _digits(number, 13) or number[7:9] > "96":
+        return False
+    century = 1900 if number[6] in "1256" else 2000 if number[6] in "3478" else 1800
+    if not _is_date(century + int(number[:2]), int(number[2:4]), int(number[4:6])):
+        return False
+    rest = _weighted(number, (2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5)) % 11
+    return (11 - rest) % 10 == int(number[12])
+
+
+def thai_id(number: str) -> bool:
+    """Thailand's identity number."""
+    if not _digits(number, 13) or number[0] in "09":
+        return False
+    return (11 - _weighted(number, range(13, 1, -1)) % 11) % 10 == int(number[12])
+
+
+def kimlik(number: str) -> bool:
+    """Turkey's T.C. Kimlik number, which has two check digits."""
+    if not _digits(number, 11) or number[0] == "0":
+        return False
+    first = -_weighted(number, (3, 1) * 4 + (3,)) % 10
+    return number[9:] == f"{first}{(first + sum(map(int, number[:9]))) % 10}"
+
+
+def south_african_id(number: str) -> bool:
+    """South Africa's identity number: a date of birth, and Luhn over all."""
+    if not _digits(number, 13) or number[10] not in "01" or not luhn(number):
+        return False
+    return _is_date(_year_of(number[:2]), int(number[2:4]), int(number[4:6]))
+
+
 def dated(number: str) -> bool:
     """Whether it begins with a date of six digits, day first or year first."""
     if not _digits(number[:6], 6):

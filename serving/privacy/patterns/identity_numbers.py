@@ -1,6 +1,6 @@
 """Numbers that states give to people: social security, identity cards, passports, licences.
 
-Sources: the registers of each country as Presidio and python-stdnum describe them.
+Sources: the registers of each country as python-stdnum and Presidio describe them.
 """
 
 from __future__ import annotations
@@ -49,7 +49,10 @@ _IDENTITY = words(
     "rg", "my number", "medicare", "medicare number", "mbi", "health card", "insurance number",
     "versichertennummer", "sozialversicherungsnummer", "rentenversicherungsnummer", "employee id",
     "member id", "patient id", "mrn", "medical record", "medical record number", "voter id", "nino",
-    "national insurance",
+    "national insurance", "carta d'identita", "carta di identità", "carta di identita",
+    "carta identità", "carta identita", "voter", "voter card", "epic", "nric", "nin", "kimlik",
+    "tckn", "thai id", "citizen id", "south african id", "sa id", "krankenversicherung",
+    "krankenversichertennummer", "kvnr", "health insurance", "insurance id",
 )  # fmt: skip
 
 
@@ -234,6 +237,47 @@ SPECS: Final = (
         pattern=_letters("A-Z", "[A-Z]{3}[0-9]{6}[HMX][A-Z]{5}[A-Z0-9][0-9]"),
         alone=0.9,
         long=True,
+    ),
+    # Germany's health insurance; Singapore, Thailand, Korea, Turkey, South Africa.
+    PatternSpec(
+        entity="NATIONAL_ID",
+        pattern=_letters("A-Z", "[0-9]{9}"),
+        check=checksums.kvnr,
+        checked=0.7,
+        long=True,
+    ),
+    PatternSpec(
+        entity="NATIONAL_ID",
+        pattern=_letters("STFGM", "[0-9]{7}[A-Z]"),
+        alone=0.7,
+        long=True,
+    ),
+    PatternSpec(
+        entity="NATIONAL_ID",
+        pattern=re.compile(f"[1-8]{_START}-[0-9]{{4}}-[0-9]{{5}}-[0-9]{{2}}-[0-9]{_END}"),
+        alone=0.85,
+        long=True,
+    ),
+    PatternSpec(
+        entity="NATIONAL_ID",
+        pattern=_digits("[0-9]{12}"),
+        check=lambda number: checksums.rrn(number) or checksums.south_african_id(number),
+        checked=0.6,
+        long=True,
+    ),
+    PatternSpec(
+        entity="NATIONAL_ID",
+        pattern=_digits("[0-9]{10}"),
+        check=checksums.kimlik,
+        checked=0.7,
+        long=True,
+    ),
+    PatternSpec(
+        entity="NATIONAL_ID",
+        pattern=_digits("[0-9]{12}"),
+        check=checksums.thai_id,
+        near=words("thai", "thailand", "บัตรประชาชน", "id", "identity", "citizen", "pin"),
+        both=0.8,
     ),
     # Passports and licences; the United Kingdom's licence has a shape of its own.
     PatternSpec(

@@ -102,7 +102,6 @@ SPECS: Final = (
         alone=0.9,
         check=checksums.cnpj,
         checked=1.0,
-        long=True,
     ),
     PatternSpec(
         entity="TAX_ID", pattern=_digits("[0-9]{10}"), check=checksums.cpf, checked=0.6, long=True

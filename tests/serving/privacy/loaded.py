@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import cache
 
 from serving.privacy.detector.personal_data import PersonalData
-from serving.privacy.detector.presidio import Recognisers
 from serving.privacy.names.lexicon import Lexicon
 from serving.privacy.names.models import PACKAGES, NameModels, directory_of
 from serving.privacy.names.name_rules import NameRules
@@ -25,11 +24,6 @@ def name_rules() -> NameRules:
 @cache
 def models() -> NameModels:
     return NameModels()
-
-
-@cache
-def recognisers() -> Recognisers:
-    return Recognisers()
 
 
 @cache

@@ -21,9 +21,13 @@ from stdnum.fr import nir
 from stdnum.gb import nhs
 from stdnum.iso7064 import mod_97_10
 from stdnum.it import codicefiscale
+from stdnum.kr import rrn
 from stdnum.pl import pesel
 from stdnum.se import personnummer
+from stdnum.th import pin
+from stdnum.tr import tckimlik
 from stdnum.us import rtn
+from stdnum.za import idnr as za_id
 
 from serving.privacy.patterns import checksums
 from serving.privacy.patterns.ibans import ibans
@@ -99,6 +103,16 @@ KINDS = {
         checksums.personnummer, personnummer.is_valid, "([0-9]{2}|(19|20)[0-9]{2})0229[0-9]{3}"
     ),
     "Australia": Kind(checksums.tfn, tfn.is_valid, "[0-9]{7,8}"),
+    "Korea": Kind(
+        checksums.rrn,
+        rrn.is_valid,
+        "[0-9]{2}(0[1-9]|1[0-3])[0-3][0-9][0-9]([0-8][0-9]|9[5-8])[0-9]{3}",
+    ),
+    "Thailand": Kind(checksums.thai_id, pin.is_valid, "[0-9]{12}"),
+    "Turkey": Kind(checksums.kimlik, tckimlik.is_valid, "[0-9]{9}", _TWO_DIGITS),
+    "South Africa": Kind(
+        checksums.south_african_id, za_id.is_valid, f"{_DATE}[0-9]{{4}}[0-3][0-9]"
+    ),
     "Brazil, people": Kind(
         checksums.cpf, cpf.is_valid, "[0-9]{9}", _TWO_DIGITS, never=_all_the_same
     ),
