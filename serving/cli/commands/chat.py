@@ -11,13 +11,10 @@ import httpx
 import typer
 
 from serving import config
+from serving.cli.clients.api import CallFailed
 from serving.cli.first_key import kept_key
 from serving.cli.options import ConfigOption, KeyOption, UrlOption
 from serving.config import Settings
-
-
-class CallFailed(Exception):
-    """The server refused or cannot be reached; the message is for the user."""
 
 
 def chat(
