@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Final, Self
 
 from serving.domain.operator_pattern import OperatorPattern
-from serving.domain.operator_pattern import UnusablePattern as Unusable
+from serving.domain.operator_pattern import UnusablePatternRule as Unusable
 from serving.privacy.patterns.normalised import View, folded
 from serving.privacy.spans import Span
 
@@ -28,7 +28,7 @@ class UnusableRule(ValueError):
     """An operator's rule that cannot be applied; the message names it."""
 
 
-class UnusablePattern(UnusableRule):
+class UnusablePatternRule(UnusableRule):
     """A regular expression that is too long, does not compile, or matches nothing at all."""
 
 
@@ -95,13 +95,13 @@ class OperatorRules:
 
 def _compiled(name: str, text: str) -> OperatorPattern:
     if len(text) > MAX_PATTERN_CHARS:
-        raise UnusablePattern(
+        raise UnusablePatternRule(
             f"The pattern {name!r} has {len(text)} characters; {MAX_PATTERN_CHARS} are the most."
         )
     try:
         return OperatorPattern(text)
-    except Unusable as error:
-        raise UnusablePattern(f"The pattern {name!r} {error}.") from None
+    except UnusablePattern as error:
+        raise UnusablePatternRule(f"The pattern {name!r} {error}.") from None
 
 
 def _plain(name: str, word: str) -> str:

@@ -8,7 +8,7 @@ import pytest
 from serving.privacy.patterns.operator_rules import (
     MAX_PATTERN_CHARS,
     OperatorRules,
-    UnusablePattern,
+    UnusablePatternRule,
     UnusableRule,
     UnusableWord,
 )
@@ -64,7 +64,7 @@ def test_many_words_take_no_longer_than_one() -> None:
 
 @pytest.mark.parametrize("text", ["(", "a" * (MAX_PATTERN_CHARS + 1), "a*", "", "(?:x|)"])
 def test_pattern_that_cannot_be_used_is_refused_by_name(text: str) -> None:
-    with pytest.raises(UnusablePattern, match="'mine'"):
+    with pytest.raises(UnusablePatternRule, match="'mine'"):
         OperatorRules.of({"mine": text})
 
 
