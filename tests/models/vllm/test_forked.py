@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import signal
 import socket
@@ -16,6 +17,7 @@ import psutil
 import pytest
 
 from models.vllm import forked
+from models.vllm.start import EngineStartFailed, explained_start
 
 WAIT_S = 60
 
@@ -93,6 +95,21 @@ def test_core_writes_to_standard_output_whatever_its_replica_does(
         told.send(sys.stdout is sys.__stdout__)
 
     assert in_child(work)
+
+
+def test_reason_of_a_failed_start_reaches_the_replica() -> None:
+    def work(told: Connection) -> None:
+        error = ValueError("There is too little memory.")
+        logging.getLogger("vllm.core").error("EngineCore failed to start.", exc_info=error)
+        told.send("failed")
+
+    def start() -> None:
+        with explained_start():
+            in_child(work)
+            raise RuntimeError("See root cause above.")
+
+    with pytest.raises(EngineStartFailed, match="too little memory"):
+        start()
 
 
 def test_pipes_are_kept() -> None:
