@@ -60,7 +60,7 @@ def test_engine_is_deployed_as_ray_serve_llm_would(
 
     from models.vllm import engine
 
-    # As `serving.cluster` sets it for every process, by Ray's variable.
+    # As `serving.ray_cluster.cluster` sets it for every process, by Ray's variable.
     monkeypatch.setattr(llm_server, "ENABLE_WORKER_PROCESS_SETUP_HOOK", False)
     spec = ModelSpec.model_validate(SMOLLM2.model_dump() | fields)
     ours = deployment.build(spec, SOURCE, environment=ENVIRONMENT, drain_s=30)
