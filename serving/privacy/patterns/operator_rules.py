@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, Self
 
-from serving.domain.operator_pattern import OperatorPattern
-from serving.domain.operator_pattern import UnusablePatternRule as Unusable
+from serving.domain.operator_pattern import OperatorPattern, UnusablePattern
 from serving.privacy.patterns.normalised import View, folded
 from serving.privacy.spans import Span
 
@@ -64,7 +63,7 @@ class OperatorRules:
                 not part words, such as Chinese, are matched anywhere.
 
         Raises:
-            UnusablePattern, UnusableWord: one of them.
+            UnusablePatternRule, UnusableWord: one of them.
         """
         compiled = {name: _compiled(name, text) for name, text in patterns.items()}
         unspaced: list[re.Pattern[str]] = []
