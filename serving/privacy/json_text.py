@@ -65,7 +65,7 @@ def parsed(text: str) -> Any:
 
 
 def tokens(document: str) -> Iterator[tuple[str, str]]:
-    """A valid document cut up, in order: what is `text`, `key`, `number` or anything else, `""`."""
+    """Split a valid document, in order, into `text`, `key`, `number` and anything else, `""`."""
     at = 0
     for found in _TOKEN.finditer(document):
         kind = "number" if found["number"] else "text"
@@ -93,12 +93,12 @@ def has_escapes(text: str) -> bool:
 
 
 def without_escapes(text: str) -> str:
-    """What a part of JSON means, as text that can be written anywhere."""
+    """Return the meaning of a part of JSON, as text that can be written anywhere."""
     return meant(text)[0].encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def meant(text: str) -> tuple[str, list[int]]:
-    """What a part of JSON means, and where each character of that begins in it; last its end.
+    """Return the meaning of a part of JSON, and where each character begins in it; last its end.
 
     An escape that the end cuts is left out. A surrogate without its other half stays one, and what
     is no escape at all is taken as the character behind the backslash.

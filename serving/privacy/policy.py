@@ -13,7 +13,7 @@ from serving.privacy.refusals import Blocked
 
 @dataclass(frozen=True, slots=True)
 class PrivacyPolicy:
-    """What happens to each type; what is in neither set is masked and restored.
+    """The action for each type; a type in neither set is masked and restored.
 
     `languages` are codes of those that may leave though nobody reads them for names.
 
@@ -49,7 +49,7 @@ class PrivacyPolicy:
         )
 
     def action(self, entity: EntityType) -> Action:
-        """What happens to values of that type. The stricter one where both are set."""
+        """Return the action for values of that type: the stricter one if both are set."""
         if entity in self.blocked:
             return "block"
         return "never_restore" if entity in self.never_restored else "mask"

@@ -34,7 +34,7 @@ number with separators and one without would not fit into each other's places.""
 
 
 def conversation_id(secret: SecretStr, tenant: str, body: Mapping[str, Any]) -> str:
-    """What a client that sends its history again has in common with its first request.
+    """Identify a conversation by what its first request and later ones have in common.
 
     A keyed digest of `user` and of everything up to the first user message; of the whole prompt or
     input where there are no messages. Conversations of a tenant that begin alike have one id.
@@ -78,12 +78,12 @@ class Pseudonyms:
 
     @property
     def values(self) -> Mapping[str, str]:
-        """From each pseudonym that is to be restored to its value."""
+        """The value of each pseudonym that is to be restored."""
         return MappingProxyType(self._values)
 
     @property
     def issued(self) -> frozenset[str]:
-        """All of them, also those that are never restored."""
+        """All pseudonyms, including those that are never restored."""
         return frozenset(self._values) | self._kept
 
     def of(self, value: str, entity: EntityType) -> str:
@@ -96,7 +96,7 @@ class Pseudonyms:
         return self._issue("value", entity, _canonical(value, entity), None if kept else value)
 
     def of_look_alike(self, text: str, label: str) -> str:
-        """What stands for text that only looks like a pseudonym, so that it comes back as it was.
+        """Replace text that only looks like a pseudonym, so that it comes back unchanged.
 
         One that this request itself issued and never restores stands for itself.
         """
@@ -105,7 +105,7 @@ class Pseudonyms:
         return self._issue("look-alike", label, text, text)
 
     def of_id(self, text: str) -> str:
-        """What stands for an id that matters to nobody outside but for being the same elsewhere."""
+        """Replace an id that only has to be the same in all places."""
         return self._issue("id", CALL, text, None)
 
     def _issue(self, domain: str, label: str, canonical: str, restored: str | None) -> str:
@@ -129,7 +129,7 @@ class Pseudonyms:
 
 
 def _canonical(value: str, entity: EntityType) -> str:
-    """What values of that type have in common that mean the same."""
+    """Return the canonical form of values of that type that mean the same."""
     if entity not in _WORDS:
         return value
     plain = unicodedata.normalize("NFKC", value).casefold()

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 class MayNotLeave(Exception):
-    """This request may not leave; the message is fit for the caller and for a log.
+    """The request may not leave. The message is safe for the caller and for a log.
 
     MayNotLeave
     ├── Blocked         the policy forbids a type of personal data that is in it

@@ -1,4 +1,4 @@
-"""Where personal data is in a text, and who finds it.
+"""Spans of personal data in a text, and the protocol of a detector.
 
 Offsets are of code points, as in Python. Knows nothing of models, patterns or what happens to them.
 """
@@ -25,7 +25,7 @@ class Span:
 
 
 class DetectorUnavailable(Exception):
-    """Nobody can say now what is in a text. Nothing may leave then."""
+    """The detector is unavailable, so nothing may leave."""
 
 
 class Detector(Protocol):

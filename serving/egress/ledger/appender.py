@@ -1,4 +1,4 @@
-"""What is to be appended to the chain, in the order in which it is handed in.
+"""The appender: writes entries to the chain in the order in which they arrive.
 
 Drafts that come while a transaction runs share the next one, so a gateway has one transaction open
 whatever its load.
@@ -82,7 +82,7 @@ class Appender:
         await self._hand_out(await self._store.sign())
 
     async def close(self, *, timeout_s: float) -> tuple[list[Draft], bool]:
-        """Write what is left and sign the head, as far as the time allows.
+        """Write the remaining entries and sign the head, as far as the time allows.
 
         A write that still runs then is cancelled and may succeed after all: see `ended`.
 
@@ -110,7 +110,7 @@ class Appender:
             self._writing = asyncio.create_task(self._write_all())
 
     async def _write_all(self) -> None:
-        """One transaction after the other, until nothing is left."""
+        """Write one transaction after the other, until nothing is left."""
         while self._queue:
             batch, self._queue = self._queue, []
             self._sent = batch

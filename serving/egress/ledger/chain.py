@@ -48,7 +48,7 @@ ORIGIN = Head(0, "0" * 64)
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One row of the ledger, of the form above. `facts` is JSON; `hash` as it was stored."""
+    """A row of the ledger, of the form above. `facts` is JSON; `hash` as it was stored."""
 
     sequence: int
     previous: str
@@ -80,7 +80,7 @@ class Entry:
             return False
 
     def as_json(self) -> dict[str, Any]:
-        """As an export has it."""
+        """The entry as it stands in an export."""
         return asdict(self)
 
     @classmethod

@@ -1,4 +1,4 @@
-"""The one chain of a database, extended and signed in transactions, by any number of gateways.
+"""The chain of a database, extended and signed in transactions by any number of gateways.
 
 They take turns: on SQLite's write lock, on an advisory lock of PostgreSQL. Knows nothing of what
 the entries say.
@@ -39,7 +39,7 @@ def utc_text(moment: datetime) -> str:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointRules:
-    """When whoever appends signs a checkpoint too, in the same transaction.
+    """When an appender also signs a checkpoint, in the same transaction.
 
     Attributes:
         signer: signs it.
@@ -125,7 +125,7 @@ class ChainStore:
             return await self._sign_when_due(session, await self._locked(session), force=True)
 
     async def _locked(self, session: AsyncSession) -> _End:
-        """The end of the chain, which nobody else can move until this transaction ends."""
+        """Return the end of the chain, locked until this transaction ends."""
         if self._database.dialect == "postgresql":
             await session.execute(LOCK)
         end = await _end(session)

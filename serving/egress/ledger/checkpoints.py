@@ -122,7 +122,7 @@ class Checkpoint:
         return "\n".join(map(str, fields)).encode()
 
     def as_json(self) -> dict[str, Any]:
-        """As an export and a file of checkpoints have it."""
+        """The checkpoint as it stands in an export and in a file of checkpoints."""
         told = {name: value for name, value in asdict(self).items() if value is not None}
         return {"kind": KIND} | {name: told[name] for name in told if name != "frontier"}
 

@@ -1,4 +1,4 @@
-"""What the ledger of everything that leaves, its signatures and its receipts may raise. No HTTP."""
+"""Errors of the egress ledger, its signatures and its receipts. No HTTP."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ _LABEL = b"ringfence egress body 1"
 
 @dataclass(frozen=True, slots=True)
 class DepartureFacts:
-    """What is known before the first byte leaves.
+    """The facts that are known before the first byte leaves.
 
     Attributes:
         request_id: of the client's request.
@@ -131,12 +131,12 @@ class EgressLedger:
         )
 
     def start(self) -> None:
-        """Begin to sign the head of a ledger that nobody appends to."""
+        """Begin to sign the head while nothing is appended."""
         for loop in self.loops:
             loop.start()
 
     async def close(self) -> tuple[list[Leftover], bool]:
-        """Write what is left, sign the head, and stop. Takes a few seconds at most.
+        """Write the remaining entries, sign the head, and stop. Takes a few seconds at most.
 
         Returns:
             What could not be written, and whether the head is signed.
@@ -151,7 +151,7 @@ class EgressLedger:
         return kept, signed
 
     def body_hmac(self, body: bytes) -> str:
-        """HMAC-SHA256 in hex: whoever has the secret can say whether these bytes left."""
+        """HMAC-SHA256 in hex: with the secret one can check whether these bytes left."""
         return hmac.digest(self._key, body, "sha256").hex()
 
     async def depart(self, facts: DepartureFacts, body: bytes) -> Entry:
@@ -180,7 +180,7 @@ class EgressLedger:
         return entry
 
     async def arrive(self, departure: Entry, facts: ArrivalFacts) -> None:
-        """Record how an attempt ended; once, however often it is told.
+        """Record the end of an attempt, once, however often this is called.
 
         It is handed in before this waits, so a caller that is cancelled has recorded it too. One
         that cannot be written now is kept and tried again for as long as the gateway lives.
@@ -191,7 +191,7 @@ class EgressLedger:
             logger.warning("the end of attempt %s waits for the ledger", departure.attempt_id)
 
     async def of_request(self, request_id: str, tenant: str) -> list[Crossing]:
-        """What left for one request of a tenant, in its order.
+        """Return what left for a request of a tenant, in order.
 
         Raises:
             DatabaseUnavailable: it cannot be told now.
@@ -232,7 +232,7 @@ class EgressLedger:
 
 
 def _draft(line: str) -> Draft | None:
-    """An entry that a stop has kept; None if it is none: it must not keep the others out."""
+    """Read an entry that a stop has kept. Returns None for a broken one."""
     try:
         return Draft(**orjson.loads(line))
     except (orjson.JSONDecodeError, TypeError):

@@ -25,14 +25,14 @@ _PAGE = 1000
 
 @dataclass(frozen=True, slots=True)
 class Crossing:
-    """One attempt that left. Without an arrival it goes on, or its gateway died."""
+    """An attempt that left. Without an arrival it still runs, or its gateway died."""
 
     departure: Entry
     arrival: Entry | None
 
     @property
     def at(self) -> datetime:
-        """When it left."""
+        """The time of its departure."""
         return datetime.fromisoformat(self.departure.at)
 
     def as_json(self) -> dict[str, Any]:
@@ -51,7 +51,7 @@ class Crossing:
 
 
 async def crossings_of(database: Database, request_id: str, tenant: str) -> list[Crossing]:
-    """What left for one request of a tenant, in its order.
+    """Return what left for a request of a tenant, in order.
 
     Raises:
         DatabaseUnavailable: it cannot be told now.
@@ -67,7 +67,7 @@ async def crossings_of(database: Database, request_id: str, tenant: str) -> list
 async def latest_crossings(
     database: Database, *, limit: int, request_id: str | None = None
 ) -> list[Crossing]:
-    """What left last, of any tenant; the newest comes last. Raises as above."""
+    """Return the last departures of all tenants; the newest comes last. Raises as above."""
     query = select(EgressEntry).where(EgressEntry.kind == "departure")
     if request_id is not None:
         query = query.where(EgressEntry.request_id == request_id)

@@ -27,7 +27,7 @@ _JWS = jwt.PyJWS(algorithms=[ALGORITHM])
 
 
 class Departed(BaseModel):
-    """What left for an answer: to whom, how much, and its entry in the ledger."""
+    """A departure for an answer: its provider, its bytes, and its entry in the ledger."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -43,13 +43,13 @@ class Departed(BaseModel):
 
     @classmethod
     def of(cls, departure: Entry) -> Self:
-        """Of a departure in the ledger."""
+        """Build it from a departure in the ledger."""
         facts = {name: value for name, value in departure.told.items() if name in cls.model_fields}
         return cls(sequence=departure.sequence, hash=departure.hash, **facts)
 
 
 class Receipt(BaseModel):
-    """What a receipt says.
+    """The statement of a receipt.
 
     Attributes:
         v: the version of this form.
@@ -79,7 +79,7 @@ class Receipt(BaseModel):
 
     @property
     def at(self) -> datetime:
-        """When it was signed."""
+        """The time of its signature."""
         return datetime.fromtimestamp(self.iat, UTC)
 
 
@@ -95,7 +95,7 @@ class Receipts:
 
 
 def verify(token: str, keys: PublicKeys) -> Receipt:
-    """What a receipt says, if one of these keys signed it. Needs no server.
+    """Return a receipt's statement if one of these keys signed it. Needs no server.
 
     Raises:
         ReceiptInvalid: anything else, and why.

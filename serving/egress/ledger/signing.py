@@ -40,7 +40,7 @@ _PUBLIC_PEM = re.compile(rb"-----BEGIN PUBLIC KEY-----.+?-----END PUBLIC KEY----
 
 
 def key_file(settings: Settings) -> Path:
-    """Where the private key is: as configured, else in the state directory."""
+    """Return the file of the private key: as configured, or else in the state directory."""
     return settings.ledger.signing_key or settings.home / _FILE
 
 
@@ -52,7 +52,7 @@ def key_id(key: Ed25519PublicKey) -> str:
 
 
 def base64url(data: bytes) -> str:
-    """Without padding, as JOSE has it (RFC 7515, 2)."""
+    """Encode as base64url without padding, as in JOSE (RFC 7515, 2)."""
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
 
 
@@ -68,7 +68,7 @@ class PublicKeys:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """All public keys of a PEM file.
+        """Read all public keys of a PEM file.
 
         Raises:
             PublicKeyInvalid: it cannot be read, or holds something else.
@@ -114,7 +114,7 @@ class Signer:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """With the key in `path`.
+        """Load the key in `path`.
 
         Raises:
             SigningKeyUnsafe: others may read the file, or it holds no Ed25519 key.
@@ -124,7 +124,7 @@ class Signer:
 
     @classmethod
     def load_or_create(cls, path: Path) -> Self:
-        """With the key in `path`; without that file, with a new one that is put there.
+        """Load the key in `path`, or make a new one there.
 
         Processes that race get the same key, and a crash never leaves half of one. Blocks. Raises
         as above.

@@ -56,7 +56,7 @@ def _signed(checkpoint: Checkpoint) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What verification found.
+    """The result of a verification.
 
     Attributes:
         entries: that were looked at; up to the fault if there is one.
@@ -106,7 +106,7 @@ class Verification:
         return self._fault is None
 
     def report(self) -> Report:
-        """What was found, once the last entry was taken."""
+        """Return the result, after the last entry."""
         fault = self._fault or self._truncation() or self._unsigned()
         return Report(self._head.sequence, self._signed_to, fault)
 
@@ -140,7 +140,7 @@ class Verification:
         return None
 
     def _truncation(self) -> Fault | None:
-        """A checkpoint that signs what is not there."""
+        """Find a checkpoint that signs missing entries."""
         for sequence in sorted(self._checkpoints):
             for checkpoint in self._checkpoints[sequence]:
                 if not checkpoint.is_genuine(self._keys):

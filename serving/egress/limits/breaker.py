@@ -20,7 +20,7 @@ nothing of the provider, as when the client went away or the request itself was 
 
 @dataclass(frozen=True, slots=True)
 class BreakerRules:
-    """When a breaker opens, and for how long.
+    """Rules of a breaker: when it opens, and for how long.
 
     Attributes:
         failures_in_row: it opens at so many,
@@ -43,7 +43,7 @@ RULES = BreakerRules()
 
 
 class LocalBreakers:
-    """What one gateway knows of its targets, for while the shared breakers cannot be asked.
+    """Breakers of one gateway, used while the shared ones are unreachable.
 
     They open by the same rules and never close by themselves: only all gateways together can see to
     it that one probe goes out, and not one of each.
@@ -74,7 +74,7 @@ class LocalBreakers:
         self._rests[provider] = max(until, self._rests.get(provider, until))
 
     def rests_s(self, provider: str) -> float:
-        """How long a provider is left alone yet; 0: it is not."""
+        """Return how long a provider is still left alone; 0 if it is not."""
         return max(0.0, self._rests.get(provider, float("-inf")) - self._clock())
 
     def is_open(self, target: str) -> bool:
@@ -89,7 +89,7 @@ class LocalBreakers:
 
 
 class _Breaker:
-    """One of them."""
+    """A breaker."""
 
     def __init__(self, rules: BreakerRules, clock: Callable[[], float]) -> None:
         self._rules = rules

@@ -53,7 +53,7 @@ _SCRIPT = script(Path(__file__).parent / "gate.lua")
 
 
 class ProviderAttempt:
-    """A right to send one request to a provider. Whoever holds it ends it, once.
+    """The right to send one request to a provider. Its holder ends it, once.
 
     As a context manager it ends as `abandoned` what nobody has ended.
     """
@@ -72,7 +72,7 @@ class ProviderAttempt:
         await self.end("abandoned")
 
     def hear(self, left: Left) -> None:
-        """Pass on what the provider told with its first bytes. Does not wait."""
+        """Pass on the limits that came with the provider's first bytes. Does not wait."""
         self._gatekeeper.hear(self._reservation, left)
 
     async def end(
@@ -141,13 +141,13 @@ class Gatekeeper:
         self.loop.start()
 
     async def close(self) -> None:
-        """Send what is on its way. Each has the deadline of a call."""
+        """Send the outstanding steps, each with the deadline of a call."""
         await self.loop.close()
         if self._sending:
             await asyncio.wait(self._sending)
 
     async def begin(self, provider: str, model: str, tokens: int) -> ProviderAttempt | Denied:
-        """Reserve an attempt, or say what is against it. All or nothing, and without waiting.
+        """Reserve an attempt, or return the reason against it. All or nothing, without waiting.
 
         Args:
             provider: its name.
@@ -225,7 +225,7 @@ class Gatekeeper:
         return denied
 
     def _begin_alone(self, wanted: Reservation, limits: ProviderLimits) -> ProviderAttempt | Denied:
-        """Begin while nobody knows what other gateways do."""
+        """Begin while the other gateways' use is unknown."""
         if rests_s := self._own.rests_s(wanted.provider):
             return Denied("resting", rests_s)
         if self._own.is_open(wanted.target):
@@ -235,7 +235,7 @@ class Gatekeeper:
         return ProviderAttempt(self, wanted, is_probe=False)
 
     def _until(self, count: int | None, reset_s: float | None) -> tuple[int, int] | None:
-        """What is left of something, and for how many milliseconds that holds."""
+        """Return the rest of a limit, and for how many milliseconds it holds."""
         if count is None:
             return None
         span_s = RESET_S if reset_s is None else reset_s
@@ -255,7 +255,7 @@ class Gatekeeper:
         }
 
     def _send(self, do: str, reservation: Reservation, **fields: Any) -> asyncio.Task[None]:
-        """Run a step whose reply says nothing. What one that is lost leaves, leases make good."""
+        """Run a step whose reply does not matter. If it is lost, leases make it good."""
         task = asyncio.create_task(self._try(do, reservation, **fields))
         self._sending.add(task)
         task.add_done_callback(self._sending.discard)

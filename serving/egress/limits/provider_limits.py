@@ -1,4 +1,4 @@
-"""What providers let us use, what they tell is left of it, and why an attempt does not begin."""
+"""Providers' limits, what they report to be left, and the reasons why no attempt begins."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RESET_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class ProviderLimits:
-    """What a provider lets us use; None: not known."""
+    """Limits of a provider; None if unknown."""
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
@@ -38,7 +38,7 @@ class ProviderLimits:
 
     @classmethod
     def of(cls, settings: ProviderSettings) -> Self:
-        """Those that are configured."""
+        """Read the configured limits."""
         return cls(
             settings.requests_per_minute, settings.tokens_per_minute, settings.concurrent_requests
         )
@@ -63,11 +63,11 @@ class Denied:
 
 
 class Left(Protocol):
-    """What a provider tells about our limits; None: not told."""
+    """The rest of our limits as a provider reports it; None if it does not."""
 
     @property
     def requests(self) -> int | None:
-        """That may still be sent."""
+        """Requests that may still be sent."""
         ...
 
     @property
@@ -77,18 +77,18 @@ class Left(Protocol):
 
     @property
     def tokens(self) -> int | None:
-        """The same for tokens."""
+        """Tokens that may still be sent."""
         ...
 
     @property
     def tokens_reset_s(self) -> float | None:
-        """As above."""
+        """Seconds until the tokens reset."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """What an attempt takes. `made_ms`: when, by Valkey's clock; 0: it has not heard of it."""
+    """The use of an attempt. `made_ms` is Valkey's time of it; 0 if Valkey does not know it."""
 
     id: str
     provider: str
@@ -98,5 +98,5 @@ class Reservation:
 
     @property
     def target(self) -> str:
-        """What a breaker belongs to: a model of a provider."""
+        """The name of a breaker: a model of a provider."""
         return f"{self.provider}|{self.model}"

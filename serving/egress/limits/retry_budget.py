@@ -1,4 +1,4 @@
-"""How many requests may leave, and how often one may be tried again: shares of those that came.
+"""Budgets of departures and retries, as shares of the requests that came.
 
 Of one gateway. Where each keeps to a share, all of them together do. Knows no providers.
 """
@@ -42,7 +42,7 @@ class Allowance:
         self._taken = MovingCount(window_s, clock)
 
     def came(self) -> None:
-        """One more came."""
+        """Count one more request."""
         self._came.add()
 
     def has_room(self, share: float) -> bool:
@@ -71,7 +71,7 @@ class Place:
 
 
 class Shares:
-    """How many requests for each model, and of each key for it, leave.
+    """Counts the requests of each model, and of each key for it, that leave.
 
     Args:
         window_s: over which they are counted.

@@ -1,4 +1,4 @@
-"""How many there were lately: a count over a window that moves, in constant memory."""
+"""A count over a sliding window, in constant memory."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ class MovingCount:
             self._total -= 1
 
     def total(self) -> int:
-        """How many there were."""
+        """The count over the window."""
         self._move()
         return self._total
 
     def _move(self) -> int:
-        """Drop what is too old. The number of the part that it is now."""
+        """Drop old parts. Returns the number of the present part."""
         part = int(self._clock() / self._part_s)
         while self._counts and (oldest := next(iter(self._counts))) < part - PARTS:
             self._total -= self._counts.pop(oldest)

@@ -1,1 +1,1 @@
-"""When a request may leave, and which providers can run it."""
+"""Policy of overflow: when a request may leave, and which providers can run it."""

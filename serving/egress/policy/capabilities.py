@@ -1,4 +1,4 @@
-"""Which models of providers can run a request at all, so that falling back is never a bad request.
+"""Capabilities of provider models, so that a fallback is never a bad request.
 
 Knows what is asked and what is offered; neither prices, nor privacy, nor who is up.
 """
@@ -22,7 +22,7 @@ MIN_ANSWER_TOKENS = 16
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a provider's model takes. The defaults are those of a plain chat model.
+    """What a provider's model supports. The defaults are those of a plain chat model.
 
     Attributes:
         context_tokens: of prompt and answer together.
@@ -63,7 +63,7 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a request asks for. `prompt_tokens` are those of one answer's prompt, by our count."""
+    """The needs of a request. `prompt_tokens` are those of one prompt, by our count."""
 
     kind: Kind
     prompt_tokens: int
@@ -122,7 +122,7 @@ def _has_image(message: Mapping[str, Any]) -> bool:
 
 
 def why_not(facts: Facts, offered: Capabilities) -> str | None:
-    """Why a model cannot run such a request, as an identifier; None: it can."""
+    """Return why a model cannot run such a request, as an identifier; None if it can."""
     return next((reason for reason, lacks in _LACKS.items() if lacks(facts, offered)), None)
 
 

@@ -1,4 +1,4 @@
-"""When a request leaves for a provider, and for which reason.
+"""The decision that a request leaves for a provider, and its reason.
 
 Knows nothing of providers but their names, and of the queue only how long it says that a place
 takes. What a request may show to whom is decided elsewhere.
@@ -35,7 +35,7 @@ _TRIGGERS: Mapping[type[EngineError], Trigger] = {
 
 @dataclass(frozen=True, slots=True)
 class WaitBounds:
-    """Which waits are too long.
+    """The longest acceptable waits.
 
     Attributes:
         max_wait_s: a surge begins when a place takes longer.
@@ -51,7 +51,7 @@ class WaitBounds:
 
 @dataclass(frozen=True, slots=True)
 class KeyOverflow:
-    """What one key says of its overflow. None: as the model has it."""
+    """A key's own overflow settings; None where the model's apply."""
 
     enabled: bool = True
     max_wait_s: float | None = None
@@ -62,7 +62,7 @@ class KeyOverflow:
 
 @dataclass(frozen=True, slots=True)
 class OverflowPolicy:
-    """When requests for a model may leave.
+    """The overflow policy of a model.
 
     Attributes:
         enabled: whether any may.
@@ -178,7 +178,7 @@ class OverflowDecision:
         return self._clock() < self._ends.get(wait, float("-inf"))
 
     def at_arrival(self, policy: OverflowPolicy, here: Here) -> Trigger | None:
-        """Why a request leaves before it was tried here; None: it is tried here."""
+        """Return why a request leaves before the local model is tried; None if it does not."""
         too_long = self._is_too_long(policy.wait, here.predicted_wait_s)
         trigger: Trigger | None = "queue_wait" if too_long else None
         if not here.ready:
@@ -200,5 +200,5 @@ class OverflowDecision:
 
 
 def trigger_of(error: EngineError) -> Trigger | None:
-    """What a failure of the model here is as a reason; None: another one would fail too."""
+    """Return the trigger for a failure of the local model; None if a provider would fail too."""
     return next((trigger for kind, trigger in _TRIGGERS.items() if isinstance(error, kind)), None)

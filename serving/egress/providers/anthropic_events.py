@@ -1,4 +1,4 @@
-"""From Anthropic's events of a streamed message to OpenAI's chunks, and whether all is there."""
+"""Converts Anthropic's streamed events into OpenAI's chunks, and checks that all are there."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _IGNORED_DELTAS = ("signature_delta", "citations_delta")
 
 
 class MessageAnswer:
-    """One answer, as its events come. Events and blocks of unknown types are passed over.
+    """An answer, from its events. Events and blocks of unknown types are skipped.
 
     Args:
         head: what each chunk begins with.
@@ -73,7 +73,7 @@ class MessageAnswer:
         raise _malformed()
 
     def usage(self) -> Usage:
-        """What the answer used, once its events have ended.
+        """Return the usage of the answer, after its last event.
 
         Raises:
             ProviderBroken: it is not whole, or does not tell.
@@ -92,7 +92,7 @@ class MessageAnswer:
         return self._head | {"choices": [choice]}
 
     def _count(self, usage: Mapping[str, Any]) -> None:
-        """Counts are of the whole answer so far: the last one told is the one."""
+        """Take the latest count: each is of the whole answer so far."""
         for name, value in usage.items():
             if not name.endswith("_tokens") or value is None:
                 continue

@@ -1,4 +1,4 @@
-"""From OpenAI's chat request to Anthropic's messages (https://platform.claude.com/docs/en/api).
+"""Converts OpenAI's chat request into Anthropic's (https://platform.claude.com/docs/en/api).
 
 Pure: what has no counterpart is refused here, before anything leaves, or left out where only
 quality or reproducibility depends on it (seed, penalties, logit_bias, reasoning_effort).
@@ -28,7 +28,7 @@ _NOT_IN_IDS = re.compile(r"[^A-Za-z0-9_-]")
 
 @dataclass(frozen=True, slots=True)
 class AnthropicDialect:
-    """What the version and the models allow.
+    """Features of an API version and its models.
 
     Attributes:
         version: of the API, by its date.
@@ -52,7 +52,7 @@ class Conversion:
 def converted(
     given: Body, *, model: str, dialect: AnthropicDialect, answer_tokens: int | None = None
 ) -> Conversion:
-    """What to send for OpenAI's chat request `given`.
+    """Convert OpenAI's chat request `given`.
 
     An answer that follows a JSON schema is asked for by `output_config`, which constrains the
     decoding, not by a forced tool: it leaves tools free, and the answer is plain text as OpenAI's.
@@ -180,7 +180,7 @@ def _tool_use(call: Body, tools: ToolNames) -> Block:
 
 
 def _arguments(text: str) -> dict[str, Any]:
-    """Arguments as an object, whatever the model that wrote them made of it."""
+    """Return arguments as an object, even if the model wrote no valid one."""
     try:
         value = orjson.loads(text) if text.strip() else {}
     except orjson.JSONDecodeError:

@@ -1,4 +1,4 @@
-"""One exchange with a provider: an official client asks, and events come back within deadlines."""
+"""An exchange with a provider: an official client asks, and events come within deadlines."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _NOT_CONNECTED = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout
 
 
 class EventStream(Protocol):
-    """What the clients give: parsed events, and the connection they come on."""
+    """A client's stream: parsed events, and their connection."""
 
     def __aiter__(self) -> AsyncIterator[object]: ...
 
@@ -42,7 +42,7 @@ Opening = Callable[[httpx2.AsyncClient, httpx2.Timeout], Awaitable[EventStream]]
 
 
 class Exchange:
-    """One request to a provider, and the events of its answer.
+    """A request to a provider, and the events of its answer.
 
     Args:
         outlet: where it goes.
@@ -100,7 +100,7 @@ class Exchange:
                 await stream.close()
 
     def _begin(self) -> None:
-        """The gate has let the request go: from here on it is the provider who takes time."""
+        """Start the provider's clock: the gate has let the request go."""
         self._until = min(self._end, self._loop.time() + self._deadlines.first_event_s)
         if self._timer is not None:
             self._timer.reschedule(self._until)
@@ -117,7 +117,7 @@ class Exchange:
             self._timer = None
 
     def _translated(self, error: Exception) -> ProviderError:
-        """What a client's error stands for. Both clients name what their errors hold alike."""
+        """Translate a client's error. Both clients use the same attribute names."""
         if isinstance(error, ProviderError):
             return error
         response, body = getattr(error, "response", None), getattr(error, "body", None)
@@ -126,7 +126,7 @@ class Exchange:
         return broke_off(body) if body is not None else self._without_word(error)
 
     def _without_word(self, error: Exception) -> ProviderError:
-        """What an error stands for of which the provider said nothing."""
+        """Translate an error without a message from the provider."""
         cause = error.__cause__
         if isinstance(cause, _NOT_CONNECTED):
             return ProviderUnavailable("the provider cannot be reached", code=NOT_CONNECTED)

@@ -30,7 +30,7 @@ Count = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 def head(request: ProviderRequest) -> Chunk:
-    """What all chunks of an answer begin with: nothing in it is the provider's."""
+    """Return the head of an answer's chunks: nothing in it is the provider's."""
     answer_id = openai_stream.answer_id(request.kind, request.request_id)
     return openai_stream.head(request.kind, answer_id, model=request.model, created=time.time())
 
@@ -106,7 +106,7 @@ _CHUNKS: dict[Kind, type[_ChatChunk | _TextChunk]] = {"chat": _ChatChunk, "compl
 
 
 class OpenAIAnswer:
-    """One answer, as its events come.
+    """An answer, from its events.
 
     Args:
         request: what was asked.
@@ -137,7 +137,7 @@ class OpenAIAnswer:
         return self._head | {"choices": [self._choice(choice) for choice in chunk.choices]}
 
     def usage(self) -> Usage:
-        """What the answer used, once its events have ended.
+        """Return the usage of the answer, after its last event.
 
         Raises:
             ProviderBroken: it is not whole, or does not tell.

@@ -43,7 +43,7 @@ _PATHS: dict[Kind, str] = {"chat": "/chat/completions", "completion": "/completi
 
 @dataclass(frozen=True, slots=True)
 class OpenAIDialect:
-    """In what a server differs from OpenAI's.
+    """The differences of a server from OpenAI's.
 
     Attributes:
         length_field: what a chat request calls the most tokens of its answer.
@@ -174,7 +174,7 @@ def openai_body(request: ProviderRequest, dialect: OpenAIDialect) -> dict[str, A
 
 
 def _choices(request: ProviderRequest) -> int:
-    """How many answers a request asks for, over all of its prompts."""
+    """Count the answers that a request asks for, over all prompts."""
     n = request.body.get("n") or 1
     prompt = request.body.get("prompt")
     if request.kind == "chat" or not isinstance(prompt, list) or isinstance(prompt[0], int):

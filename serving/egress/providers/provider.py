@@ -17,7 +17,7 @@ NOT_CONNECTED = "not_connected"
 
 
 class ProviderError(Exception):
-    """What a provider may raise. No message holds text of a prompt, an answer or the provider.
+    """An error of a provider. No message holds text of a prompt, an answer or the provider.
 
     ProviderError
     ├── ProviderRateLimited      a limit of ours there is reached
@@ -75,12 +75,12 @@ class ProviderDenied(ProviderError):
 
 
 class ProviderBroken(ProviderError):
-    """What the provider sent is not a whole, well-formed answer."""
+    """The provider's answer is incomplete or malformed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Deadlines:
-    """How long a provider may take. What is only a sign of life, as a ping, is no event.
+    """Deadlines of a provider. A mere sign of life, such as a ping, is no event.
 
     Attributes:
         connect_s: for a connection, and again for its TLS handshake.
@@ -97,7 +97,7 @@ class Deadlines:
 
 @dataclass(frozen=True, slots=True)
 class ProviderRequest:
-    """One generation for a provider, in the state in which it may leave.
+    """A generation for a provider, in the state in which it may leave.
 
     `body` is an OpenAI request of that kind; fields the provider does not take are not sent.
     `model` is the provider's name of the model. `answer_tokens` is the most that an answer may have
@@ -114,7 +114,7 @@ class ProviderRequest:
 
 @dataclass(frozen=True, slots=True)
 class Departure:
-    """What is about to leave: where to, as a URL without its query, and the very bytes."""
+    """A departure: its URL without the query, and its very bytes."""
 
     request_id: str
     destination: str
@@ -131,7 +131,7 @@ class Gate(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ProviderHeadroom:
-    """What a provider tells about our limits with each answer, refusals too. None: not told.
+    """Our limits as a provider reports them with each answer or refusal; None if it does not.
 
     Attributes:
         requests: that may still be sent.
@@ -149,7 +149,7 @@ class ProviderHeadroom:
 
     @property
     def wait_s(self) -> float | None:
-        """How long to send nothing: as asked, else until what is used up comes back."""
+        """Return how long to send nothing: as asked, or else until the limits reset."""
         if self.retry_after_s is not None:
             return self.retry_after_s
         pairs = ((self.requests, self.requests_reset_s), (self.tokens, self.tokens_reset_s))

@@ -1,4 +1,4 @@
-"""What providers tell about our limits in headers: what is left, when it resets, when to retry."""
+"""Rate-limit headers of providers: what is left, when it resets, and when to retry."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def utc_now() -> datetime:
 
 
 def headroom(headers: Mapping[str, str], now: Callable[[], datetime] = utc_now) -> ProviderHeadroom:
-    """What `headers`, with names in lower case, tell. What cannot be understood is not told."""
+    """Read `headers`, whose names are in lower case. Malformed ones are ignored."""
     moment = now()
     requests = _least(headers, _REQUESTS, moment)
     tokens = _least(headers, _TOKENS, moment)

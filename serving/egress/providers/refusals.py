@@ -1,4 +1,4 @@
-"""From what a provider's client raised to a `ProviderError`. Nothing a provider wrote gets through.
+"""Turns errors of provider clients into `ProviderError`. No text of a provider gets through.
 
 Its messages may repeat the prompt. Identifiers are kept, if they look like one.
 """

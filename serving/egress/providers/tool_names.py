@@ -11,7 +11,7 @@ _REFUSED = re.compile(r"[^A-Za-z0-9_-]")
 
 
 class ToolNames:
-    """A one-to-one map between the names of one request's tools and those a provider is told.
+    """A one-to-one map between a request's tool names and those sent to a provider.
 
     Args:
         names: of the tools that are defined; names found later are added.
@@ -24,7 +24,7 @@ class ToolNames:
             self.there(name)
 
     def there(self, name: str) -> str:
-        """The name the provider is told: the same one wherever that is allowed."""
+        """Return the name sent to the provider: the same one if that is allowed."""
         if name not in self._there:
             alias = _REFUSED.sub("_", name)[:LONGEST]
             number = 1

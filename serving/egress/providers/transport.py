@@ -1,4 +1,4 @@
-"""The one door out: what a provider's client sends passes a gate as bytes, and only to one host.
+"""The gated transport: a client's bytes pass a gate, and go to one host only.
 
 The official clients run on it, so that nothing they or their environment add leaves: headers are
 made here, the key is known here only, and what comes back is bounded before they parse it.
@@ -27,7 +27,7 @@ _TALKERS = ("openai", "anthropic", "httpx2", "httpcore2")
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """Where a provider is reached, and the headers that it is told: its key among them.
+    """The URL of a provider, and the headers for it, its key among them.
 
     Attributes:
         url: https, or http to this machine. Requests go to paths below it.
@@ -69,7 +69,7 @@ def _is_loopback(host: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class AnswerBounds:
-    """How much of an answer is read."""
+    """Bounds of an answer."""
 
     answer_bytes: int = 32 * 1024 * 1024
     event_bytes: int = 1024 * 1024
@@ -190,7 +190,7 @@ class GatedTransport(httpx2.AsyncBaseTransport):
         return httpx2.Response(response.status_code, headers=_kept(response.headers), stream=stream)
 
     async def _refused(self, response: httpx2.Response) -> httpx2.Response:
-        """The refusal with the beginning of its body, read here."""
+        """Read the beginning of a refusal's body."""
         body = b""
         try:
             async for piece in cast("httpx2.AsyncByteStream", response.stream):

@@ -43,7 +43,7 @@ more, and the machine's cores are the engine's."""
 
 @dataclass(frozen=True, slots=True)
 class DetectorOptions:
-    """How detection is run.
+    """Options of the detector's deployment.
 
     Args:
         replicas: processes, each with one thread that detects.

@@ -1,4 +1,4 @@
-"""Which texts are read for names: those in languages that the detector knows.
+"""Refuses texts in languages in which the detector finds no names.
 
 Text in another script or language stays, unless the operator lets that language leave unread.
 """
@@ -56,7 +56,7 @@ _FOREIGN_LETTER = re.compile(r"[\u0370-\u1dff\u2c00-\ua6ff\ua840-\ufaff]")
 
 
 def check_read(texts: Iterable[str], allowed: frozenset[str] = frozenset()) -> None:
-    """Refuse what is in a script or a language that nobody reads for names.
+    """Refuse text in a script or a language that is not read for names.
 
     Args:
         texts: all that would leave, with pseudonyms in it or not.
@@ -74,7 +74,7 @@ def check_read(texts: Iterable[str], allowed: frozenset[str] = frozenset()) -> N
 
 
 def check_scripts(texts: Iterable[str], allowed: frozenset[str] = frozenset()) -> None:
-    """The same, of scripts only. Raises `Unread`."""
+    """Check scripts only. Raises `Unread`."""
     _check_scripts(map(revealed, texts), READ | allowed)
 
 
@@ -122,7 +122,7 @@ def _tells(piece: str) -> bool:
 
 
 def _other_language(piece: str, languages: frozenset[str]) -> str | None:
-    """What a piece is written in, if it is none of these languages."""
+    """Return the language of a piece, if it is none of these."""
     label, share = _identifier().classify(piece)
     if _SAME.get(label, label) in languages and share > MAX_DOUBT:
         return None  # Nearly always; the rest is twice as slow.

@@ -51,7 +51,7 @@ _NEAR = 3
 
 
 class AddressRules:
-    """Finds addresses beside what is known of names.
+    """Finds addresses around known names.
 
     Args:
         lexicon: English words.
@@ -91,7 +91,7 @@ class AddressRules:
             begin = end
 
     def _goes_on(self, text: str, before: Token, token: Token) -> bool:
-        """Whether both may stand in one address, with what is between them."""
+        """Whether two parts may belong to one address, with the text between them."""
         if not (self._may_be_in(before) and self._may_be_in(token)):
             return False
         gap = text[before.end : token.start]
@@ -166,7 +166,7 @@ def _tells_of_address(token: Token) -> bool:
 
 
 def _first_line(text: str, tokens: Sequence[Token], begin: int, end: int) -> int:
-    """Where the address begins in a run of lines: a name may stand above it."""
+    """Find where the address begins in a run of lines: a name may stand above it."""
     first = begin
     for index in range(begin, end):
         if index > begin and "\n" in text[tokens[index - 1].end : tokens[index].start]:
@@ -179,7 +179,7 @@ def _first_line(text: str, tokens: Sequence[Token], begin: int, end: int) -> int
 
 
 def _corners(text: str, addresses: Sequence[Span]) -> Iterator[Span]:
-    """What is no address alone: the corner of two streets, or a name beside one."""
+    """Find what is no address alone: the corner of two streets, or a name beside one."""
     for found in _CORNER.finditer(text):
         yield Span(found.start(), found.end(), "ADDRESS", SCORE)
     for address in addresses:

@@ -1,4 +1,4 @@
-"""English words, from the tables of a lemmatiser that come with a model: what is no name.
+"""The lexicon: English words that are no names, from the tables of a model's lemmatiser.
 
 The tables are WordNet's word lists (lemmas by part of speech) with irregular forms and endings.
 """
@@ -28,7 +28,7 @@ _REMEMBERED = 50_000
 
 
 class Lexicon:
-    """Which words are English ones, in any inflection.
+    """Knows English words, in any inflection.
 
     Args:
         directory: of a spaCy model with a rule lemmatiser.

@@ -89,7 +89,7 @@ def _sentences(text: str) -> Iterator[tuple[int, int]]:
 
 
 def directory_of(package: str) -> Path:
-    """Where a package keeps its model.
+    """Return the directory of a package's model.
 
     Raises:
         LookupError: If the package is not installed, or has no model or several.
@@ -113,7 +113,7 @@ def _load(directory: Path) -> Language:
 
 
 def _names(document: Doc, start: int) -> Iterator[Span]:
-    """What counts, up to the end of its line: models run over headings and labels."""
+    """Return the names, each up to the end of its line: models run over headings and labels."""
     for entity in document.ents:
         line = entity.text.partition("\n")[0]
         if (kind := KINDS.get(entity.label_)) and line:
@@ -122,7 +122,7 @@ def _names(document: Doc, start: int) -> Iterator[Span]:
 
 
 def _voted(spans: Iterable[Span]) -> list[Span]:
-    """Each span once; one that both models found alike is more certain."""
+    """Merge equal spans: one that both models found is more certain."""
     votes: dict[Span, int] = {}
     for span in spans:
         votes[span] = votes.get(span, 0) + 1

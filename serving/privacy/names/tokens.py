@@ -36,7 +36,7 @@ class Token:
 
 
 def tokens_of(text: str) -> list[Token]:
-    """All tokens, in order; spaces are between them."""
+    """Return all tokens, in order; spaces lie between them."""
     return [
         Token(found.start(), found.end(), found[0], found[0].lower())
         for found in _TOKEN.finditer(text)

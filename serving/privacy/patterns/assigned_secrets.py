@@ -68,7 +68,7 @@ _NAME = re.compile(r"(?:[A-Z][a-z]+[0-9]*){2,8}|[A-Z]{1,9}(?:[_-][A-Z]{1,9}[0-9]
 
 
 def assigned(view: View) -> Iterator[Span]:
-    """What is assigned to a word such as `password`, `api_key` or `token`, in code and in prose."""
+    """Find values assigned to words such as `password`, `api_key` or `token`, in code and prose."""
     if not any(map(view.lowered.__contains__, _MARKS)):
         return
     for match in _ASSIGNED.finditer(view.text):
@@ -100,7 +100,7 @@ def _may_be_secret(value: str) -> bool:
 
 
 def _is_mixed(value: str) -> bool:
-    """Of letters and digits, or of many letters, large and small."""
+    """Whether it mixes letters and digits, or many letters in both cases."""
     if any(map(str.isdigit, value)):
         return any(map(str.isalpha, value))
     return len(value) >= 16 and value.isalnum() and not (value.islower() or value.isupper())

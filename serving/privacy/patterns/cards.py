@@ -68,7 +68,7 @@ def _in_groups(view: View, groups: Sequence[tuple[int, int]]) -> Iterator[Span]:
 
 
 def _best(view: View, groups: Sequence[tuple[int, int]]) -> tuple[int, float]:
-    """How many of these groups are a card, and its score; 1 and 0 if none is."""
+    """Return how many of these groups form a card, and its score; 1 and 0 if none does."""
     best, number = (1, 0.0), ""
     lengths = _FOUR_FIRST if groups[0][1] - groups[0][0] == 4 else _IN_ODD_GROUPS
     for size, (start, end) in enumerate(groups, start=1):

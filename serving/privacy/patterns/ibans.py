@@ -47,7 +47,7 @@ _REST = re.compile(r"(?:[ .\-]{0,2}[0-9A-Za-z]){11,34}+")
 
 
 def ibans(view: View) -> Iterator[Span]:
-    """Account numbers, also in groups and in lower case. One that checks scores 1."""
+    """Find account numbers, also in groups and in lower case. A valid check number scores 1."""
     for head in _HEAD.finditer(view.text):
         start = head.start() - 2
         pattern = _PATTERNS.get(view.text[start : start + 2].upper())

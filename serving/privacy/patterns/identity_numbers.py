@@ -62,7 +62,7 @@ def _digits(pattern: str) -> re.Pattern[str]:
 
 
 def _letters(first: str, rest: str) -> re.Pattern[str]:
-    """The same with one character of a class; case does not count."""
+    """Build the pattern with one character of a class; case does not count."""
     return re.compile(f"[{first}{first.lower()}]{_START}(?i:{rest}){_END}")
 
 

@@ -64,7 +64,7 @@ def ip_addresses(view: View) -> Iterator[Span]:
 
 
 def urls(view: View) -> Iterator[Span]:
-    """URLs that let in whoever has them: a password before the host, a key in the query."""
+    """Find URLs that hold a credential: a password before the host, or a key in the query."""
     for match in _URL.finditer(view.text):
         scheme = _SCHEME.search(view.text, max(0, match.start() - MAX_SCHEME_CHARS), match.start())
         tail = match[0].rstrip(_TRAILING)

@@ -65,7 +65,7 @@ class Folded:
     origins: Sequence[int] | None = field(repr=False)
 
     def in_original(self, span: Span) -> Span:
-        """That part of the original from which a part of this text came, with all its marks."""
+        """Return the original of a part of this text, with all its marks."""
         if self.origins is None:
             return span
         start, end = self.origins[span.start], self.origins[span.end - 1] + 1
@@ -138,7 +138,7 @@ def _plain_letter(char: str) -> str:
 
 
 class _Folds(dict[int, str]):
-    """What each code point is folded to; filled as they come."""
+    """Caches what each code point is folded to."""
 
     def __missing__(self, code: int) -> str:
         plain = _fold(chr(code))
@@ -201,7 +201,7 @@ def _past_article(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def _joined(view: View, runs: Sequence[tuple[int, int]]) -> View:
-    """Without the gaps in these runs; a wide one is a space or a line break between two gaps."""
+    """Remove the gaps in these runs; a wide gap is a space or a line break between two gaps."""
     dropped: set[int] = set()
     for run in runs:
         for gap in _GAP.finditer(view.text, *run):

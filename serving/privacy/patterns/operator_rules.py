@@ -1,4 +1,4 @@
-"""What an operator calls personal: patterns and words of its own."""
+"""An operator's own patterns and words for personal data."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class OperatorRules:
         return cls(MappingProxyType(compiled), tuple(unspaced), MappingProxyType(indexed))
 
     def find(self, view: View) -> Iterator[Span]:
-        """Whatever of a view they match, of type CUSTOM."""
+        """Find their matches in a view, of type CUSTOM."""
         for pattern in self.patterns.values():
             for start, end in pattern.find(view.text):
                 yield Span(start, end, "CUSTOM", _SCORE)

@@ -43,7 +43,7 @@ class Words:
         object.__setattr__(self, "_beginning", beginning)
 
     def places(self, view: View) -> Iterator[tuple[int, int]]:
-        """Where each of them is in a text with a digit, word by word."""
+        """Find each of them in a text with a digit, word by word."""
         for first in self._beginning.keys() & view.words:
             for word in self._beginning[first]:
                 at = view.lowered.find(word)

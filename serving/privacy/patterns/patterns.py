@@ -53,7 +53,7 @@ _FINDERS: tuple[Finder, ...] = (
 
 
 def find(text: str, rules: OperatorRules = NO_RULES) -> list[Span]:
-    """What of a text is personal or secret by its form, in any disguise that `views` sees through.
+    """Find personal and secret values by their form, in any disguise that `views` sees through.
 
     Args:
         text: anything.

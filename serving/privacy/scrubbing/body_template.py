@@ -19,7 +19,7 @@ Context = tuple[str | int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """One text of a request. A number is replaced as a whole or not at all, an id always."""
+    """A text of a request. A number is replaced as a whole or not at all, an id always."""
 
     text: str = field(repr=False)
     treatment: Treatment = "text"
@@ -32,7 +32,7 @@ class Hole:
     at: int
 
     def filled(self, texts: Texts) -> str:
-        """That text."""
+        """Return the text of this position."""
         return texts[self.at]
 
 
@@ -95,7 +95,7 @@ class Template:
 
 
 def filled(node: Any, texts: Texts) -> Any:
-    """What a node of a template stands for."""
+    """Fill a node of a template."""
     if isinstance(node, Hole | NumberHole | Pointer | EmbeddedJson):
         return node.filled(texts)
     if isinstance(node, list):

@@ -1,4 +1,4 @@
-"""What OpenAI's protocol itself says in a request: words, names and numbers that nobody scrubs.
+"""Words, names and numbers of OpenAI's protocol itself, which are not scrubbed.
 
 A closed list. Words are left alone wherever they stand, because none of them says anything about
 anybody; all else that stands in a request is looked at, known field or not.

@@ -61,7 +61,7 @@ class Forms:
         return None
 
     def all(self, text: str) -> Iterator[tuple[int, int]]:
-        """Where whole forms are."""
+        """Find whole forms."""
         at = 0
         while (found := self.first(text, at)) and found[2] is not None:
             yield found[0], found[1]

@@ -1,4 +1,4 @@
-"""What is to be replaced in the texts of a request, from what a detector found in them.
+"""Replacements in the texts of a request, from what a detector found.
 
 Beyond the detector's own spans: values cut in two by parts of a message, names that were found in
 one text and missed in another, and text that looks like a pseudonym.
@@ -35,7 +35,7 @@ Found = Mapping[str, Sequence[Span]]
 
 @dataclass(frozen=True, slots=True)
 class Marked:
-    """The joined text of a unit, where its positions are in it, and what is to be replaced."""
+    """The joined text of a unit, the places of its positions, and the spans to replace."""
 
     text: str = field(repr=False)
     places: Places
@@ -52,7 +52,7 @@ def readings(form: Template) -> list[str]:
 
 
 def marked(form: Template, found: Found) -> list[Marked]:
-    """All units of a request but its ids, in order, with what is to be replaced in them."""
+    """Return all units of a request but its ids, in order, with the spans to replace."""
     own = _by_position(form, found)
     units = [
         _unit(unit, own, found, form.positions)
@@ -91,7 +91,7 @@ def _laid_out(context: Context, positions: Sequence[Position]) -> tuple[str, Pla
 
 
 def _by_position(form: Template, found: Found) -> list[list[Span]]:
-    """What was found in each position, by itself and in the document around it."""
+    """Return the spans in each position, found in itself and in the document around it."""
     own = [_read(one.text, found) for one in form.positions]
     for context in form.contexts:
         text, places = _laid_out(context, form.positions)
@@ -105,7 +105,7 @@ def _by_position(form: Template, found: Found) -> list[list[Span]]:
 
 
 def _read(text: str, found: Found) -> list[Span]:
-    """What was found in a text, also behind JSON's escapes."""
+    """Return the spans in a text, also behind JSON's escapes."""
     spans = list(found.get(text, ()))
     if has_escapes(text):
         plain, places = meant(text)
@@ -117,7 +117,7 @@ def _read(text: str, found: Found) -> list[Span]:
 
 
 def _whole(position: Position, spans: Sequence[Span]) -> list[Span]:
-    """A number is one value: what is personal in a part of it makes all of it so."""
+    """Extend spans over whole numbers: a number is one value."""
     best = max(spans, key=lambda one: one.score, default=None)
     return [] if best is None else [replace(best, start=0, end=len(position.text))]
 
@@ -143,7 +143,7 @@ def _adds(text: str, span: Span, covered: set[int]) -> bool:
 
 
 def _with_look_alikes(text: str, spans: Sequence[Span]) -> list[Span]:
-    """A look-alike is one value, whatever a detector sees inside it."""
+    """Extend spans over look-alikes: each is one value."""
     alike = [Span(*found.span(), "CUSTOM", LOOKS_ALIKE) for found in LOOK_ALIKE.finditer(text)]
 
     def is_inside(span: Span) -> bool:

@@ -62,7 +62,7 @@ def _left(text: str, find: Find, known: Collection[str]) -> list[str]:
 
 
 def _outside(text: str, span: Span, ours: Sequence[tuple[int, int]]) -> str | None:
-    """What of a span is not in our pseudonyms, with blanks for them; None if it touches none."""
+    """Return a span's text with blanks for our pseudonyms; None if it touches none."""
     touched = [(start, end) for start, end in ours if start < span.end and span.start < end]
     if not touched:
         return None

@@ -32,7 +32,7 @@ class Restorer:
 
     @property
     def held(self) -> str:
-        """What was taken and not given yet."""
+        """The text that is held back."""
         return self._held
 
     def feed(self, text: str) -> str:
@@ -62,7 +62,7 @@ class Restorer:
         return rest
 
     def _escaped(self, text: str) -> str:
-        """The same where JSON escapes stand: forms are looked for in what the escapes mean."""
+        """Restore text with JSON escapes: forms are searched in what the escapes mean."""
         plain, places = meant(text)
         given, at = [], 0
         while (match := self._forms.first(plain, at)) and (value := match[2]) is not None:

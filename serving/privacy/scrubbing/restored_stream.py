@@ -59,7 +59,7 @@ class AnswerRestorer:
         return {**chunk, "choices": restored}
 
     def finish(self) -> Chunk | None:
-        """A last chunk with what is held back, if a stream ended without saying so."""
+        """Return a last chunk with the held-back text, if the stream ended without an end."""
         choices = []
         for index in sorted(self._choices):
             if rest := self._ended(index, after=_LAST + 1):
@@ -94,7 +94,7 @@ class AnswerRestorer:
         return restorer.feed(text)
 
     def _ended(self, index: int, *, after: int) -> dict[Channel, str]:
-        """What is held back in those texts of a choice that come before."""
+        """Return the held-back text of a choice's earlier fields."""
         return {
             channel: rest
             for channel, restorer in self._choices.get(index, {}).items()
@@ -166,7 +166,7 @@ def _with(choice: Chunk, texts: Mapping[Channel, str]) -> Chunk:
 
 
 def _with_calls(message: Chunk, calls: Mapping[int, Chunk]) -> list[Chunk]:
-    """Tool calls with other texts; one that says nothing else now goes to the end."""
+    """Put new texts into tool calls; a call without other fields goes to the end."""
     there = message.get("tool_calls") or []
     places = [call.get("index", place) for place, call in enumerate(there)]
     changed = [

@@ -54,7 +54,7 @@ async def scrub(
     key: bytes,
     timeout_s: float = TIMEOUT_S,
 ) -> Scrubbed:
-    """Replace what is personal in a chat, completion or embedding request.
+    """Scrub a chat, completion or embedding request.
 
     Every string, number and key is read but for the protocol's own words, in one call of the
     detector. A number that is personal becomes a pseudonym in a string. Text parts of one message
@@ -122,7 +122,7 @@ def _is_real(span: Span) -> bool:
 
 
 def _edits(units: Sequence[Marked], pseudonyms: Pseudonyms) -> dict[int, list[Edit]]:
-    """What changes in each position. Values get their pseudonyms first: see `of_look_alike`."""
+    """Return the edits of each position. Values get their pseudonyms first: see `of_look_alike`."""
     for unit in units:
         for span, value in values(unit):
             if _is_real(span):

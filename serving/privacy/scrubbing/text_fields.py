@@ -1,4 +1,4 @@
-"""Where a request holds text: every string, number and key of its body but the protocol's own.
+"""The texts of a request: every string, number and key of its body but the protocol's own.
 
 The walk knows what to leave alone (`protocol_words`), not what to look at, so that a field which
 OpenAI adds tomorrow is scrubbed too. Knows nothing of detectors or pseudonyms.
@@ -66,7 +66,7 @@ def template(body: Mapping[str, Any]) -> Template:
 
 
 class _Walk:
-    """One walk over a body, depth first."""
+    """A walk over a body, depth first."""
 
     def __init__(self) -> None:
         self.positions: list[Position] = []
