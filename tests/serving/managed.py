@@ -23,6 +23,7 @@ from serving.accounting.usage import Dimension, SpendingLookup, UsageReport, Usa
 from serving.admission.limits import LimitStore
 from serving.answering.outbound import Scrubber
 from serving.config import LimitSettings, ServerSettings
+from serving.domain.principal import Principal
 from serving.domain.quota import Spent
 from serving.gateway.admin.administration import Administration
 from serving.gateway.app import build_app
@@ -170,6 +171,16 @@ async def database(managed_store: Store, tmp_path: Path) -> AsyncIterator[Databa
     await opened.close()
 
 
+class Callers:
+    """What the gateway asks of a pipeline where no model is run: who calls."""
+
+    def __init__(self, administration: Administration) -> None:
+        self.authenticate = administration.authenticate
+
+    async def may_begin(self, principal: Principal, request_id: str) -> None:
+        """Every request may."""
+
+
 @pytest.fixture
 async def managed(
     managed_store: Store, database: Database, embedded_valkey_url: str, valkey_prefix: str
@@ -199,7 +210,7 @@ async def managed(
     )
     requests = OpenRequests()
     app = build_app(
-        cast("Pipeline", administration),  # Only asked who calls; nothing here runs a model.
+        cast("Pipeline", Callers(administration)),
         Idempotency(IdempotencyStore(valkey, SECRET, prefix=valkey_prefix), requests=requests),
         requests=requests,
         readiness=FixedReadiness({}),
