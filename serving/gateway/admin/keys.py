@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serving.access.key_records import IssuedKey, KeyRecord, Status
+from serving.access.keys import KeyStore
 from serving.access.tenants import DEFAULT_TENANT
 from serving.domain.clock import utc_now
 from serving.domain.principal import Role
@@ -94,6 +95,25 @@ def router(administration: Administration, edge: AdminEdge) -> APIRouter:
         found = await keys.list(query.tenant, limit=query.limit + 1, after=query.after)
         return KeyPage.of(found, query.limit, show=KeyObject.of, id_of=lambda one: one.id)
 
+    @routes.get("/{key_id}", summary="Get a key")
+    async def get_key(key_id: str) -> KeyObject:
+        """Return a key, without its text."""
+        return KeyObject.of(await keys.get(key_id))
+
+    @routes.delete("/{key_id}", summary="Revoke a key")
+    async def revoke_key(request: Request, key_id: str) -> Deleted:
+        """Revoke a key for good. It stays in the list."""
+        record = await keys.get(key_id)  # By its id only: a name could be another key's.
+        await keys.revoke(record.id, actor=principal(request).key_id)
+        return Deleted(id=record.id, object="key.deleted")
+
+    _add_issuing(routes, administration.keys, edge)
+    return routes
+
+
+def _add_issuing(routes: APIRouter, keys: KeyStore, edge: AdminEdge) -> None:
+    """Add the routes that give a new key."""
+
     @routes.post(
         "",
         summary="Create a key",
@@ -120,18 +140,6 @@ def router(administration: Administration, edge: AdminEdge) -> APIRouter:
 
         return await edge.answer(request, KeyCreation, create)
 
-    @routes.get("/{key_id}", summary="Get a key")
-    async def get_key(key_id: str) -> KeyObject:
-        """Return a key, without its text."""
-        return KeyObject.of(await keys.get(key_id))
-
-    @routes.delete("/{key_id}", summary="Revoke a key")
-    async def revoke_key(request: Request, key_id: str) -> Deleted:
-        """Revoke a key for good. It stays in the list."""
-        record = await keys.get(key_id)  # By its id only: a name could be another key's.
-        await keys.revoke(record.id, actor=principal(request).key_id)
-        return Deleted(id=record.id, object="key.deleted")
-
     @routes.post(
         "/{key_id}/rotate",
         summary="Rotate a key",
@@ -148,5 +156,3 @@ def router(administration: Administration, edge: AdminEdge) -> APIRouter:
             return NewKeyObject.issued(issued)
 
         return await edge.answer(request, KeyRotation, rotate)
-
-    return routes
