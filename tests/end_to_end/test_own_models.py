@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from benchmarks.running.ports import free_port
-from models.tiny import make_tiny
 from tests.end_to_end.backend import RINGFENCE, Backend, environment, served
+from tests.tiny_model import make_tiny
 
 pytestmark = [pytest.mark.full, pytest.mark.engine, pytest.mark.timeout(900)]
 

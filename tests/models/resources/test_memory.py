@@ -16,7 +16,7 @@ from models.resources.memory import (
     engine_memory,
     shares,
 )
-from models.tiny import make_tiny
+from tests.tiny_model import make_tiny
 
 MIB = 2**20
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from models.catalog import ModelSpec, builtin
 from models.resources.machine import this_machine
-from models.tiny import make_tiny
+from tests.tiny_model import make_tiny
 
 if TYPE_CHECKING:
     from ray.serve.llm import LLMConfig

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from models.resources.machine import this_machine
-from models.tiny import make_tiny
 from serving.ray_cluster.haproxy import write_errors
 from tests.openapi import application
 from tests.serving.cli.conftest import Run
 from tests.serving.live import listening
+from tests.tiny_model import make_tiny
 
 Write = Callable[[str], str]
 

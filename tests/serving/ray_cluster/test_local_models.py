@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from models.resources.machine import GIB, FreeMemory, Machine
-from models.tiny import make_tiny
 from serving.config import Settings, parse
 from serving.ray_cluster.local_models import CannotRun, check_contexts, check_files, local_engines
+from tests.tiny_model import make_tiny
 
 
 def machine(gib: float = 20, *, bfloat16: bool = True, gpus: int = 0) -> Machine:

@@ -8,7 +8,7 @@ import pytest
 
 from models.catalog import ModelSpec
 from models.prepare import prepare
-from models.tiny import make_tiny
+from tests.tiny_model import make_tiny
 
 
 @pytest.fixture(scope="module")

@@ -30,8 +30,8 @@ def make_tiny(directory: Path, *, seed: int = 0) -> Path:
     The model has about 2 MB of bfloat16 safetensors, 259 tokens (the bytes and three of ChatML) and
     a context of 2,048 tokens. The same seed gives the same bytes.
     """
-    import torch  # noqa: PLC0415  Seconds and hundreds of MB, for this call only.
-    from transformers import LlamaForCausalLM  # noqa: PLC0415
+    import torch
+    from transformers import LlamaForCausalLM
 
     tokenizer = _tokenizer()
     with torch.random.fork_rng(devices=[]):
@@ -44,7 +44,7 @@ def make_tiny(directory: Path, *, seed: int = 0) -> Path:
 
 
 def _config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
-    from transformers import LlamaConfig  # noqa: PLC0415
+    from transformers import LlamaConfig
 
     return LlamaConfig(
         vocab_size=len(tokenizer),
@@ -64,11 +64,11 @@ def _config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
 
 def _tokenizer() -> PreTrainedTokenizerFast:
     """Build a byte-level BPE without merges, so that every byte is a token."""
-    from tokenizers import AddedToken, Tokenizer  # noqa: PLC0415
-    from tokenizers.decoders import ByteLevel as ByteLevelDecoder  # noqa: PLC0415
-    from tokenizers.models import BPE  # noqa: PLC0415
-    from tokenizers.pre_tokenizers import ByteLevel  # noqa: PLC0415
-    from transformers import PreTrainedTokenizerFast  # noqa: PLC0415
+    from tokenizers import AddedToken, Tokenizer
+    from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+    from tokenizers.models import BPE
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import PreTrainedTokenizerFast
 
     alphabet = sorted(ByteLevel.alphabet())
     raw = Tokenizer(BPE(vocab={byte: i for i, byte in enumerate(alphabet)}, merges=[]))
