@@ -102,10 +102,7 @@ class GatewayParts:
         """
         database, secret = await _database(settings)
         invalidations = Invalidations.open(settings.valkey_url)
-        keys = KeyStore(database, secret, announce=invalidations.announce)
-        authenticator = Authenticator(
-            keys, secret, fixed_key=settings.api_key, changes=invalidations
-        )
+        keys, authenticator = _access(settings, database, secret, invalidations)
         meter = Meter()
         watch = EngineWatch(ServeReadiness(APPLICATION, _deployments(settings)))
         admission = AdmissionParts.open(
@@ -128,17 +125,9 @@ class GatewayParts:
             explanations=explanations,
         )
         models = await ModelParts.open(settings, handles)
-        retrieval = None
-        if knowledge is not None:
-            retrieval = RetrievalParts.open(
-                settings,
-                knowledge,
-                database=database,
-                embedders=models.embedders,
-                counters=models.counters,
-                admission_parts=admission,
-                meter=meter,
-            )
+        retrieval = _retrieval(
+            settings, knowledge, database=database, models=models, admission=admission, meter=meter
+        )
         requests = OpenRequests()
         store = _idempotency_store(admission.valkey, secret, settings)
         return cls(
@@ -262,6 +251,36 @@ class GatewayParts:
             scrubber=self.egress.scrubber,
             curator=self.curator,
         )
+
+
+def _access(
+    settings: Settings, database: Database, secret: SecretStr, invalidations: Invalidations
+) -> tuple[KeyStore, Authenticator]:
+    keys = KeyStore(database, secret, announce=invalidations.announce)
+    fixed_key = settings.api_key
+    return keys, Authenticator(keys, secret, fixed_key=fixed_key, changes=invalidations)
+
+
+def _retrieval(
+    settings: Settings,
+    knowledge: RemoteKnowledge | None,
+    *,
+    database: Database,
+    models: ModelParts,
+    admission: AdmissionParts,
+    meter: Meter,
+) -> RetrievalParts | None:
+    if knowledge is None:
+        return None
+    return RetrievalParts.open(
+        settings,
+        knowledge,
+        database=database,
+        embedders=models.embedders,
+        counters=models.counters,
+        admission_parts=admission,
+        meter=meter,
+    )
 
 
 async def _database(settings: Settings) -> tuple[Database, SecretStr]:
