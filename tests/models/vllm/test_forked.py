@@ -7,13 +7,13 @@ import logging
 import os
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from models.vllm import forked
@@ -79,11 +79,33 @@ def test_number_of_an_inherited_socket_is_not_given_to_another_file() -> None:
     other_end.close()
 
 
-def test_core_is_not_taken_for_its_replica() -> None:
-    def work(told: Connection) -> None:
-        told.send(psutil.Process().cmdline()[0])
+_TITLE = """
+import psutil
+from models.vllm import forked
 
-    assert in_child(work) == forked.TITLE
+def work(told):
+    told.send(psutil.Process().cmdline()[0])
+
+context = forked.fork_context()
+here, there = context.Pipe(duplex=False)
+process = context.Process(target=work, args=(there,))
+process.start()
+print(here.recv())
+process.join()
+"""
+
+
+def test_core_is_not_taken_for_its_replica() -> None:
+    # In a process of its own: tests that run in parallel have changed their titles already.
+    told = subprocess.run(
+        [sys.executable, "-c", _TITLE],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=5 * WAIT_S,
+        check=True,
+    )
+    assert told.stdout.splitlines()[-1] == forked.TITLE
 
 
 def test_core_writes_to_standard_output_whatever_its_replica_does(

@@ -69,7 +69,7 @@ class Clock:
 
 @pytest.fixture
 async def ledger(database: Database) -> AsyncIterator[EgressLedger]:
-    made = EgressLedger(database, SECRET, rules())
+    made = EgressLedger(database, SECRET, rules(), write_timeout_s=60)
     yield made
     await made.close()
 
@@ -266,14 +266,14 @@ async def test_attempt_that_is_given_up_meanwhile_is_told_not_sent(
 
 
 async def test_arrival_that_cannot_be_written_now_is_written_later(
-    migrated_url: str, database: Database
+    migrated_url: str, ledger: EgressLedger, database: Database
 ) -> None:
-    ledger = EgressLedger(database, SECRET, rules(), write_timeout_s=0.2)
     departure = await ledger.depart(facts(), BODY)
+    impatient = EgressLedger(database, SECRET, rules(), write_timeout_s=0.2)
     async with held(migrated_url):
-        await ledger.arrive(departure, OK)
+        await impatient.arrive(departure, OK)
     assert await kinds_become(database, "departure", "ok")
-    await ledger.close()
+    await impatient.close()
 
 
 async def test_arrival_survives_a_database_that_refuses(
@@ -519,16 +519,16 @@ async def test_ledger_can_be_verified_while_it_is_written(
 
 
 async def test_end_that_no_stop_can_write_is_written_at_the_next_start(
-    migrated_url: str, database: Database, tmp_path: Path
+    migrated_url: str, ledger: EgressLedger, database: Database, tmp_path: Path
 ) -> None:
     leftovers = Leftovers((tmp_path / "kept",), "egress", what="entries")
-    ledger = EgressLedger(database, SECRET, rules(), leftovers=leftovers, write_timeout_s=0.2)
     departures = [await ledger.depart(facts(attempt_id=one), BODY) for one in ("a1", "a2")]
+    impatient = EgressLedger(database, SECRET, rules(), leftovers=leftovers, write_timeout_s=0.2)
     async with held(migrated_url):
         for departure in departures:
-            await ledger.arrive(departure, OK)
-        closing = asyncio.create_task(ledger.close())
-        async with asyncio.timeout(10):  # SQLite waits for the lock for 30 s.
+            await impatient.arrive(departure, OK)
+        closing = asyncio.create_task(impatient.close())
+        async with asyncio.timeout(25):  # SQLite waits for the lock for 30 s.
             while not leftovers.files():  # noqa: ASYNC110  It has no event.
                 await asyncio.sleep(0.01)
     left, signed = await closing
