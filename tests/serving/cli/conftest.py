@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from serving.cli.root import app
-from tests.serving.cli.ingesting import (  # noqa: F401  Fixtures.
+from tests.serving.cli.ingest.ingesting import (  # noqa: F401  Fixtures.
     api,
     docs,
     ingest,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving.cli.ingesting import Ingest, done, folder
+from tests.serving.cli.ingest.ingesting import Ingest, done, folder
 from tests.serving.cli.live_gateway import WITHIN_S, Client
 
 

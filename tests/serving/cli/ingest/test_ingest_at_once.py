@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from serving.cli.clients.documents import DocumentsClient
-from tests.serving.cli.ingesting import Ingest, folder, planned, told_by
+from tests.serving.cli.ingest.ingesting import Ingest, folder, planned, told_by
 from tests.serving.cli.live_gateway import Client, Live, client
 
 

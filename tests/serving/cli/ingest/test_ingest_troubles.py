@@ -15,7 +15,7 @@ import pytest
 
 from serving.cli.clients.documents import DocumentsClient
 from serving.cli.ingest.plan import Contents, Source, plan
-from tests.serving.cli.ingesting import Ingest, done, folder, planned, reasons, told_by
+from tests.serving.cli.ingest.ingesting import Ingest, done, folder, planned, reasons, told_by
 from tests.serving.cli.live_gateway import Client
 
 PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 24, 1, 2
